@@ -1,0 +1,1 @@
+"""Effects: load through ``store/``, compute through ``learning/``, write through ``store/``. Idempotent."""

@@ -1,0 +1,93 @@
+"""Activities of an import: staged rows become attributions, in chunks that a crash cannot lose or repeat."""
+
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from sqlmodel.ext.asyncio.session import AsyncSession
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+import store.imports
+from activities.attribution import Refused, attribute
+from activities.transactions import transaction
+from models.imports import BookCounts, ImportReport, ImportRequest
+from models.policy import LearningPolicy
+from models.positions import ClosedPosition
+from models.refusals import describe
+from models.values import BOOK_PATTERN
+from store.database import Sessions
+from store.imports import Refusal, StagedRow
+
+CHUNK = 500
+
+
+class ImportActivities:
+    """Attributes what an import staged."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
+        self._sessions = sessions
+        self._policy = policy
+
+    @activity.defn(name="attribute_import")
+    async def attribute_import(self, request: ImportRequest) -> None:
+        """Chunk after chunk until no row is left. What became of a row is stored in the transaction that attributes it."""
+        done = 0
+        while taken := await self._attribute_chunk(request.import_id):
+            done += taken
+            activity.heartbeat(done)
+
+    @activity.defn(name="report_import")
+    async def report_import(self, request: ImportRequest) -> ImportReport:
+        """The counts of an import."""
+        async with transaction(self._sessions) as session:
+            counts = await store.imports.counts(session, request.import_id) or {}
+            rejected = await store.imports.rejection_count(session, request.import_id)
+        books = {book: BookCounts.model_validate(c) for book, c in counts.items()}
+        return ImportReport(import_id=request.import_id, books=books, rejected=rejected)
+
+    async def _attribute_chunk(self, import_id: str) -> int:
+        counts: Counter[str] = Counter()
+        async with transaction(self._sessions) as session:
+            if not await store.imports.lock(session, import_id):
+                raise ApplicationError(f"no import {import_id} is staged", type="ImportUnknown", non_retryable=True)
+            rows = await store.imports.take(session, import_id, CHUNK)
+            if rows:
+                counts = await self._settle(session, import_id, rows)
+        # Only after the commit: what was rolled back was not attributed.
+        meter = activity.metric_meter()
+        meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(counts["attributed"])
+        meter.create_counter("closeloop_duplicates_refused", "Closes that were attributed already").add(
+            counts["already_attributed"]
+        )
+        return len(rows)
+
+    async def _settle(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        refused: list[Refusal] = []
+        readable: list[tuple[StagedRow, ClosedPosition]] = []
+        for row in rows:
+            try:
+                readable.append((row, ClosedPosition.model_validate_json(row.payload)))
+            except ValidationError as error:
+                refused.append(Refusal(row.seq, row.row_index, book_of(row.payload), describe(error)))
+        answers = await attribute(session, [p for _, p in readable], self._policy, datetime.now(UTC))
+        for (row, position), answer in zip(readable, answers, strict=True):
+            if isinstance(answer, Refused):
+                refused.append(Refusal(row.seq, row.row_index, position.book, answer.reason))
+            else:
+                outcome = "already_attributed" if answer.already_attributed else "attributed"
+                counts[position.book].update(("read", outcome))
+        await store.imports.settle(session, import_id, len(rows), counts, refused)
+        return sum(counts.values(), Counter())
+
+
+def book_of(payload: str) -> str | None:
+    """The book that a row names, if as much as that can be read."""
+    try:
+        row = from_json(payload)
+    except ValueError:
+        return None
+    book = row.get("book") if isinstance(row, dict) else None
+    return book if isinstance(book, str) and BOOK_PATTERN.fullmatch(book) else None

@@ -1,0 +1,50 @@
+"""Karma recomputed from the attributions."""
+
+from temporalio import activity
+
+import store.books
+import store.karma
+from activities.transactions import transaction
+from learning.karma import karma_step
+from models.policy import LearningPolicy
+from models.positions import KarmaRebuildReport, KarmaRebuildRequest
+from store.database import Sessions
+
+
+class KarmaActivities:
+    """Rebuilds karma: an EMA depends on the order of its outcomes, and closes arrive out of order."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
+        self._sessions = sessions
+        self._policy = policy
+
+    @activity.defn(name="rebuild_karma")
+    async def rebuild_karma(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:
+        """Replay every outcome of the book (or of all books) by (closed_at, position_id); a transaction a book."""
+        if request.book is not None:
+            books = [request.book]
+        else:
+            async with transaction(self._sessions) as session:
+                books = await store.books.names(session)
+        producers: dict[str, int] = {}
+        for book in books:
+            activity.heartbeat(book)
+            producers[book] = await self._rebuild(book)
+        return KarmaRebuildReport(producers=producers)
+
+    async def _rebuild(self, book: str) -> int:
+        totals: dict[str, tuple[float, int, int]] = {}
+        async with transaction(self._sessions) as session:
+            if not await store.books.lock(session, book):
+                return 0
+            number = 0
+            async for names, won in store.karma.outcomes_in_order(session, book):
+                number += 1
+                for name in names:
+                    karma, wins, losses = totals.get(name, (self._policy.karma_start, 0, 0))
+                    karma = karma_step(karma, 1 if won else -1, self._policy.karma_alpha)
+                    totals[name] = (karma, wins + won, losses + (not won))
+                if number % 10_000 == 0:
+                    activity.heartbeat(book, number)
+            await store.karma.replace(session, book, totals)
+        return len(totals)

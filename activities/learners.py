@@ -1,0 +1,57 @@
+"""Where learners plug in: what is to be learned from an attributed position, beyond its attribution.
+
+A learner is given to :class:`LearnerActivities` in ``workers/wiring.py``. It runs after the attribution is committed, in
+a transaction of its own; what fails is retried on its own and never touches the attribution.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+from temporalio import activity
+
+import store.attributions
+from activities.transactions import transaction
+from models.positions import LearnReport, LearnRequest, PositionOutcome
+from store.database import Sessions
+
+
+class Learner(Protocol):
+    """Something that learns from outcomes. Told of the same outcome twice, it must learn from it once."""
+
+    @property
+    def name(self) -> str:
+        """Stands in workflow histories: never rename a learner."""
+        ...
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        """Take in these outcomes, within the session's transaction."""
+        ...
+
+
+class LearnerActivities:
+    """Runs the learners."""
+
+    def __init__(self, sessions: Sessions, learners: Sequence[Learner]) -> None:
+        self._sessions = sessions
+        self._learners = {learner.name: learner for learner in learners}
+
+    @activity.defn(name="learn")
+    async def learn(self, request: LearnRequest) -> LearnReport:
+        """Each named learner in its own transaction; failures are reported, not raised, so that none hides another."""
+        report = LearnReport()
+        async with transaction(self._sessions) as session:
+            outcomes = list((await store.attributions.load(session, [request.position])).values())
+        for name in request.learners:
+            learner = self._learners.get(name)
+            if learner is None:
+                report.failed[name] = "this worker does not have it"
+                continue
+            try:
+                async with transaction(self._sessions) as session:
+                    await learner.learn(session, outcomes)
+                report.learned.append(name)
+            except Exception as error:
+                activity.logger.warning("learner failed", exc_info=True, extra={"learner": name})
+                report.failed[name] = f"{type(error).__name__}: {error}"[:500]
+        return report

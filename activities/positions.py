@@ -1,0 +1,101 @@
+"""Activities of the position lifecycle."""
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pydantic import ValidationError
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+
+import store.convictions
+import store.events
+import store.imports
+import store.positions
+from activities.attribution import Refused, attribute
+from activities.starting import start_close
+from activities.transactions import transaction
+from models.events import EventType
+from models.policy import LearningPolicy
+from models.positions import AttributedClose, CatchUpReport, CatchUpRequest, ClosedPosition, RecordedConviction
+from models.refusals import describe
+from store.database import Sessions
+
+CATCH_UP_PAGE = 200
+IMPORTS_KEPT_DAYS = 30
+
+
+class PositionActivities:
+    """Records and attributes closes; finds those that nobody attributed."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, client: Client, learners: Sequence[str]) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._client = client
+        self._learners = list(learners)
+
+    @activity.defn(name="attribute_close")
+    async def attribute_close(self, position: ClosedPosition) -> AttributedClose:
+        """Record and attribute one close in one transaction."""
+        started = time.perf_counter()
+        async with transaction(self._sessions) as session:
+            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC))
+        if isinstance(answer, Refused):
+            raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
+        meter = activity.metric_meter().with_additional_attributes({"book": position.book})
+        if answer.already_attributed:
+            meter.create_counter("closeloop_duplicates_refused", "Closes that were attributed already").add(1)
+        else:
+            meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(1)
+        meter.create_histogram_float("closeloop_attribution_seconds", "Time of one attribution", "s").record(
+            time.perf_counter() - started
+        )
+        return answer.model_copy(update={"learners": self._learners})
+
+    @activity.defn(name="record_conviction")
+    async def record_conviction(self, conviction: RecordedConviction) -> bool:
+        """Record a conviction ahead of its position; False if it was on record (the first recording stands)."""
+        async with transaction(self._sessions) as session:
+            return await store.convictions.record_ahead(session, [conviction]) == 1
+
+    @activity.defn(name="start_unattributed")
+    async def start_unattributed(self, request: CatchUpRequest) -> CatchUpReport:
+        """Start the workflow of every closed position on record that has no attribution, the oldest first."""
+        report = CatchUpReport()
+        after: tuple[datetime, str, str] | None = None
+        async with transaction(self._sessions) as session:
+            oldest = await store.positions.oldest_unattributed(session)
+            await store.imports.drop_older_than(session, IMPORTS_KEPT_DAYS)
+        age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
+        activity.metric_meter().create_gauge_float(
+            "closeloop_oldest_unattributed_seconds", "Age of the oldest close without an attribution", "s"
+        ).set(age)
+        while report.started + report.running_already < request.limit:
+            async with transaction(self._sessions) as session:
+                rows = await store.positions.unattributed(session, after, CATCH_UP_PAGE)
+            if not rows:
+                break
+            for row in rows:
+                after = (row["closed_at"], row["book_id"], row["position_id"])
+                try:
+                    position = store.positions.closed_position(row)
+                except ValidationError as error:
+                    await self._report_unattributable(row["book_id"], row["position_id"], describe(error))
+                    report.unattributable += 1
+                    continue
+                try:
+                    await start_close(self._client, position, WorkflowIDConflictPolicy.FAIL)
+                    report.started += 1
+                except WorkflowAlreadyStartedError:
+                    report.running_already += 1
+            activity.heartbeat(report)
+        return report
+
+    async def _report_unattributable(self, book: str, position_id: str, reason: str) -> None:
+        activity.logger.warning("unattributable position", extra={"book": book, "position": position_id})
+        about = f"{book}/{position_id}/{reason}"[:1000]
+        payload = {"book": book, "position_id": position_id, "reason": reason}
+        async with transaction(self._sessions) as session:
+            await store.events.append(session, [(EventType.position_unattributable, about, payload)])

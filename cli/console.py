@@ -1,0 +1,100 @@
+"""How commands run and print: one way to fail, one way to print JSON, one way to print tables."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from pydantic_core import to_json
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
+from temporalio.service import RPCError
+
+from store.errors import is_unreachable
+from workers.settings import Settings, SettingsError
+from workers.stack.home import StackError
+
+T = TypeVar("T")
+
+out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.")]
+LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]
+
+_home: Path | None = None
+
+
+def set_home(home: Path | None) -> None:
+    """Remember ``--home`` of the command line."""
+    global _home
+    _home = home
+
+
+def settings() -> Settings:
+    """Settings of this process."""
+    return Settings.load(_home)
+
+
+def fail(sentence: str) -> NoReturn:
+    """Say what went wrong and what to do; exit status 1."""
+    err.print(f"closeloop: {sentence}", markup=False)
+    raise typer.Exit(1)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a command's coroutine; expected failures become one sentence."""
+    try:
+        return asyncio.run(main)
+    except (StackError, SettingsError) as error:
+        fail(str(error))
+    except RPCError as error:
+        fail(f"Temporal refused or does not answer ({error.message[:300]}): 'closeloop status' tells what is up.")
+    except RuntimeError as error:
+        if "Failed client connect" not in str(error):
+            raise
+        fail("Temporal does not answer: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
+    except (SQLAlchemyError, OSError) as error:
+        if not is_unreachable(error):
+            if "UndefinedTable" in str(error):
+                fail("The database has no schema yet: run 'closeloop db upgrade'.")
+            raise
+        fail("The database does not answer: start the stack with 'closeloop dev', or check DATABASE_URL.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout: money as strings, instants in UTC, every other quantity a number."""
+    sys.stdout.write(to_json(value, inf_nan_mode="null").decode() + "\n")
+
+
+async def print_json_list(items: AsyncIterator[Any]) -> None:
+    """A JSON array, written as it is read: lists are whole, however long."""
+    sys.stdout.write("[")
+    separator = ""
+    async for item in items:
+        sys.stdout.write(separator + to_json(item, inf_nan_mode="null").decode())
+        separator = ",\n"
+    sys.stdout.write("]\n")
+
+
+def table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
+    """A table whose ``numbers`` columns are aligned to the right."""
+    made = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def at(instant: datetime | None) -> str:
+    """An instant for a person, in UTC."""
+    return "-" if instant is None else instant.strftime("%Y-%m-%d %H:%M")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a person; a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,34 @@
+"""The database: where it is, and its schema."""
+
+import typer
+
+import store.schema
+from cli.console import fail, out, run, settings
+from store.schema import SchemaNewer
+from workers.addresses import database_url
+
+app = typer.Typer(help="The database: where it is, and its schema.", no_args_is_help=True)
+
+
+@app.command()
+def url() -> None:
+    """Print the DSN (with its password), for psql and the like."""
+
+    async def find() -> str:
+        return database_url(settings())
+
+    print(run(find()))
+
+
+@app.command()
+def upgrade() -> None:
+    """Migrate the database to this version's schema."""
+
+    async def migrate() -> tuple[str | None, str]:
+        return await store.schema.upgrade(database_url(settings()))
+
+    try:
+        before, after = run(migrate())
+    except SchemaNewer as error:
+        fail(str(error))
+    out.print(f"schema at {after}" + ("; nothing to do" if before == after else f", was {before or 'empty'}"))

@@ -1,0 +1,6 @@
+"""demo placeholder"""
+
+import typer
+
+
+def register(app: typer.Typer) -> None: ...

@@ -1,0 +1,42 @@
+"""The append-only record of what happened."""
+
+from typing import Annotated
+
+import typer
+from pydantic_core import to_json
+
+import store.events
+from cli.connections import database
+from cli.console import AsJson, BookOption, LastOption, at, out, print_json_list, run, table
+
+app = typer.Typer(help="The append-only record of what happened.")
+
+
+@app.callback(invoke_without_command=True)
+def events(
+    kind: Annotated[str | None, typer.Option("--type", help="Only this type, such as learning.outcome.v1.")] = None,
+    book: BookOption = None,
+    last: LastOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the events, oldest first."""
+    run(_list(kind, book, last, as_json))
+
+
+async def _list(kind: str | None, book: str | None, last: int | None, as_json: bool) -> None:
+    async with database() as session:
+        found = store.events.listing(session, kind, book, last)
+        if as_json:
+            return await print_json_list(dict(row) async for row in found)
+        shown = table("id", "at (UTC)", "type", "payload", numbers=("id",))
+        count = 0
+        async for row in found:
+            count += 1
+            payload = to_json(row["payload"]).decode()
+            shown.add_row(
+                str(row["id"]), at(row["ts"]), row["type"], payload if len(payload) <= 300 else payload[:299] + "…"
+            )
+        if count == 0:
+            out.print("No such events.")
+        else:
+            out.print(shown)

@@ -1,0 +1,79 @@
+"""Trust in producers."""
+
+import uuid
+from typing import Annotated
+
+import typer
+
+import store.karma
+from activities.starting import TASK_QUEUE
+from cli.connections import database, temporal
+from cli.console import AsJson, BookOption, at, number, out, print_json, run, table
+from models.positions import KarmaRebuildReport, KarmaRebuildRequest
+
+app = typer.Typer(help="Trust in producers.")
+
+
+@app.callback(invoke_without_command=True)
+def karma(context: typer.Context, book: BookOption = None, as_json: AsJson = False) -> None:
+    """Karma of each producer: an EMA of the outcomes of the trades that it signalled, from -1 to 1."""
+    if context.invoked_subcommand is None:
+        run(_list(book, as_json))
+
+
+async def _list(book: str | None, as_json: bool) -> None:
+    async with database() as session:
+        rows = [dict(row) for row in await store.karma.listing(session, book)]
+    if as_json:
+        return print_json(rows)
+    if not rows:
+        return out.print("No karma yet: it begins with the first attributed close that carries signals.")
+    shown = table(
+        "book",
+        "producer",
+        "karma",
+        "wins",
+        "losses",
+        "trades",
+        "updated (UTC)",
+        numbers=("karma", "wins", "losses", "trades"),
+    )
+    for r in rows:
+        shown.add_row(
+            r["book"],
+            r["producer_id"],
+            number(r["karma"]),
+            str(r["wins"]),
+            str(r["losses"]),
+            str(r["trades"]),
+            at(r["updated_at"]),
+        )
+    return out.print(shown)
+
+
+@app.command()
+def rebuild(
+    book: Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute karma from the attributions in the order in which the positions closed."""
+    report = run(_rebuild(book))
+    if as_json:
+        return print_json(report)
+    for name, producers in report.producers.items():
+        out.print(f"book {name}: karma of {producers} producers rebuilt")
+    if not report.producers:
+        out.print("There are no books yet.")
+    return None
+
+
+async def _rebuild(book: str | None) -> KarmaRebuildReport:
+    async with temporal() as client:
+        return await client.execute_workflow(
+            "KarmaRebuildWorkflow",
+            KarmaRebuildRequest(book=book),
+            id=f"karma-rebuild/{book or 'all'}/{uuid.uuid4().hex[:8]}",
+            task_queue=TASK_QUEUE,
+            static_summary=f"Rebuild karma of {book or 'every book'}",
+            result_type=KarmaRebuildReport,
+        )

@@ -1,0 +1,197 @@
+"""Running it: dev, worker, status, schedules, search attributes."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import text
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+
+import store.schema
+from activities.starting import TASK_QUEUE
+from cli.connections import database, temporal
+from cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
+from workers.addresses import temporal_config, ui_url
+from workers.registration import register_search_attributes
+from workers.schedules import SCHEDULES, apply_schedules
+from workers.settings import SettingsError
+from workers.stack.home import Home, StackError
+from workers.stack.supervisor import LocalStack, Ports
+from workers.telemetry import Telemetry, start_logging
+from workers.worker import run_worker
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the stack's data.")]
+schedules = typer.Typer(help="What runs repeatedly.", no_args_is_help=True)
+search_attributes = typer.Typer(help="Search attributes of the Temporal namespace.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command()(dev)
+    app.command()(worker)
+    app.command()(status)
+    app.add_typer(schedules, name="schedules")
+    app.add_typer(search_attributes, name="search-attributes")
+
+
+def _port(what: str, default: int) -> Any:
+    return typer.Option(min=1, max=65535, help=f"Port of {what} on loopback.", show_default=str(default))
+
+
+def dev(
+    home: HomeOption = None,
+    temporal_port: Annotated[int, _port("Temporal", Ports.temporal)] = Ports.temporal,
+    ui_port: Annotated[int, _port("Temporal's web UI", Ports.ui)] = Ports.ui,
+    postgres_port: Annotated[int, _port("PostgreSQL", Ports.postgres)] = Ports.postgres,
+) -> None:
+    """Start PostgreSQL, Temporal with its UI, and a worker, in the foreground. Ctrl-C stops them; the data stays."""
+    if home is not None:
+        set_home(home)
+    run(_dev(Ports(temporal_port, ui_port, postgres_port)))
+
+
+async def _dev(ports: Ports) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await LocalStack(settings(), ports, _say).run(stop)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def worker(home: HomeOption = None) -> None:
+    """Run a worker until SIGINT or SIGTERM. In production, run as many as are needed."""
+    if home is not None:
+        set_home(home)
+    try:
+        start_logging(settings())
+        telemetry = Telemetry(settings())
+    except SettingsError as error:
+        fail(str(error))
+    try:
+        run(run_worker(settings(), telemetry))
+    finally:
+        telemetry.flush()
+
+
+def status(as_json: AsJson = False) -> None:
+    """Tell what is up: database, schema, Temporal, workers. Exit status 1 if something is not."""
+    report = run(_status())
+    if as_json:
+        print_json(report)
+    else:
+        shown = table("part", "up", "detail")
+        for name in ("postgres", "schema", "temporal", "worker"):
+            part = report[name]
+            detail = ", ".join(f"{k} {v}" for k, v in part.items() if k != "up" and v is not None)
+            shown.add_row(name, "yes" if part["up"] else "no", detail)
+        out.print(f"home {report['home']}: {'a stack runs here' if report['stack_running'] else 'no stack runs here'}")
+        out.print(shown)
+        if not report["up"]:
+            out.print(
+                "What is not up: 'closeloop dev' starts a local stack; its logs are under the home's logs folder."
+            )
+    if not report["up"]:
+        raise typer.Exit(1)
+
+
+async def _status() -> dict[str, Any]:
+    home = Home(settings().home)
+    state = home.state()
+    postgres: dict[str, Any] = {"up": False, "data": state.postgres_data if state else None}
+    schema: dict[str, Any] = {"up": False, "needed": store.schema.newest()}
+    try:
+        async with database() as session:
+            version = (await session.execute(text("SHOW server_version"))).scalar_one()
+            postgres |= {"up": True, "version": version}
+            revision = await store.schema.revision(session)
+            schema |= {"revision": revision, "up": revision == schema["needed"]}
+    except Exception as error:  # whatever it is, it is the answer
+        postgres["reason"] = _reason(error)
+    server: dict[str, Any] = {"up": False}
+    pollers: dict[str, Any] = {"up": False, "task_queue": TASK_QUEUE}
+    try:
+        server["address"] = temporal_config(settings()).get("target_host")
+        server["ui"] = ui_url(settings())
+        async with asyncio.timeout(10), temporal() as client:
+            server["up"] = True
+            pollers["workers"] = await _pollers(client)
+            pollers["up"] = bool(pollers["workers"])
+    except Exception as error:
+        server["reason"] = _reason(error)
+    parts = {"postgres": postgres, "schema": schema, "temporal": server, "worker": pollers}
+    return {
+        "home": str(home.path),
+        "stack_running": home.is_claimed(),
+        "up": all(part["up"] for part in parts.values()),
+        **parts,
+    }
+
+
+async def _pollers(client: Client) -> list[str]:
+    """Workers that polled within the last long poll (one is at most 60 s)."""
+    description = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(
+            namespace=client.namespace,
+            task_queue=TaskQueue(name=TASK_QUEUE),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+    )
+    return sorted({poller.identity for poller in description.pollers})
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StackError | SettingsError):
+        return str(error)
+    return "does not answer" if isinstance(error, OSError | TimeoutError | RuntimeError) else type(error).__name__
+
+
+@schedules.command("apply")
+def schedules_apply() -> None:
+    """Create or update every schedule on the Temporal server. A paused one stays paused."""
+
+    async def apply() -> list[str]:
+        async with temporal() as client:
+            return await apply_schedules(client)
+
+    for name in run(apply()):
+        out.print(f"applied {name}")
+
+
+@schedules.command("list")
+def schedules_list(as_json: AsJson = False) -> None:
+    """The table of schedules."""
+    rows = [
+        {
+            "id": s.id,
+            "workflow": s.workflow,
+            "every_seconds": s.every.total_seconds(),
+            "overlap": s.overlap.name.lower(),
+        }
+        for s in SCHEDULES
+    ]
+    if as_json:
+        return print_json(rows)
+    shown = table("schedule", "every", "while the last run goes on", "what for")
+    for s in SCHEDULES:
+        shown.add_row(s.id, str(s.every), s.overlap.name.lower(), s.summary)
+    return out.print(shown)
+
+
+@search_attributes.command("apply")
+def search_attributes_apply() -> None:
+    """Register closeloop's search attributes on the Temporal namespace. The local stack does this by itself."""
+
+    async def apply() -> list[str]:
+        async with temporal() as client:
+            return await register_search_attributes(client)
+
+    added = run(apply())
+    out.print(f"registered {', '.join(added)}" if added else "all were registered already")

@@ -1,0 +1,36 @@
+"""The append-only record of what happened."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+
+class EventType(StrEnum):
+    """Names of events; they are an interface and never change."""
+
+    learning_outcome = "learning.outcome.v1"
+    attribution_outcome = "attribution.outcome.v1"
+    position_unattributable = "position.unattributable.v1"
+
+
+class Event(SQLModel, table=True):
+    """Something that happened, once: ``dedupe_key`` refuses the second writing."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("events_type_id", "type", "id"),
+        Index("events_book_id", text("(payload ->> 'book')"), "id"),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    type: str = Field(sa_column=Column(Text, nullable=False))
+    ts: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+    source: str = Field(sa_column=Column(Text, nullable=False))
+    payload: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False))
+    dedupe_key: str = Field(sa_column=Column(Text, nullable=False, unique=True))

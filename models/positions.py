@@ -1,0 +1,362 @@
+"""Positions, convictions, attributions and karma: messages first, then tables."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Numeric,
+    SmallInteger,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlmodel import Field as Col
+from sqlmodel import SQLModel
+
+from models.values import (
+    MAX_MESSAGE_BYTES,
+    BookId,
+    Direction,
+    Finite,
+    Identifier,
+    Money,
+    NonNegative,
+    PositiveMoney,
+    Score,
+    SignalDirection,
+    UnitFloat,
+    Utc,
+    plain_json,
+)
+
+
+class Conviction(BaseModel):
+    """What was believed when the position was opened. May hold only its id, if it was recorded before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    conviction_id: Identifier
+    cycle_id: Identifier | None = None
+    magnitude: Finite | None = None
+    domain_scores: Annotated[dict[Identifier, Score], Field(max_length=256)] | None = None
+
+
+class RecordedConviction(Conviction):
+    """A conviction sent ahead of its position, so that the close need only name its id."""
+
+    book: BookId
+    symbol: Identifier
+    cycle_id: Identifier
+    domain_scores: Annotated[dict[Identifier, Score], Field(min_length=1, max_length=256)]
+
+
+class AcceptedSignal(BaseModel):
+    """A producer's signal that the engine accepted for this trade."""
+
+    model_config = ConfigDict(frozen=True)
+
+    signal_id: Identifier
+    producer_id: Identifier
+    domain: Identifier | None = None
+    direction: SignalDirection | None = None
+    confidence: UnitFloat | None = None
+    contribution_weight: NonNegative = 1.0
+
+
+class ClosedPosition(BaseModel):
+    """A closed position as an engine sends it; the field names are the interface (see README, "Messages").
+
+    Money and prices are decimals in the book's quote currency; ``*_pct`` are percent of entry notional (0.4 = 0.4 %).
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    book: BookId
+    position_id: Identifier
+    symbol: Identifier
+    direction: Direction
+    opened_at: Utc
+    closed_at: Utc
+    entry_price: PositiveMoney
+    exit_price: PositiveMoney
+    size: PositiveMoney = Field(description="In units of the base currency.")
+    realized_pnl: Money
+    risk: PositiveMoney | None = Field(default=None, description="Money at risk at entry: what one R is.")
+    max_drawdown_pct: NonNegative | None = None
+    max_favorable_pct: NonNegative | None = None
+    regime_at_entry: Identifier | None = None
+    exit_reason: Identifier | None = None
+    conviction: Conviction | None = None
+    signals: Annotated[tuple[AcceptedSignal, ...], Field(max_length=1000)] = ()
+    entry_context: Annotated[dict[str, JsonValue], AfterValidator(plain_json)] | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.closed_at < self.opened_at:
+            raise ValueError("closed_at: must not be before opened_at")
+        if len(self.model_dump_json()) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON")
+        return self
+
+    @property
+    def key(self) -> "PositionKey":
+        """What identifies the position."""
+        return PositionKey(book=self.book, position_id=self.position_id)
+
+    @property
+    def producers(self) -> tuple[str, ...]:
+        """The producers with at least one accepted signal on the trade, sorted, each once."""
+        return tuple(sorted({signal.producer_id for signal in self.signals}))
+
+
+class PositionKey(BaseModel):
+    """Identifies a position."""
+
+    model_config = ConfigDict(frozen=True)
+
+    book: BookId
+    position_id: Identifier
+
+    @property
+    def workflow_id(self) -> str:
+        """The id under which this position's workflow runs; starting it twice is harmless."""
+        return f"position-close/{self.book}/{self.position_id}"
+
+
+class ConvictionStatus(StrEnum):
+    """Where an attribution's domain scores came from."""
+
+    inline = "inline"
+    recorded = "recorded"
+    unknown = "unknown"
+    none = "none"
+
+
+class KarmaStep(BaseModel):
+    """One producer's karma before and after one outcome."""
+
+    producer_id: str
+    before: float
+    after: float
+
+
+class PositionOutcome(BaseModel):
+    """What became of a position: the attribution (ALGORITHMS §1 names the fields)."""
+
+    book: str
+    position_id: str
+    symbol: str
+    direction: Direction
+    opened_at: datetime
+    closed_at: datetime
+    realized_pnl: Decimal
+    rr: float | None = Field(description="R-multiple: realised PnL / risk at entry; null where the risk is unknown.")
+    time_held_hours: float
+    max_drawdown_pct: float | None
+    max_favorable_pct: float | None
+    direction_correct: bool
+    regime_at_entry: str | None
+    conviction_id: str | None
+    conviction_status: ConvictionStatus
+    domain_scores_at_entry: dict[str, float] | None
+    producers: list[str]
+    attributed_at: datetime
+    policy_hash: str
+
+    @property
+    def sign(self) -> int:
+        """y of ALGORITHMS: +1 where the trade made money, else -1."""
+        return 1 if self.direction_correct else -1
+
+
+class AttributedClose(BaseModel):
+    """Answer of the attribution: the outcome, whether this call wrote it, and which learners are to be told."""
+
+    outcome: PositionOutcome
+    already_attributed: bool
+    karma: list[KarmaStep] = []
+    learners: list[str] = []
+
+
+class CloseReport(BaseModel):
+    """Result of a position's workflow."""
+
+    outcome: PositionOutcome
+    already_attributed: bool
+    karma: list[KarmaStep]
+    learned: list[str] = []
+    not_learned: dict[str, str] = {}
+    sentence: str
+
+
+class LearnRequest(BaseModel):
+    """Tell these learners of an attributed position."""
+
+    position: PositionKey
+    learners: list[str]
+
+
+class LearnReport(BaseModel):
+    """Which learners took it in, and why others did not (yet)."""
+
+    learned: list[str] = []
+    failed: dict[str, str] = {}
+
+
+class CatchUpRequest(BaseModel):
+    """Look for closed positions without an attribution; at most ``limit`` are started in one run."""
+
+    limit: Annotated[int, Field(ge=1, le=100_000)] = 5_000
+
+
+class CatchUpReport(BaseModel):
+    """What a catch-up found: workflows started, rows that no position can be read from."""
+
+    started: int = 0
+    running_already: int = 0
+    unattributable: int = 0
+
+
+class KarmaRebuildRequest(BaseModel):
+    """Recompute karma from the attributions: of one book, or of all."""
+
+    book: BookId | None = None
+
+
+class KarmaRebuildReport(BaseModel):
+    """Books rebuilt, with the number of producers in each."""
+
+    producers: dict[str, int]
+
+
+class Book(SQLModel, table=True):
+    """A strategy's book. Its row is also the lock between closes (shared, by foreign key) and rebuilds (exclusive)."""
+
+    __tablename__ = "books"
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class Position(SQLModel, table=True):
+    """A position as the engine reported it. Engines may also insert rows themselves; a catch-up attributes them."""
+
+    __tablename__ = "positions"
+    __table_args__ = (
+        # The catch-up every five minutes, and the gauge of the oldest unattributed close, read only this index.
+        Index(
+            "positions_unattributed",
+            "closed_at",
+            "book_id",
+            "position_id",
+            postgresql_where=text("closed_at IS NOT NULL AND NOT attributed"),
+        ),
+    )
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    position_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    symbol: str = Col(sa_column=Column(Text, nullable=False))
+    direction: str = Col(sa_column=Column(Text, nullable=False))
+    opened_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    closed_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    entry_price: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    exit_price: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    size: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    realized_pnl: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    risk: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    max_drawdown_pct: float | None = Col(default=None, sa_column=Column(Double))
+    max_favorable_pct: float | None = Col(default=None, sa_column=Column(Double))
+    regime_at_entry: str | None = Col(default=None, sa_column=Column(Text))
+    exit_reason: str | None = Col(default=None, sa_column=Column(Text))
+    conviction_id: str | None = Col(default=None, sa_column=Column(Text))
+    conviction: dict[str, Any] | None = Col(default=None, sa_column=Column(JSONB))
+    signals: list[Any] = Col(sa_column=Column(JSONB, nullable=False, server_default=text("'[]'")))
+    entry_context: dict[str, Any] | None = Col(default=None, sa_column=Column(JSONB))
+    attributed: bool = Col(sa_column_kwargs={"server_default": text("false")})
+    recorded_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class Attribution(SQLModel, table=True):
+    """The outcome of a closed position, matched with what was believed when it was opened. Written once."""
+
+    __tablename__ = "attributions"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id"], ["books.book_id"]),
+        ForeignKeyConstraint(["book_id", "position_id"], ["positions.book_id", "positions.position_id"]),
+        Index("attributions_order", "book_id", "closed_at", "position_id"),
+    )
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    position_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    symbol: str = Col(sa_column=Column(Text, nullable=False))
+    direction: str = Col(sa_column=Column(Text, nullable=False))
+    opened_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    closed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    realized_pnl: Decimal = Col(sa_column=Column(Numeric, nullable=False))
+    rr: float | None = Col(default=None, sa_column=Column(Double))
+    time_held_hours: float = Col(sa_column=Column(Double, nullable=False))
+    max_drawdown_pct: float | None = Col(default=None, sa_column=Column(Double))
+    max_favorable_pct: float | None = Col(default=None, sa_column=Column(Double))
+    direction_correct: bool
+    regime_at_entry: str | None = Col(default=None, sa_column=Column(Text))
+    conviction_id: str | None = Col(default=None, sa_column=Column(Text))
+    conviction_status: str = Col(sa_column=Column(Text, nullable=False))
+    domain_scores_at_entry: dict[str, float] | None = Col(default=None, sa_column=Column(JSONB))
+    producers: list[str] = Col(sa_column=Column(ARRAY(Text), nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    attributed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+
+
+class ConvictionScore(SQLModel, table=True):
+    """A conviction, and the outcome of the trade that it opened (+1 or -1; of several trades, the last to close)."""
+
+    __tablename__ = "conviction_scores"
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    cycle_id: str | None = Col(default=None, sa_column=Column(Text))
+    symbol: str = Col(sa_column=Column(Text, nullable=False))
+    magnitude: float | None = Col(default=None, sa_column=Column(Double))
+    outcome: int | None = Col(default=None, sa_column=Column(SmallInteger))
+    outcome_ts: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+
+
+class ConvictionLog(SQLModel, table=True):
+    """The domain scores of a cycle for a symbol, as they stood at entry. The first recording stands."""
+
+    __tablename__ = "conviction_log"
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    cycle_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    symbol: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    domain_scores: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+
+
+class ProducerKarma(SQLModel, table=True):
+    """Trust in a producer: an EMA of the outcomes of the trades that it signalled, with the counts beside it."""
+
+    __tablename__ = "producer_karma"
+    __table_args__ = (ForeignKeyConstraint(["book_id"], ["books.book_id"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    producer_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    karma: float = Col(sa_column=Column(Double, nullable=False))
+    wins: int = Col(sa_column=Column(BigInteger, nullable=False))
+    losses: int = Col(sa_column=Column(BigInteger, nullable=False))
+    trades: int = Col(sa_column=Column(BigInteger, nullable=False))
+    updated_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )

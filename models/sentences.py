@@ -1,0 +1,31 @@
+"""What the audit trail says, in a trader's words."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from models.positions import ClosedPosition, KarmaStep, PositionOutcome
+
+
+def opening_line(position: ClosedPosition) -> str:
+    """Summary of a close before it is attributed: ``BTC/USDT long closed +10.0 [default]``."""
+    return f"{position.symbol} {position.direction} closed {signed(position.realized_pnl)} [{position.book}]"[:200]
+
+
+def closing_line(outcome: PositionOutcome, karma: Sequence[KarmaStep]) -> str:
+    """What came out: ``BTC/USDT long closed +2.1 R after 6.3 h; karma ta 0.95→0.953``."""
+    result = signed(outcome.realized_pnl) if outcome.rr is None else f"{outcome.rr:+.2f} R"
+    line = f"{outcome.symbol} {outcome.direction} closed {result} after {outcome.time_held_hours:.1f} h"
+    if karma:
+        steps = ", ".join(f"{s.producer_id} {s.before:.4g}→{s.after:.4g}" for s in karma[:10])
+        line += f"; karma {steps}" + (f" and {len(karma) - 10} more" if len(karma) > 10 else "")
+    if outcome.conviction_status == "unknown":
+        line += f"; conviction {outcome.conviction_id} is not on record"
+    elif outcome.conviction_status == "none":
+        line += "; no conviction"
+    return line
+
+
+def signed(money: Decimal) -> str:
+    """Money with its sign, as few digits as say it."""
+    text = f"{money:+f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,106 @@
+"""The values that messages are made of, each with the limits it is refused outside of."""
+
+import math
+import re
+import unicodedata
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+MAX_MESSAGE_BYTES = 256 * 1024
+EARLIEST = datetime(1800, 1, 1, tzinfo=UTC)
+
+
+class Direction(StrEnum):
+    """The side of a position."""
+
+    long = "long"
+    short = "short"
+
+
+class SignalDirection(StrEnum):
+    """What a producer called for."""
+
+    long = "long"
+    short = "short"
+    flat = "flat"
+
+
+def _identifier(value: str) -> str:
+    if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= 200:
+        raise ValueError("must be 1 to 200 bytes long")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _instant_text(value: Any) -> Any:
+    # pydantic would also guess at bare numbers (seconds? milliseconds?); an instant is never guessed.
+    if isinstance(value, datetime | str) and not (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
+        return value
+    raise ValueError('must be a time with its offset, such as "2026-01-01T06:00:00Z"')
+
+
+def _utc(value: datetime) -> datetime:
+    if value.tzinfo is None or value.utcoffset() is None:
+        raise ValueError("must carry a UTC offset (a naive time is ambiguous)")
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time between the years 1800 and 9999") from None
+    if value < EARLIEST:
+        raise ValueError("must be a time between the years 1800 and 9999")
+    return value
+
+
+def _bounded_decimal(value: Decimal) -> Decimal:
+    if not value.is_finite():
+        raise ValueError("must be a finite number")
+    if value and not -60 <= value.adjusted() <= 30:
+        raise ValueError("must be 0 or between 1e-60 and 1e31 in size")
+    if len(value.as_tuple().digits) > 100:
+        raise ValueError("must have at most 100 digits")
+    return value
+
+
+def _positive(value: Decimal) -> Decimal:
+    if value <= 0:
+        raise ValueError("must be positive")
+    return value
+
+
+def plain_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Free-form JSON that PostgreSQL can hold: finite numbers, no NUL in texts, at most 32 levels deep."""
+    todo: list[tuple[Any, int]] = [(value, 1)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > 32:
+            raise ValueError("must not be nested more than 32 levels deep")
+        if isinstance(item, dict):
+            todo.extend((part, depth + 1) for pair in item.items() for part in pair)
+        elif isinstance(item, list):
+            todo.extend((part, depth + 1) for part in item)
+        elif isinstance(item, str):
+            if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in item):
+                raise ValueError("must not contain control characters")
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("must hold finite numbers only")
+    return value
+
+
+BOOK_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+BookId = Annotated[
+    str, Field(pattern=f"^{BOOK_PATTERN.pattern}$", description="The strategy's book: 1 to 64 of [A-Za-z0-9_.-].")
+]
+Identifier = Annotated[str, AfterValidator(_identifier)]
+Utc = Annotated[datetime, BeforeValidator(_instant_text), AfterValidator(_utc)]
+# NaN and infinities pass pydantic's own check here so that ours, which names the reason, refuses them.
+Money = Annotated[Decimal, Field(allow_inf_nan=True), AfterValidator(_bounded_decimal)]
+PositiveMoney = Annotated[Money, AfterValidator(_positive)]
+UnitFloat = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False, description="In [-1, 1], positive = bullish.")]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -1,0 +1,1 @@
+"""Every SQL statement of the project, as async functions over a session."""

@@ -1,0 +1,78 @@
+"""Attributions: the outcome of each closed position, written once."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.positions import Attribution, PositionKey, PositionOutcome
+from store.rows import as_json, insert_rows, recordset
+
+_COLUMNS = (
+    "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "
+    "max_drawdown_pct, max_favorable_pct, direction_correct, regime_at_entry, conviction_id, conviction_status, "
+    "domain_scores_at_entry, producers, attributed_at, policy_hash"
+)
+
+
+async def insert(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> set[PositionKey]:
+    """Insert attributions (sorted by key); returns those that this call wrote."""
+    written = await insert_rows(
+        session,
+        Attribution,
+        rows,
+        on_conflict="(book_id, position_id) DO NOTHING",
+        returning="book_id, position_id",
+    )
+    return {PositionKey(book=r.book_id, position_id=r.position_id) for r in written}
+
+
+async def load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, PositionOutcome]:
+    """The outcomes on record of these positions."""
+    if not keys:
+        return {}
+    result = await session.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM attributions WHERE (book_id, position_id) IN "  # noqa: S608
+            f"(SELECT book_id, position_id FROM {recordset(Attribution)})"
+        ),
+        {"rows": as_json([{"book_id": k.book, "position_id": k.position_id} for k in keys])},
+    )
+    outcomes = [PositionOutcome.model_validate(dict(row)) for row in result.mappings()]
+    return {PositionKey(book=o.book, position_id=o.position_id): o for o in outcomes}
+
+
+async def listing(session: AsyncSession, book: str | None, last: int | None = None) -> AsyncIterator[PositionOutcome]:
+    """Outcomes by (closed_at, position_id), streamed; only the newest ``last`` where that is given."""
+    query = f"SELECT {_COLUMNS} FROM attributions WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY "  # noqa: S608
+    if last is None:
+        query += "closed_at, book_id, position_id"
+    else:
+        query = (
+            f"SELECT * FROM ({query} closed_at DESC, book_id DESC, position_id DESC LIMIT :last) newest "  # noqa: S608
+            "ORDER BY closed_at, book, position_id"
+        )
+    result = await session.stream(
+        text(query),
+        {"book": book} | ({} if last is None else {"last": last}),
+        execution_options={"yield_per": 1000},
+    )
+    async for row in result.mappings():
+        yield PositionOutcome.model_validate(dict(row))
+
+
+async def summary(session: AsyncSession, book: str) -> RowMapping:
+    """Counts and sums of a book's outcomes, in one row."""
+    result = await session.execute(
+        text(
+            "SELECT count(*) AS count, count(*) FILTER (WHERE direction_correct) AS wins, "
+            "coalesce(sum(realized_pnl), 0) AS realized_pnl, count(rr) AS rr_count, avg(rr) AS avg_rr, "
+            "stddev_samp(rr) AS sd_rr, avg(time_held_hours) AS avg_time_held_hours, "
+            "min(closed_at) AS first_closed_at, max(closed_at) AS last_closed_at, "
+            "count(*) FILTER (WHERE domain_scores_at_entry IS NOT NULL) AS with_domain_scores "
+            "FROM attributions WHERE book_id = :book"
+        ),
+        {"book": book},
+    )
+    return result.mappings().one()

@@ -1,0 +1,134 @@
+"""Convictions: what was believed, and by which domains, when a position was opened."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
+from store.rows import as_json, insert_rows, recordset
+
+# The latest trade to close decides, whatever the order in which the closes arrive.
+_LATEST_OUTCOME = (
+    "outcome = excluded.outcome, outcome_ts = excluded.outcome_ts WHERE conviction_scores.outcome_ts IS NULL OR "
+    "(conviction_scores.outcome_ts, conviction_scores.outcome) < (excluded.outcome_ts, excluded.outcome)"
+)
+
+
+async def record_with_outcomes(session: AsyncSession, closes: Sequence[tuple[ClosedPosition, int]]) -> None:
+    """Record the convictions of closes (each with y = +1 or -1) and set their outcome.
+
+    A conviction that came by id only is not made up: where it is on record, its outcome is set.
+    """
+    scores: dict[tuple[str, str], dict[str, Any]] = {}
+    logs: dict[tuple[str, str, str], dict[str, Any]] = {}
+    by_id: dict[tuple[str, str], dict[str, Any]] = {}
+    for position, outcome in sorted(closes, key=lambda c: (c[0].closed_at, c[1])):
+        conviction = position.conviction
+        if conviction is None:
+            continue
+        row = {
+            "book_id": position.book,
+            "id": conviction.conviction_id,
+            "symbol": position.symbol,
+            "outcome": outcome,
+            "outcome_ts": position.closed_at,
+        }
+        if conviction.domain_scores is None and conviction.cycle_id is None and conviction.magnitude is None:
+            by_id[row["book_id"], row["id"]] = row
+            continue
+        cycle_id = conviction.cycle_id or conviction.conviction_id
+        first = scores.get((row["book_id"], row["id"]), row | {"cycle_id": cycle_id, "magnitude": conviction.magnitude})
+        scores[row["book_id"], row["id"]] = first | {"outcome": outcome, "outcome_ts": position.closed_at}
+        if conviction.domain_scores is not None:
+            log = {
+                "book_id": position.book,
+                "cycle_id": cycle_id,
+                "symbol": position.symbol,
+                "domain_scores": conviction.domain_scores,
+            }
+            logs.setdefault((position.book, cycle_id, position.symbol), log)
+    await insert_rows(
+        session,
+        ConvictionScore,
+        [scores[key] for key in sorted(scores)],
+        on_conflict=f"(book_id, id) DO UPDATE SET {_LATEST_OUTCOME}",
+    )
+    await _insert_log(session, [logs[key] for key in sorted(logs)])
+    if by_id:
+        # Locked in one order first: two batches that touch the same convictions must not deadlock.
+        await session.execute(
+            text(
+                "WITH found AS (SELECT s.book_id, s.id, r.outcome, r.outcome_ts FROM conviction_scores s "  # noqa: S608
+                f"JOIN {recordset(ConvictionScore)} r USING (book_id, id) ORDER BY 1, 2 FOR UPDATE OF s) "
+                "UPDATE conviction_scores s SET outcome = f.outcome, outcome_ts = f.outcome_ts FROM found f "
+                "WHERE (s.book_id, s.id) = (f.book_id, f.id) AND (s.outcome_ts IS NULL OR "
+                "(s.outcome_ts, s.outcome) < (f.outcome_ts, f.outcome))"
+            ),
+            {"rows": as_json([by_id[key] for key in sorted(by_id)])},
+        )
+
+
+async def recorded_scores(
+    session: AsyncSession, positions: Sequence[ClosedPosition]
+) -> dict[PositionKey, dict[str, float]]:
+    """Domain scores on record for positions that name a conviction without bringing its scores."""
+    wanted = [
+        {
+            "position_id": p.position_id,
+            "book_id": p.book,
+            "id": p.conviction.conviction_id,
+            "cycle_id": p.conviction.cycle_id,
+            "symbol": p.symbol,
+        }
+        for p in positions
+        if p.conviction is not None
+    ]
+    if not wanted:
+        return {}
+    result = await session.execute(
+        text(
+            "SELECT w.book_id, w.position_id, l.domain_scores FROM json_to_recordset(CAST(:rows AS json)) "
+            "AS w(book_id text, position_id text, id text, cycle_id text, symbol text) "
+            "LEFT JOIN conviction_scores s ON (s.book_id, s.id) = (w.book_id, w.id) "
+            "JOIN conviction_log l ON (l.book_id, l.cycle_id, l.symbol) "
+            "= (w.book_id, COALESCE(w.cycle_id, s.cycle_id), w.symbol)"
+        ),
+        {"rows": as_json(wanted)},
+    )
+    return {PositionKey(book=r.book_id, position_id=r.position_id): r.domain_scores for r in result}
+
+
+async def record_ahead(session: AsyncSession, convictions: Sequence[RecordedConviction]) -> int:
+    """Record convictions before their positions; the first recording stands. Returns how many were new."""
+    distinct = {(c.book, c.conviction_id): c for c in reversed(convictions)}
+    rows = await insert_rows(
+        session,
+        ConvictionScore,
+        [
+            {
+                "book_id": c.book,
+                "id": c.conviction_id,
+                "cycle_id": c.cycle_id,
+                "symbol": c.symbol,
+                "magnitude": c.magnitude,
+            }
+            for _, c in sorted(distinct.items())
+        ],
+        on_conflict="(book_id, id) DO NOTHING",
+        returning="id",
+    )
+    logs = {(c.book, c.cycle_id, c.symbol): c.domain_scores for c in reversed(convictions)}
+    await _insert_log(
+        session,
+        [
+            {"book_id": book, "cycle_id": cycle, "symbol": symbol, "domain_scores": scores}
+            for (book, cycle, symbol), scores in sorted(logs.items())
+        ],
+    )
+    return len(rows)
+
+
+async def _insert_log(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+    await insert_rows(session, ConvictionLog, rows, on_conflict="(book_id, cycle_id, symbol) DO NOTHING")

@@ -1,0 +1,39 @@
+"""Connecting to PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+Sessions = async_sessionmaker[AsyncSession]
+
+
+def open_engine(dsn: str, pool_size: int = 5) -> AsyncEngine:
+    """An engine over asyncpg for a libpq-style DSN (``postgresql://...``; ``sslmode`` and the like are understood)."""
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(
+            dsn, timeout=10, command_timeout=300, server_settings={"application_name": "closeloop"}
+        )
+
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=connect, pool_size=pool_size, max_overflow=0, pool_timeout=30
+    )
+
+
+def sessions_of(engine: AsyncEngine) -> Sessions:
+    """Sessions whose objects stay readable after the commit."""
+    return async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+
+
+@asynccontextmanager
+async def session_for(dsn: str) -> AsyncIterator[AsyncSession]:
+    """One session on an engine of its own, for a command that reads something and ends."""
+    engine = open_engine(dsn, pool_size=1)
+    try:
+        async with sessions_of(engine)() as session:
+            yield session
+    finally:
+        await engine.dispose()

@@ -1,0 +1,41 @@
+"""The append-only record of what happened."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.events import Event, EventType
+from store.rows import insert_rows
+
+
+async def append(session: AsyncSession, events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> None:
+    """Append (type, what it is about, payload); an event of a type about the same thing is written once."""
+    await insert_rows(
+        session,
+        Event,
+        [
+            {"type": kind, "source": "closeloop", "payload": payload, "dedupe_key": f"{kind}/{about}"}
+            for kind, about, payload in events
+        ],
+        on_conflict="(dedupe_key) DO NOTHING",
+    )
+
+
+async def listing(
+    session: AsyncSession, kind: str | None, book: str | None, last: int | None = None
+) -> AsyncIterator[RowMapping]:
+    """Events, oldest first, streamed; only the newest ``last`` where that is given."""
+    where = "WHERE (CAST(:kind AS text) IS NULL OR type = :kind) AND (CAST(:book AS text) IS NULL OR payload ->> 'book' = :book)"
+    columns = "id, type, ts, source, payload, dedupe_key"
+    query = f"SELECT {columns} FROM events {where} ORDER BY id"  # noqa: S608
+    if last is not None:
+        query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
+    result = await session.stream(
+        text(query),
+        {"kind": kind, "book": book} | ({} if last is None else {"last": last}),
+        execution_options={"yield_per": 1000},
+    )
+    async for row in result.mappings():
+        yield row

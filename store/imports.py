@@ -1,0 +1,147 @@
+"""Imports: rows waiting, rows refused, and the counts that grow with the transactions."""
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.imports import ImportProgress, ImportRejection, ImportRow
+from store.rows import insert_rows
+
+
+@dataclass(frozen=True)
+class StagedRow:
+    """A row waiting: its place in the import, its index in the file, its text."""
+
+    seq: int
+    row_index: int
+    payload: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A row refused, with the reason and the book, if one could be read."""
+
+    seq: int
+    row_index: int
+    book: str | None
+    reason: str
+
+
+async def create(session: AsyncSession, import_id: str, source: str) -> None:
+    """Open an import; its total is set when all its rows are staged."""
+    await session.execute(
+        text("INSERT INTO imports (import_id, source, total) VALUES (:id, :source, 0)"),
+        {"id": import_id, "source": source},
+    )
+
+
+async def stage(session: AsyncSession, import_id: str, rows: Sequence[StagedRow], refused: Sequence[Refusal]) -> None:
+    """Add rows to an import that has not been started; some may be refused as they are read."""
+    await insert_rows(
+        session,
+        ImportRow,
+        [{"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "payload": r.payload} for r in rows],
+    )
+    await session.execute(
+        text("UPDATE imports SET total = total + :rows WHERE import_id = :id"),
+        {"id": import_id, "rows": len(rows) + len(refused)},
+    )
+    if refused:
+        await settle(session, import_id, len(refused), {}, refused)
+
+
+async def lock(session: AsyncSession, import_id: str) -> bool:
+    """Hold the import until the transaction ends, so that a retry and its zombie take turns; False if it is unknown."""
+    result = await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id FOR UPDATE"), {"id": import_id})
+    return result.first() is not None
+
+
+async def take(session: AsyncSession, import_id: str, limit: int) -> list[StagedRow]:
+    """Take the next rows off the import; they are back if the transaction does not commit."""
+    result = await session.execute(
+        text(
+            "DELETE FROM import_rows WHERE import_id = :id AND seq IN "
+            "(SELECT seq FROM import_rows WHERE import_id = :id ORDER BY seq LIMIT :limit) "
+            "RETURNING seq, row_index, payload"
+        ),
+        {"id": import_id, "limit": limit},
+    )
+    return sorted((StagedRow(r.seq, r.row_index, r.payload) for r in result), key=lambda r: r.seq)
+
+
+async def settle(
+    session: AsyncSession,
+    import_id: str,
+    done: int,
+    counts: Mapping[str, Mapping[str, int]],
+    refused: Sequence[Refusal],
+) -> None:
+    """Add what became of rows: counts by book of those that were not refused, and the refusals.
+
+    The caller holds the import's lock, or is the only one who knows the import.
+    """
+    await insert_rows(
+        session,
+        ImportRejection,
+        [
+            {"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "book": r.book, "reason": r.reason[:2000]}
+            for r in refused
+        ],
+    )
+    query = text("SELECT counts FROM imports WHERE import_id = :id")
+    totals = {book: Counter(c) for book, c in (await session.execute(query, {"id": import_id})).scalar_one().items()}
+    for book, more in [*counts.items(), *((r.book, {"read": 1}) for r in refused if r.book is not None)]:
+        totals.setdefault(book, Counter()).update(more)
+    await session.execute(
+        text("UPDATE imports SET done = done + :done, counts = CAST(:counts AS jsonb) WHERE import_id = :id"),
+        {"id": import_id, "done": done, "counts": json.dumps(totals)},
+    )
+
+
+async def progress(session: AsyncSession, import_id: str) -> ImportProgress | None:
+    """How far an import has come."""
+    result = await session.execute(text("SELECT done, total FROM imports WHERE import_id = :id"), {"id": import_id})
+    row = result.first()
+    return None if row is None else ImportProgress(import_id=import_id, done=row.done, total=row.total)
+
+
+async def counts(session: AsyncSession, import_id: str) -> dict[str, Any] | None:
+    """Counts by book; None if the import is unknown."""
+    result = await session.execute(text("SELECT counts FROM imports WHERE import_id = :id"), {"id": import_id})
+    found: dict[str, Any] | None = result.scalar_one_or_none()
+    return found
+
+
+async def rejection_count(session: AsyncSession, import_id: str) -> int:
+    """How many rows were refused."""
+    query = text("SELECT count(*) FROM import_rejections WHERE import_id = :id")
+    return int((await session.execute(query, {"id": import_id})).scalar_one())
+
+
+async def rejections(session: AsyncSession, import_id: str) -> AsyncIterator[RowMapping]:
+    """Refused rows in the file's order."""
+    result = await session.stream(
+        text("SELECT row_index, book, reason FROM import_rejections WHERE import_id = :id ORDER BY seq"),
+        {"id": import_id},
+    )
+    async for row in result.mappings():
+        yield row
+
+
+async def drop(session: AsyncSession, import_id: str) -> None:
+    """Forget a staged import that was never started."""
+    await session.execute(text("DELETE FROM imports WHERE import_id = :id"), {"id": import_id})
+
+
+async def drop_older_than(session: AsyncSession, days: int) -> int:
+    """Forget imports of long ago with their refusals (the attributions stay); returns how many."""
+    result = await session.execute(
+        text("DELETE FROM imports WHERE created_at < clock_timestamp() - make_interval(days => :days) RETURNING 1"),
+        {"days": days},
+    )
+    return len(result.all())

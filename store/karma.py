@@ -1,0 +1,87 @@
+"""Karma of producers, as stored."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from models.positions import ProducerKarma
+from store.rows import as_json, insert_rows, recordset
+
+Key = tuple[str, str]
+
+
+async def lock(session: AsyncSession, producers: Sequence[Key], start: float) -> dict[Key, float]:
+    """Karma of (book, producer) pairs, held until the transaction ends; one never met before starts at ``start``.
+
+    Sorted, so that transactions that share producers queue up instead of deadlocking.
+    """
+    rows = await insert_rows(
+        session,
+        ProducerKarma,
+        [
+            {"book_id": book, "producer_id": producer, "karma": start, "wins": 0, "losses": 0, "trades": 0}
+            for book, producer in sorted(producers)
+        ],
+        # A conflict that changes nothing still takes the row's lock and returns its newest version.
+        on_conflict="(book_id, producer_id) DO UPDATE SET karma = producer_karma.karma",
+        returning="book_id, producer_id, karma",
+    )
+    return {(r.book_id, r.producer_id): r.karma for r in rows}
+
+
+async def add(session: AsyncSession, steps: Mapping[Key, tuple[float, int, int]]) -> None:
+    """Store the new karma of locked producers and add to their counts: key -> (karma, wins, losses)."""
+    await session.execute(
+        text(
+            "UPDATE producer_karma k SET karma = r.karma, wins = k.wins + r.wins, losses = k.losses + r.losses, "  # noqa: S608
+            f"trades = k.trades + r.trades, updated_at = clock_timestamp() FROM {recordset(ProducerKarma)} r "
+            "WHERE (k.book_id, k.producer_id) = (r.book_id, r.producer_id)"
+        ),
+        {"rows": as_json([_row(key, *step) for key, step in steps.items()])},
+    )
+
+
+async def replace(session: AsyncSession, book: str, totals: Mapping[str, tuple[float, int, int]]) -> None:
+    """Set a book's karma to these totals, by producer. The caller holds the book's lock."""
+    await session.execute(text("DELETE FROM producer_karma WHERE book_id = :book"), {"book": book})
+    await insert_rows(session, ProducerKarma, [_row((book, p), *total) for p, total in sorted(totals.items())])
+
+
+async def outcomes_in_order(session: AsyncSession, book: str) -> AsyncIterator[tuple[list[str], bool]]:
+    """(producers, won) of every attribution of a book by (closed_at, position_id), streamed."""
+    result = await session.stream(
+        text(
+            "SELECT producers, direction_correct FROM attributions WHERE book_id = :book AND producers <> '{}' "
+            "ORDER BY closed_at, position_id"
+        ),
+        {"book": book},
+        execution_options={"yield_per": 2000},
+    )
+    async for row in result:
+        yield row.producers, row.direction_correct
+
+
+async def listing(session: AsyncSession, book: str | None) -> Sequence[RowMapping]:
+    """Karma of every producer, of one book or of all, the most trusted first."""
+    result = await session.execute(
+        text(
+            "SELECT book_id AS book, producer_id, karma, wins, losses, trades, updated_at FROM producer_karma "
+            "WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY book_id, karma DESC, producer_id"
+        ),
+        {"book": book},
+    )
+    return result.mappings().all()
+
+
+def _row(key: Key, karma: float, wins: int, losses: int) -> dict[str, Any]:
+    book, producer = key
+    return {
+        "book_id": book,
+        "producer_id": producer,
+        "karma": karma,
+        "wins": wins,
+        "losses": losses,
+        "trades": wins + losses,
+    }

@@ -1,0 +1,72 @@
+"""The schema and its migrations (Alembic, ``deploy/migrations``)."""
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+import models.events
+import models.imports
+import models.positions
+from store.database import open_engine
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "deploy" / "migrations"
+_LOCK = 0x636C6F7365  # one upgrade at a time, whoever else is starting
+
+
+class SchemaNewer(Exception):
+    """The database was migrated by a newer closeloop than this one."""
+
+
+async def upgrade(dsn: str) -> tuple[str | None, str]:
+    """Migrate to this code's schema; returns (revision before, revision after). Raises SchemaNewer."""
+    engine = open_engine(dsn, pool_size=1)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            return await connection.run_sync(_upgrade)
+    finally:
+        await engine.dispose()
+
+
+async def revision(session: AsyncSession) -> str | None:
+    """The schema's revision; None before the first migration."""
+    connection = await session.connection()
+    return await connection.run_sync(_current)
+
+
+def newest() -> str:
+    """The revision that this code needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    assert head is not None, "there is at least one migration"
+    return head
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _current(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _upgrade(connection: Connection) -> tuple[str | None, str]:
+    config = _config()
+    before = _current(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if before is not None and before not in known:
+        raise SchemaNewer(
+            f"The database's schema (revision {before}) is newer than this closeloop: install the newer version again."
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+    return before, newest()
+
+
+TABLES = (models.events, models.imports, models.positions)  # imported so that SQLModel.metadata knows every table

@@ -1,0 +1,1 @@
+"""Processes: wiring, schedules, telemetry, the worker and the local stack."""

@@ -1,0 +1,36 @@
+"""What a Temporal namespace must know before closeloop runs on it: search attributes."""
+
+import asyncio
+
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from models import search_attributes
+
+
+async def missing_search_attributes(client: Client) -> list[str]:
+    """Names of those that the namespace does not have, or has with another type."""
+    known = await client.operator_service.list_search_attributes(
+        ListSearchAttributesRequest(namespace=client.namespace)
+    )
+    return [
+        key.name for key in search_attributes.ALL if known.custom_attributes.get(key.name) != key.indexed_value_type
+    ]
+
+
+async def register_search_attributes(client: Client) -> list[str]:
+    """Register what is missing and wait until the server knows it; returns what was added."""
+    missing = await missing_search_attributes(client)
+    if missing:
+        wanted = {key.name: key.indexed_value_type for key in search_attributes.ALL if key.name in missing}
+        try:
+            await client.operator_service.add_search_attributes(
+                AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
+            )
+        except RPCError as error:
+            if error.status != RPCStatusCode.ALREADY_EXISTS:  # somebody else was quicker
+                raise
+        while await missing_search_attributes(client):
+            await asyncio.sleep(0.1)
+    return missing

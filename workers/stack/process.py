@@ -1,0 +1,111 @@
+"""Child processes of the local stack."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from workers.stack.home import StackError
+
+
+class Child:
+    """A child process that logs to a file and is stopped with its signal, then with SIGKILL."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, stop_signal: signal.Signals, log: Path) -> None:
+        self.name = name
+        self.log = log
+        self.process = process
+        self._stop_signal = stop_signal
+
+    @classmethod
+    async def spawn(
+        cls,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        env: dict[str, str] | None = None,
+        user: int | None = None,
+        group: int | None = None,
+        pipe: bool = False,
+    ) -> "Child":
+        """Start it in a session of its own: a Ctrl-C in the terminal reaches only the supervisor, which stops all in order."""
+        with log.open("ab") as out:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE if pipe else out,
+                stderr=out,
+                env=env,
+                cwd="/",
+                start_new_session=True,
+                user=user,
+                group=group,
+                extra_groups=None if user is None else [],
+            )
+        return cls(name, process, stop_signal, log)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.returncode is None
+
+    def last_words(self) -> str:
+        """The end of its log, on one line."""
+        with contextlib.suppress(OSError):
+            lines = self.log.read_text(errors="replace").strip().splitlines()
+            return " / ".join(line.strip() for line in lines[-3:])[-400:]
+        return ""
+
+    async def stop(self, patience: float = 15.0) -> None:
+        """Ask it to stop, wait, and kill what does not."""
+        if self.running:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(self._stop_signal)
+            try:
+                await asyncio.wait_for(self.process.wait(), patience)
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+                await self.process.wait()
+
+
+def check_port(port: int, option: str) -> None:
+    """Raise StackError if something listens on this loopback port already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise StackError(
+                f"Port {port} needs more rights than this user has: choose another with {option}."
+            ) from None
+        except OSError:
+            raise StackError(
+                f"Port {port} is in use: stop what listens there, or choose another with {option}."
+            ) from None
+
+
+def end_leftovers(name: str | None, argument: str) -> None:
+    """End processes of a killed run of this same home: those of this name that have this very argument."""
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if (
+            name in (None, process.info["name"])
+            and process.pid != os.getpid()
+            and argument in (process.info["cmdline"] or ())
+        ):
+            found.append(process)
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGINT)
+    _, alive = psutil.wait_procs(found, timeout=10)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(alive, timeout=5)

@@ -1,0 +1,223 @@
+"""``closeloop dev``: the whole stack in the foreground, its parts restarted when they die, stopped in order."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+import store.schema
+from store.schema import SchemaNewer
+from workers.registration import register_search_attributes
+from workers.schedules import apply_schedules
+from workers.settings import Settings
+from workers.stack.home import Home, StackError, StackState
+from workers.stack.postgres import LocalPostgres
+from workers.stack.process import Child, check_port, end_leftovers
+from workers.stack.temporal import LocalTemporal
+from workers.telemetry import Telemetry
+from workers.wiring import connect_temporal
+from workers.worker import READY
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Loopback ports of the parts."""
+
+    temporal: int = 7233
+    ui: int = 8233
+    postgres: int = 15432
+
+
+@dataclass
+class _Part:
+    name: str
+    start: Callable[[], Awaitable[Child]]
+    child: Child
+    died: list[float]
+
+
+class LocalStack:
+    """PostgreSQL, Temporal and a worker under one home. What the environment names elsewhere is used, not started."""
+
+    def __init__(self, settings: Settings, ports: Ports, say: Say, with_worker: bool = True) -> None:
+        self._settings = settings
+        self._ports = ports
+        self._say = say
+        self._with_worker = with_worker
+        self._home = Home(settings.home)
+        self._parts: list[_Part] = []
+        self.state: StackState | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, watch until ``stop``, and stop. Raises StackError where it cannot go on."""
+        self._home.create()
+        with self._home.claimed():
+            try:
+                starting = asyncio.create_task(self.start())
+                if not await _unless(stop, starting):
+                    return
+                starting.result()
+                self._say(self._ready_line())
+                watching = asyncio.create_task(self._watch())
+                if await _unless(stop, watching):
+                    watching.result()
+            finally:
+                await self.stop()
+
+    async def start(self) -> None:
+        """Bring every part up, a line each. The caller holds the home."""
+        settings = self._settings
+        postgres = None if settings.database_url else LocalPostgres(self._home, self._ports.postgres)
+        external = await self._reachable_temporal()
+        temporal = None if external else LocalTemporal(self._home, self._ports.temporal, self._ports.ui)
+        await asyncio.to_thread(self._clear, postgres)
+        if postgres:
+            check_port(self._ports.postgres, "--postgres-port")
+        if temporal:
+            check_port(self._ports.temporal, "--temporal-port")
+            check_port(self._ports.ui, "--ui-port")
+
+        if postgres:
+            await self._add("postgres", postgres.start)
+            self._say(f"postgres  up on 127.0.0.1:{self._ports.postgres}, data in {postgres.data}")
+        else:
+            self._say("postgres  the one in DATABASE_URL")
+        dsn = settings.database_url or (postgres.dsn if postgres else "")
+        before, after = await _upgrade(dsn)
+        self._say(f"schema    at {after}" + ("" if before == after else f" (was {before or 'empty'})"))
+
+        if temporal:
+            await self._add("temporal", temporal.start)
+            self._say(f"temporal  up on {temporal.address}, UI on {temporal.ui_url}")
+        else:
+            self._say(f"temporal  the one at TEMPORAL_ADDRESS, {external}")
+        self.state = StackState(
+            pid=os.getpid(),
+            temporal_address=temporal.address if temporal else str(external),
+            temporal_namespace=settings.temporal().get("namespace", "default"),
+            ui_url=temporal.ui_url if temporal else None,
+            database_url=dsn,
+            postgres_data=str(postgres.data) if postgres else None,
+        )
+        self._home.save(self.state)
+        client = await connect_temporal(settings, Telemetry(settings.model_copy(update={"otlp_endpoint": None})))
+        await register_search_attributes(client)
+        schedules = await apply_schedules(client)
+        self._say(f"schedules {', '.join(schedules)}")
+        if self._with_worker:
+            await self._add("worker", self._start_worker)
+            self._say(f"worker    polling, logs in {self._home.logs / 'worker.log'}")
+
+    async def stop(self) -> None:
+        """Stop every part, the last started first."""
+        while self._parts:
+            part = self._parts.pop()
+            await part.child.stop()
+
+    async def _add(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
+        self._parts.append(_Part(name, start, await start(), []))
+
+    def _clear(self, postgres: LocalPostgres | None) -> None:
+        """End what a killed run of this home left running, before its ports are looked at."""
+        if postgres:
+            end_leftovers("postgres", str(postgres.data))
+        end_leftovers("temporal", str(self._home.temporal_db))
+        end_leftovers(None, worker_mark(self._home))
+
+    async def _reachable_temporal(self) -> str | None:
+        config = self._settings.temporal()
+        address = config.get("target_host")
+        if not address:
+            return None
+        try:
+            await Client.connect(**config)
+        except (RuntimeError, RPCError):
+            self._say(f"temporal  nothing answers at TEMPORAL_ADDRESS {address}: starting one here")
+            return None
+        return address
+
+    async def _start_worker(self) -> Child:
+        env = dict(os.environ, CLOSELOOP_HOME=str(self._home.path))
+        if self.state and self.state.ui_url:
+            env["TEMPORAL_ADDRESS"] = self.state.temporal_address
+        child = await Child.spawn(
+            "worker",
+            [sys.executable, "-m", "cli.main", "worker", worker_mark(self._home)],
+            log=self._home.logs / "worker.log",
+            stop_signal=signal.SIGTERM,
+            env=env,
+            pipe=True,
+        )
+        assert child.process.stdout is not None, "it was started with a pipe"
+        try:
+            line = await asyncio.wait_for(child.process.stdout.readline(), 60)
+        except TimeoutError:
+            line = b""
+        if line.strip().decode() != READY:
+            words = child.last_words()
+            await child.stop()
+            raise StackError(f"The worker did not start ({words}): see {child.log}.")
+        return child
+
+    async def _watch(self) -> None:
+        """Restart a part that ended; give up on one that ends again and again."""
+        while True:
+            waits = {asyncio.create_task(part.child.process.wait()): part for part in self._parts}
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+            for part in self._parts:
+                if part.child.running:
+                    continue
+                now = time.monotonic()
+                part.died = [t for t in part.died if now - t < 60] + [now]
+                if len(part.died) >= 5:
+                    raise StackError(f"The {part.name} ended five times within a minute: see {part.child.log}.")
+                self._say(f"{part.name:<9} ended with status {part.child.process.returncode}: starting it again")
+                await asyncio.sleep(0.5 * len(part.died))
+                part.child = await part.start()
+                self._say(f"{part.name:<9} up again")
+
+    def _ready_line(self) -> str:
+        state = self.state
+        assert state is not None, "start() has run"
+        ui = f"Temporal UI {state.ui_url}, " if state.ui_url else ""
+        return f"ready     {ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'. Ctrl-C stops it."
+
+
+def worker_mark(home: Home) -> str:
+    """An argument by which the worker of this home is recognised among processes."""
+    return f"--home={home.path}"
+
+
+async def _unless(stop: asyncio.Event, task: "asyncio.Task[None]") -> bool:
+    """Wait for the task; False if ``stop`` came first (the task is then cancelled and over)."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait((stopped, task), return_when=asyncio.FIRST_COMPLETED)
+    if task.done():
+        stopped.cancel()
+        return True
+    task.cancel()
+    await asyncio.wait((task,))
+    return False
+
+
+async def _upgrade(dsn: str) -> tuple[str | None, str]:
+    try:
+        return await store.schema.upgrade(dsn)
+    except SchemaNewer as error:
+        raise StackError(str(error)) from None
+    except OSError as error:
+        raise StackError(
+            f"The database in DATABASE_URL does not answer ({error}): start it, or unset DATABASE_URL."
+        ) from None

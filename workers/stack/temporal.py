@@ -1,0 +1,89 @@
+"""Temporal's development server of the local stack."""
+
+import asyncio
+import shutil
+import signal
+import sysconfig
+from datetime import timedelta
+from pathlib import Path
+
+from google.protobuf.duration_pb2 import Duration
+from temporalio.api.namespace.v1 import NamespaceConfig
+from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from workers.stack.home import Home, StackError
+from workers.stack.process import Child
+
+# The server's own default is one day; an audit trail is read later than that.
+RETENTION = timedelta(days=90)
+
+
+class LocalTemporal:
+    """Temporal's development server, with its web UI, on loopback ports, keeping its data in a file."""
+
+    def __init__(self, home: Home, port: int, ui_port: int) -> None:
+        self._home = home
+        self._port = port
+        self._ui_port = ui_port
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def ui_url(self) -> str:
+        """Where its UI is."""
+        return f"http://127.0.0.1:{self._ui_port}"
+
+    async def start(self) -> Child:
+        """Start the server and wait until it answers. Raises StackError."""
+        child = await Child.spawn(
+            "temporal",
+            [
+                str(binary()),
+                *("server", "start-dev", "--ip", "127.0.0.1", "--ui-ip", "127.0.0.1"),
+                *("--port", str(self._port), "--ui-port", str(self._ui_port)),
+                *("--db-filename", str(self._home.temporal_db)),
+                # Readers do not wait for writers; a power cut may cost the last instants, a killed process nothing.
+                *("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"),
+                *("--log-level", "error"),
+            ],
+            log=self._home.logs / "temporal.log",
+            stop_signal=signal.SIGINT,
+        )
+        for _ in range(300):
+            if not child.running:
+                raise StackError(f"Temporal did not start ({child.last_words()}): see {child.log}.")
+            try:
+                client = await Client.connect(self.address)
+                await _keep_history(client)
+            except (RuntimeError, RPCError):
+                await asyncio.sleep(0.1)
+                continue
+            return child
+        await child.stop()
+        raise StackError(f"Temporal did not answer within a minute: see {child.log}.")
+
+
+def binary() -> Path:
+    """Temporal's CLI: one on PATH, else the installed package's. Raises StackError."""
+    if on_path := shutil.which("temporal"):
+        return Path(on_path)
+    installed = Path(sysconfig.get_path("scripts")) / "temporal"
+    if installed.exists():
+        return installed
+    raise StackError(
+        "There is no Temporal server for this platform among the installed packages: install Temporal's CLI on PATH, "
+        "or set TEMPORAL_ADDRESS to a server of your own."
+    )
+
+
+async def _keep_history(client: Client) -> None:
+    retention = Duration()
+    retention.FromTimedelta(RETENTION)
+    await client.workflow_service.update_namespace(
+        UpdateNamespaceRequest(namespace="default", config=NamespaceConfig(workflow_execution_retention_ttl=retention))
+    )

@@ -1,0 +1,72 @@
+"""The worker process: ``closeloop worker``."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+import store.schema
+from store.database import sessions_of
+from workers.registration import register_search_attributes
+from workers.settings import Settings
+from workers.stack.home import StackError
+from workers.telemetry import Telemetry
+from workers.wiring import build_worker, connect_temporal, open_database
+
+READY = "worker ready"
+logger = logging.getLogger(__name__)
+
+
+async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = True) -> None:
+    """Poll until SIGINT or SIGTERM. Raises StackError with what to do where it cannot begin."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    policy = settings.learning_policy()
+    engine = open_database(settings)
+    try:
+        begun = asyncio.create_task(_until_reachable(settings, telemetry, engine))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait((begun, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            begun.cancel()
+            return
+        worker = build_worker(begun.result(), engine, policy, concurrency=settings.worker_concurrency)
+        async with worker:
+            logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})
+            if announce:
+                print(READY, flush=True)
+            await stopped
+    finally:
+        await engine.dispose()
+
+
+async def _until_reachable(settings: Settings, telemetry: Telemetry, engine: AsyncEngine) -> Client:
+    """Wait for the database and for Temporal: either may come up later than the worker."""
+    while True:
+        try:
+            async with sessions_of(engine)() as session:
+                found = await store.schema.revision(session)
+            break
+        except (OSError, SQLAlchemyError, TimeoutError) as error:
+            logger.warning("waiting for the database", extra={"reason": type(error).__name__})
+            await asyncio.sleep(2)
+    if found != (needed := store.schema.newest()):
+        raise StackError(
+            f"The database's schema is at {found} and this worker needs {needed}: run 'closeloop db upgrade'."
+        )
+    while True:
+        try:
+            client = await connect_temporal(settings, telemetry)
+            with contextlib.suppress(RPCError):  # a namespace that only its owner may change: see "Production"
+                await register_search_attributes(client)
+            return client
+        except RuntimeError as error:
+            logger.warning("waiting for Temporal", extra={"reason": str(error)[:200]})
+            await asyncio.sleep(2)

@@ -1,0 +1,81 @@
+"""History in bulk: staged rows are attributed by the same code as live closes, then karma is put in order."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.imports import ImportActivities
+    from activities.karma import KarmaActivities
+    from models import search_attributes as sa
+    from models.imports import ImportReport, ImportRequest
+    from models.positions import KarmaRebuildReport, KarmaRebuildRequest
+
+# Heartbeats tell a killed worker from a long import.
+SILENCE = timedelta(seconds=12)
+LONGEST = timedelta(hours=12)
+PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+
+
+@workflow.defn(name="BackfillWorkflow")
+class BackfillWorkflow:
+    """Attribute every row of a staged import, rebuild the karma of the books it touched, and report."""
+
+    @workflow.run
+    async def run(self, request: ImportRequest) -> ImportReport:
+        """See the class."""
+        await workflow.execute_activity_method(
+            ImportActivities.attribute_import,
+            request,
+            start_to_close_timeout=LONGEST,
+            heartbeat_timeout=SILENCE,
+            retry_policy=PATIENT,
+            summary="Attribute the imported closes",
+        )
+        report = await workflow.execute_activity_method(
+            ImportActivities.report_import,
+            request,
+            start_to_close_timeout=timedelta(minutes=1),
+            retry_policy=PATIENT,
+            summary="Count what became of the rows",
+        )
+        for book, counts in report.books.items():
+            # A closes-only-in-order import needs it too: other closes of the book may lie between.
+            if counts.attributed:
+                await rebuild_karma(KarmaRebuildRequest(book=book))
+        self._publish(report)
+        return report
+
+    def _publish(self, report: ImportReport) -> None:
+        attributed = sum(c.attributed for c in report.books.values())
+        already = sum(c.already_attributed for c in report.books.values())
+        workflow.upsert_memo(
+            {
+                "outcome": f"{attributed} closes attributed, {already} had been, {report.rejected} rows refused; "
+                f"books: {', '.join(list(report.books)[:20]) or 'none'}"
+            }
+        )
+        workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("import")])
+
+
+@workflow.defn(name="KarmaRebuildWorkflow")
+class KarmaRebuildWorkflow:
+    """Recompute karma from the attributions, in the order in which the positions closed."""
+
+    @workflow.run
+    async def run(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:
+        """See the class."""
+        return await rebuild_karma(request)
+
+
+async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
+    """The activity, with its patience."""
+    return await workflow.execute_activity_method(
+        KarmaActivities.rebuild_karma,
+        request,
+        start_to_close_timeout=timedelta(minutes=30),
+        heartbeat_timeout=timedelta(minutes=1),
+        retry_policy=PATIENT,
+        summary=f"Rebuild karma of {request.book or 'every book'}",
+    )

@@ -1,0 +1,33 @@
+"""Nothing is missed: closes that lie in the database without an attribution get their workflow."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+with workflow.unsafe.imports_passed_through():
+    from activities.positions import PositionActivities
+    from models import search_attributes as sa
+    from models.positions import CatchUpReport, CatchUpRequest
+
+
+@workflow.defn(name="CatchUpWorkflow")
+class CatchUpWorkflow:
+    """Find closed positions without an attribution (an engine may write rows and die) and start their workflows."""
+
+    @workflow.run
+    async def run(self, request: CatchUpRequest) -> CatchUpReport:
+        """See the class. Runs from a schedule; what one run leaves, the next one finds."""
+        report = await workflow.execute_activity_method(
+            PositionActivities.start_unattributed,
+            request,
+            start_to_close_timeout=timedelta(minutes=30),
+            heartbeat_timeout=timedelta(seconds=60),
+            retry_policy=RetryPolicy(maximum_attempts=5),
+            summary="Look for closes without an attribution",
+        )
+        workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("catch-up")])
+        workflow.upsert_memo(
+            {"outcome": f"{report.started} closes started, {report.unattributable} rows are not readable as closes"}
+        )
+        return report

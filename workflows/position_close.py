@@ -1,0 +1,123 @@
+"""A position closes: it is attributed once, and then learned from."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy, SearchAttributeUpdate
+
+with workflow.unsafe.imports_passed_through():
+    from activities.learners import LearnerActivities
+    from activities.positions import PositionActivities
+    from models import search_attributes as sa
+    from models.positions import (
+        AttributedClose,
+        ClosedPosition,
+        CloseReport,
+        LearnReport,
+        LearnRequest,
+        PositionOutcome,
+        RecordedConviction,
+    )
+    from models.sentences import closing_line, opening_line
+
+# A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
+ATTEMPT = timedelta(seconds=15)
+PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+LEARNER_ROUNDS = 10
+LEARNER_PAUSE = timedelta(seconds=2)
+LEARNER_PAUSE_MAX = timedelta(minutes=10)
+
+
+@workflow.defn(name="PositionCloseWorkflow")
+class PositionCloseWorkflow:
+    """Attribute a closed position, publish what came out, then let every learner take it in.
+
+    1. *Attribute*: the close, its attribution, karma and events in one transaction; safe to repeat.
+    2. *Publish*: memo and search attributes, readable in the Temporal UI when no worker runs.
+    3. *Learn*: each learner on its own; one that fails is retried and never undoes the attribution.
+    """
+
+    @workflow.run
+    async def run(self, position: ClosedPosition) -> CloseReport:
+        """See the class."""
+        attributed = await self._attribute(position)
+        sentence = closing_line(attributed.outcome, attributed.karma)
+        self._publish(attributed.outcome, sentence)
+        learned = await self._learn(position, attributed.learners)
+        return CloseReport(
+            outcome=attributed.outcome,
+            already_attributed=attributed.already_attributed,
+            karma=attributed.karma,
+            learned=learned.learned,
+            not_learned=learned.failed,
+            sentence=sentence,
+        )
+
+    async def _attribute(self, position: ClosedPosition) -> AttributedClose:
+        return await workflow.execute_activity_method(
+            PositionActivities.attribute_close,
+            position,
+            start_to_close_timeout=ATTEMPT,
+            retry_policy=PATIENT,
+            summary=opening_line(position),
+        )
+
+    def _publish(self, outcome: PositionOutcome, sentence: str) -> None:
+        known = workflow.info().typed_search_attributes
+        updates: list[SearchAttributeUpdate] = []
+        # An engine that starts the workflow by name need not know the attributes: what it left out is filled in.
+        if known.get(sa.BOOK) is None:
+            updates += [
+                sa.LIFECYCLE.value_set("position"),
+                sa.BOOK.value_set(outcome.book),
+                sa.SYMBOL.value_set(outcome.symbol),
+                sa.DIRECTION.value_set(outcome.direction),
+                sa.PRODUCERS.value_set(outcome.producers),
+                sa.CLOSED_AT.value_set(outcome.closed_at),
+            ]
+        if outcome.rr is not None:
+            updates.append(sa.R_MULTIPLE.value_set(outcome.rr))
+        if updates:
+            workflow.upsert_search_attributes(updates)
+        workflow.upsert_memo({"outcome": sentence})
+
+    async def _learn(self, position: ClosedPosition, learners: list[str]) -> LearnReport:
+        """The learners were named by the activity, so that adding one does not disturb the workflows under way."""
+        report = LearnReport()
+        pause = LEARNER_PAUSE
+        pending = learners
+        for _ in range(LEARNER_ROUNDS):
+            if not pending:
+                return report
+            if report.failed:
+                await workflow.sleep(pause, summary=f"before {', '.join(pending)} try again")
+                pause = min(2 * pause, LEARNER_PAUSE_MAX)
+            round_report = await workflow.execute_activity_method(
+                LearnerActivities.learn,
+                LearnRequest(position=position.key, learners=pending),
+                start_to_close_timeout=timedelta(seconds=60),
+                retry_policy=PATIENT,
+                summary=f"Learn: {', '.join(pending)}",
+            )
+            report.learned += round_report.learned
+            report.failed = round_report.failed
+            pending = list(round_report.failed)
+        if report.failed:
+            workflow.upsert_memo({"not_learned": ", ".join(f"{n}: {r}" for n, r in report.failed.items())[:2000]})
+        return report
+
+
+@workflow.defn(name="ConvictionWorkflow")
+class ConvictionWorkflow:
+    """Record a conviction ahead of its position, so that the close need only name its id."""
+
+    @workflow.run
+    async def run(self, conviction: RecordedConviction) -> bool:
+        """True if it was new; False if one with this id was on record, which stands."""
+        return await workflow.execute_activity_method(
+            PositionActivities.record_conviction,
+            conviction,
+            start_to_close_timeout=ATTEMPT,
+            retry_policy=PATIENT,
+            summary=f"Record conviction {conviction.conviction_id} of {conviction.symbol}"[:200],
+        )
