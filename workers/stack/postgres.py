@@ -14,7 +14,7 @@ from urllib.parse import quote
 import asyncpg
 
 from workers.stack.home import Home, StackError
-from workers.stack.process import Child
+from workers.stack.process import Child, end_leftovers, until_up
 
 USER = "closeloop"
 # Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).
@@ -40,8 +40,18 @@ class LocalPostgres:
         """Where it listens, with its password."""
         return f"postgresql://{USER}:{quote(self._home.password(), safe='')}@127.0.0.1:{self._port}/{USER}"
 
+    def end_leftovers(self) -> None:
+        """End what a killed run left of this cluster, and take away its lock file.
+
+        A server process stands in the data folder; once none does, nothing is attached to the cluster's memory, and
+        the lock file names a process that is gone (or a zombie, which PostgreSQL would take for a running server).
+        """
+        end_leftovers(lambda process: process.name() == "postgres" and process.cwd() == str(self.data))
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+
     async def start(self) -> Child:
         """Start the server, on a new or an existing cluster, and wait until it answers. Raises StackError."""
+        await asyncio.to_thread(self.end_leftovers)
         await asyncio.to_thread(self._prepare)
         log = self._place / "postgres.log" if self._account else self._home.logs / "postgres.log"
         child = await Child.spawn(
@@ -63,8 +73,7 @@ class LocalPostgres:
             env=dict(os.environ, LC_ALL="C"),
             **self._identity(),
         )
-        await self._answer(child)
-        return child
+        return await until_up(child, self._answer(child))
 
     async def _answer(self, child: Child) -> None:
         for _ in range(600):
@@ -73,7 +82,6 @@ class LocalPostgres:
             try:
                 connection = await asyncpg.connect(self.dsn.rsplit("/", 1)[0] + "/postgres", timeout=5)
             except asyncpg.InvalidPasswordError:
-                await child.stop()
                 raise StackError(
                     f"The data in {self.data} belongs to another password than {self._home.path}/postgres.password: "
                     "put the right file back, or delete the data."
@@ -87,7 +95,6 @@ class LocalPostgres:
             finally:
                 await connection.close()
             return
-        await child.stop()
         raise StackError(f"PostgreSQL did not answer within a minute: see {child.log}.")
 
     def _prepare(self) -> None:

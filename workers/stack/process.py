@@ -5,7 +5,8 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -76,6 +77,16 @@ class Child:
                 await self.process.wait()
 
 
+async def until_up(child: Child, answers: Awaitable[None]) -> Child:
+    """The child, once it answers; stopped again if it does not, or if the start is given up."""
+    try:
+        await answers
+    except BaseException:
+        await child.stop()
+        raise
+    return child
+
+
 def check_port(port: int, option: str) -> None:
     """Raise StackError if something listens on this loopback port already."""
     with socket.socket() as probe:
@@ -92,20 +103,25 @@ def check_port(port: int, option: str) -> None:
             ) from None
 
 
-def end_leftovers(name: str | None, argument: str) -> None:
-    """End processes of a killed run of this same home: those of this name that have this very argument."""
+def end_leftovers(is_ours: Callable[[psutil.Process], bool]) -> None:
+    """End processes that a killed run of this same home left behind, politely and then with SIGKILL."""
     found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if (
-            name in (None, process.info["name"])
-            and process.pid != os.getpid()
-            and argument in (process.info["cmdline"] or ())
-        ):
-            found.append(process)
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGINT)
-    _, alive = psutil.wait_procs(found, timeout=10)
-    for process in alive:
+    for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            process.kill()
-    psutil.wait_procs(alive, timeout=5)
+            if process.pid != os.getpid() and _alive(process) and is_ours(process):
+                found.append(process)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        deadline = time.monotonic() + 10
+        while (found := [process for process in found if _alive(process)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _alive(process: psutil.Process) -> bool:
+    """A killed process may stay on as a zombie for as long as nobody collects its status: that one holds nothing."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

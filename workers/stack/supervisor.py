@@ -18,7 +18,7 @@ from workers.schedules import apply_schedules
 from workers.settings import Settings
 from workers.stack.home import Home, StackError, StackState
 from workers.stack.postgres import LocalPostgres
-from workers.stack.process import Child, check_port, end_leftovers
+from workers.stack.process import Child, check_port, end_leftovers, until_up
 from workers.stack.temporal import LocalTemporal
 from workers.telemetry import Telemetry
 from workers.wiring import connect_temporal
@@ -78,7 +78,7 @@ class LocalStack:
         postgres = None if settings.database_url else LocalPostgres(self._home, self._ports.postgres)
         external = await self._reachable_temporal()
         temporal = None if external else LocalTemporal(self._home, self._ports.temporal, self._ports.ui)
-        await asyncio.to_thread(self._clear, postgres)
+        await asyncio.to_thread(self._clear, postgres, temporal)
         if postgres:
             check_port(self._ports.postgres, "--postgres-port")
         if temporal:
@@ -125,12 +125,14 @@ class LocalStack:
     async def _add(self, name: str, start: Callable[[], Awaitable[Child]]) -> None:
         self._parts.append(_Part(name, start, await start(), []))
 
-    def _clear(self, postgres: LocalPostgres | None) -> None:
+    def _clear(self, postgres: LocalPostgres | None, temporal: LocalTemporal | None) -> None:
         """End what a killed run of this home left running, before its ports are looked at."""
+        mark = worker_mark(self._home)
+        end_leftovers(lambda process: mark in process.cmdline())
+        if temporal:
+            temporal.end_leftovers()
         if postgres:
-            end_leftovers("postgres", str(postgres.data))
-        end_leftovers("temporal", str(self._home.temporal_db))
-        end_leftovers(None, worker_mark(self._home))
+            postgres.end_leftovers()
 
     async def _reachable_temporal(self) -> str | None:
         config = self._settings.temporal()
@@ -156,16 +158,16 @@ class LocalStack:
             env=env,
             pipe=True,
         )
-        assert child.process.stdout is not None, "it was started with a pipe"
+        return await until_up(child, self._answer(child))
+
+    async def _answer(self, worker: Child) -> None:
+        assert worker.process.stdout is not None, "it was started with a pipe"
         try:
-            line = await asyncio.wait_for(child.process.stdout.readline(), 60)
+            line = await asyncio.wait_for(worker.process.stdout.readline(), 60)
         except TimeoutError:
             line = b""
         if line.strip().decode() != READY:
-            words = child.last_words()
-            await child.stop()
-            raise StackError(f"The worker did not start ({words}): see {child.log}.")
-        return child
+            raise StackError(f"The worker did not start ({worker.last_words()}): see {worker.log}.")
 
     async def _watch(self) -> None:
         """Restart a part that ended; give up on one that ends again and again."""
@@ -177,16 +179,22 @@ class LocalStack:
                 for wait in waits:
                     wait.cancel()
             for part in self._parts:
-                if part.child.running:
-                    continue
-                now = time.monotonic()
-                part.died = [t for t in part.died if now - t < 60] + [now]
-                if len(part.died) >= 5:
-                    raise StackError(f"The {part.name} ended five times within a minute: see {part.child.log}.")
-                self._say(f"{part.name:<9} ended with status {part.child.process.returncode}: starting it again")
-                await asyncio.sleep(0.5 * len(part.died))
-                part.child = await part.start()
-                self._say(f"{part.name:<9} up again")
+                while not part.child.running:
+                    await self._restart(part)
+
+    async def _restart(self, part: _Part) -> None:
+        now = time.monotonic()
+        part.died = [t for t in part.died if now - t < 60] + [now]
+        if len(part.died) >= 5:
+            raise StackError(f"The {part.name} ended five times within a minute: see {part.child.log}.")
+        self._say(f"{part.name:<9} ended with status {part.child.process.returncode}: starting it again")
+        await asyncio.sleep(0.5 * len(part.died))
+        try:
+            part.child = await part.start()
+        except StackError as error:
+            self._say(f"{part.name:<9} {error}")
+        else:
+            self._say(f"{part.name:<9} up again")
 
     def _ready_line(self) -> str:
         state = self.state

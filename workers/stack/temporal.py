@@ -14,7 +14,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from workers.stack.home import Home, StackError
-from workers.stack.process import Child
+from workers.stack.process import Child, end_leftovers, until_up
 
 # The server's own default is one day; an audit trail is read later than that.
 RETENTION = timedelta(days=90)
@@ -40,6 +40,7 @@ class LocalTemporal:
 
     async def start(self) -> Child:
         """Start the server and wait until it answers. Raises StackError."""
+        await asyncio.to_thread(self.end_leftovers)
         child = await Child.spawn(
             "temporal",
             [
@@ -54,17 +55,23 @@ class LocalTemporal:
             log=self._home.logs / "temporal.log",
             stop_signal=signal.SIGINT,
         )
+        return await until_up(child, self._answer(child))
+
+    def end_leftovers(self) -> None:
+        """End a server that a killed run left on this data file."""
+        file = str(self._home.temporal_db)
+        end_leftovers(lambda process: process.name() == "temporal" and file in process.cmdline())
+
+    async def _answer(self, child: Child) -> None:
         for _ in range(300):
             if not child.running:
                 raise StackError(f"Temporal did not start ({child.last_words()}): see {child.log}.")
             try:
-                client = await Client.connect(self.address)
-                await _keep_history(client)
+                await _keep_history(await Client.connect(self.address))
             except (RuntimeError, RPCError):
                 await asyncio.sleep(0.1)
                 continue
-            return child
-        await child.stop()
+            return
         raise StackError(f"Temporal did not answer within a minute: see {child.log}.")
 
 
