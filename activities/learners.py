@@ -7,7 +7,7 @@ a transaction of its own; what fails is retried on its own and never touches the
 from collections.abc import Sequence
 from typing import Protocol
 
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 import store.attributions

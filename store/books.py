@@ -3,7 +3,7 @@
 from collections.abc import Collection
 
 from sqlalchemy import text
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import Book
 from store.rows import insert_rows

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import text
-from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
 from store.rows import as_json, insert_rows, recordset

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy import Row, text
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 
 async def insert_rows(

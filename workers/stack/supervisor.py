@@ -56,8 +56,8 @@ class LocalStack:
         self._parts: list[_Part] = []
         self.state: StackState | None = None
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Start, watch until ``stop``, and stop. Raises StackError where it cannot go on."""
+    async def run(self, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
+        """Start, watch until ``stop``, and stop; ``ready`` is set in between. Raises StackError where it cannot go on."""
         self._home.create()
         with self._home.claimed():
             try:
@@ -66,6 +66,8 @@ class LocalStack:
                     return
                 starting.result()
                 self._say(self._ready_line())
+                if ready:
+                    ready.set()
                 watching = asyncio.create_task(self._watch())
                 if await _unless(stop, watching):
                     watching.result()

@@ -1,0 +1,130 @@
+"""Real parts for every test: the embedded PostgreSQL and Temporal, started once for the session.
+
+``stack`` runs in this process's loop; a test that kills parts starts a stack of its own (tests/faults/).
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from temporalio.client import Client
+
+from models.policy import LearningPolicy
+from store.database import Sessions, open_engine, sessions_of
+from workers.settings import Settings
+from workers.stack.supervisor import LocalStack, Ports
+from workers.telemetry import Telemetry
+from workers.wiring import build_worker, connect_temporal
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config._closeloop_exit = exitstatus  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # The Temporal client's native threads can abort an interpreter that finalizes: leave before it does.
+    import sys
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(getattr(config, "_closeloop_exit", 1))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_ports() -> Ports:
+    return Ports(temporal=free_port(), ui=free_port(), postgres=free_port())
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """A home that the unprivileged user of PostgreSQL can reach."""
+    path = Path(tempfile.mkdtemp(prefix="closeloop-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def settings(home: Path) -> AsyncIterator[Settings]:
+    """Settings of a running stack without a worker: tests bring their own."""
+    settings = Settings.load(home).model_copy(update={"database_url": None})
+    stack = LocalStack(settings, free_ports(), lambda line: None, with_worker=False)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    stack_run = asyncio.create_task(stack.run(stop, ready))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait((stack_run, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if stack_run.done():
+        stack_run.result()
+    yield settings
+    stop.set()
+    await stack_run
+
+
+@pytest.fixture(scope="session")
+async def dsn(settings: Settings) -> str:
+    from workers.addresses import database_url
+
+    return database_url(settings)
+
+
+@pytest.fixture(scope="session")
+async def engine(dsn: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(dsn, pool_size=20)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def sessions(engine: AsyncEngine) -> Sessions:
+    return sessions_of(engine)
+
+
+@pytest.fixture
+async def session(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    async with sessions() as session:
+        yield session
+
+
+@pytest.fixture(scope="session")
+async def client(settings: Settings) -> Client:
+    return await connect_temporal(settings, Telemetry(settings))
+
+
+@pytest.fixture(scope="session")
+async def worker(client: Client, engine: AsyncEngine) -> AsyncIterator[None]:
+    """A worker with every workflow and activity, polling for the whole session."""
+    async with build_worker(client, engine, LearningPolicy(), concurrency=16):
+        yield
+
+
+@pytest.fixture
+def book() -> str:
+    """A book of the test's own: tests share the database, and no test sees another's rows."""
+    return f"t-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Real data from beside the project; a test that needs it says so when it skips."""
+
+    def find(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"real data {name} is not beside this checkout")
+        return path
+
+    return find
