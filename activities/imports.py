@@ -32,7 +32,7 @@ class ImportActivities:
 
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:
-        """Chunk after chunk until no row is left. What became of a row is stored in the transaction that attributes it."""
+        """Chunk after chunk until no row is left; what became of a row is stored in its attribution's transaction."""
         done = 0
         while taken := await self._attribute_chunk(request.import_id):
             done += taken

@@ -1,7 +1,7 @@
 """Where learners plug in: what is to be learned from an attributed position, beyond its attribution.
 
-A learner is given to :class:`LearnerActivities` in ``workers/wiring.py``. It runs after the attribution is committed, in
-a transaction of its own; what fails is retried on its own and never touches the attribution.
+A learner is given to :class:`LearnerActivities` in ``workers/wiring.py``. It runs after the attribution is committed,
+in a transaction of its own; what fails is retried on its own and never touches the attribution.
 """
 
 from collections.abc import Sequence

@@ -27,7 +27,8 @@ async def _list(kind: str | None, book: str | None, last: int | None, as_json: b
     async with database() as session:
         found = store.events.listing(session, kind, book, last)
         if as_json:
-            return await print_json_list(dict(row) async for row in found)
+            await print_json_list(dict(row) async for row in found)
+            return
         shown = table("id", "at (UTC)", "type", "payload", numbers=("id",))
         count = 0
         async for row in found:

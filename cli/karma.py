@@ -69,7 +69,7 @@ def rebuild(
 
 async def _rebuild(book: str | None) -> KarmaRebuildReport:
     async with temporal() as client:
-        return await client.execute_workflow(
+        report: KarmaRebuildReport = await client.execute_workflow(
             "KarmaRebuildWorkflow",
             KarmaRebuildRequest(book=book),
             id=f"karma-rebuild/{book or 'all'}/{uuid.uuid4().hex[:8]}",
@@ -77,3 +77,4 @@ async def _rebuild(book: str | None) -> KarmaRebuildReport:
             static_summary=f"Rebuild karma of {book or 'every book'}",
             result_type=KarmaRebuildReport,
         )
+        return report

@@ -24,7 +24,8 @@ async def _list(book: str | None, last: int | None, as_json: bool) -> None:
     async with database() as session:
         found = store.attributions.listing(session, book, last)
         if as_json:
-            return await print_json_list(found)
+            await print_json_list(found)
+            return
         shown = table(
             "closed (UTC)",
             "book",

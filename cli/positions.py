@@ -27,7 +27,7 @@ class Refused(Exception):
 
 @app.command()
 def close(file: FileArgument, as_json: AsJson = False) -> None:
-    """Close positions: one JSON object a line (README, "Messages"). Waits for each outcome; status 1 if any is refused."""
+    """Close positions: one JSON object a line (README, "Messages"). Waits for outcomes; status 1 if any is refused."""
     readable: list[ClosedPosition] = []
     refused: list[dict[str, object]] = []
     for index, line in json_lines(open_input(file)):

@@ -1,6 +1,6 @@
 """Trades exported by freqtrade (``backtesting --export trades``), read as closed positions.
 
-The export is freqtrade's ``BacktestResultType``: ``strategy.<name>.trades[]``. Newer versions put it into a zip archive.
+The export is freqtrade's ``BacktestResultType``: ``strategy.<name>.trades[]``. Newer versions put it into a zip file.
 """
 
 import io
@@ -20,7 +20,7 @@ class NotAnExport(Exception):
 
 @dataclass(frozen=True)
 class ReadTrade:
-    """A trade of the export: its strategy, its place among the strategy's trades, and the message or why there is none."""
+    """A trade of the export: its strategy, its place among that one's trades, and the message or why there is none."""
 
     strategy: str
     index: int

@@ -4,6 +4,7 @@ A Temporal server allows 10 Keyword and 3 KeywordList attributes in all.
 """
 
 from datetime import datetime
+from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
@@ -20,7 +21,7 @@ PRODUCERS = SearchAttributeKey.for_keyword_list("Producers")
 R_MULTIPLE = SearchAttributeKey.for_float("RMultiple")
 CLOSED_AT: SearchAttributeKey[datetime] = SearchAttributeKey.for_datetime("ClosedAt")
 
-ALL: tuple[SearchAttributeKey, ...] = (  # type: ignore[type-arg]
+ALL: tuple[SearchAttributeKey[Any], ...] = (
     BOOK,
     SYMBOL,
     DIRECTION,

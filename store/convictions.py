@@ -28,7 +28,7 @@ async def record_with_outcomes(session: AsyncSession, closes: Sequence[tuple[Clo
         conviction = position.conviction
         if conviction is None:
             continue
-        row = {
+        row: dict[str, Any] = {
             "book_id": position.book,
             "id": conviction.conviction_id,
             "symbol": position.symbol,

@@ -27,7 +27,10 @@ async def listing(
     session: AsyncSession, kind: str | None, book: str | None, last: int | None = None
 ) -> AsyncIterator[RowMapping]:
     """Events, oldest first, streamed; only the newest ``last`` where that is given."""
-    where = "WHERE (CAST(:kind AS text) IS NULL OR type = :kind) AND (CAST(:book AS text) IS NULL OR payload ->> 'book' = :book)"
+    where = (
+        "WHERE (CAST(:kind AS text) IS NULL OR type = :kind) "
+        "AND (CAST(:book AS text) IS NULL OR payload ->> 'book' = :book)"
+    )
     columns = "id, type, ts, source, payload, dedupe_key"
     query = f"SELECT {columns} FROM events {where} ORDER BY id"  # noqa: S608
     if last is not None:

@@ -14,8 +14,9 @@ from models.refusals import describe
 from store.rows import as_json, insert_rows, recordset
 
 _COLUMNS = (
-    "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, risk, "
-    "max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, signals, entry_context"
+    "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, "
+    "risk, max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, signals, "
+    "entry_context"
 )
 _OF_THE_CLOSE = ("closed_at", "entry_price", "exit_price", "size", "realized_pnl")
 _IF_GIVEN = (
@@ -34,7 +35,8 @@ _COMPLETE_IF_OPEN = (
     + ", ".join(f"{c} = excluded.{c}" for c in _OF_THE_CLOSE)
     + ", "
     + ", ".join(f"{c} = COALESCE(excluded.{c}, positions.{c})" for c in _IF_GIVEN)
-    + ", attributed = true, signals = CASE WHEN excluded.signals = '[]' THEN positions.signals ELSE excluded.signals END"
+    + ", attributed = true"
+    ", signals = CASE WHEN excluded.signals = '[]' THEN positions.signals ELSE excluded.signals END"
     " WHERE positions.closed_at IS NULL AND (positions.symbol, positions.direction, positions.opened_at)"
     " = (excluded.symbol, excluded.direction, excluded.opened_at)"
 )

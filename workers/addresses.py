@@ -1,6 +1,6 @@
 """Where the database and Temporal are: the environment's, else those of the local stack of the same home."""
 
-from temporalio.client import ClientConnectConfig
+from temporalio.envconfig import ClientConnectConfig
 
 from workers.settings import Settings
 from workers.stack.home import Home, StackError
@@ -13,7 +13,8 @@ def database_url(settings: Settings) -> str:
     state = Home(settings.home).state()
     if state is None:
         raise StackError(
-            f"There is no stack in {settings.home}: start one with 'closeloop dev', or set DATABASE_URL and TEMPORAL_ADDRESS."
+            f"There is no stack in {settings.home}: start one with 'closeloop dev', "
+            "or set DATABASE_URL and TEMPORAL_ADDRESS."
         )
     return state.database_url
 

@@ -1,9 +1,12 @@
 """What a Temporal namespace must know before closeloop runs on it: search attributes."""
 
 import asyncio
+from typing import Any
 
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
 from models import search_attributes
@@ -14,16 +17,14 @@ async def missing_search_attributes(client: Client) -> list[str]:
     known = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    return [
-        key.name for key in search_attributes.ALL if known.custom_attributes.get(key.name) != key.indexed_value_type
-    ]
+    return [key.name for key in search_attributes.ALL if known.custom_attributes.get(key.name) != _type(key)]
 
 
 async def register_search_attributes(client: Client) -> list[str]:
     """Register what is missing and wait until the server knows it; returns what was added."""
     missing = await missing_search_attributes(client)
     if missing:
-        wanted = {key.name: key.indexed_value_type for key in search_attributes.ALL if key.name in missing}
+        wanted = {key.name: _type(key) for key in search_attributes.ALL if key.name in missing}
         try:
             await client.operator_service.add_search_attributes(
                 AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
@@ -31,6 +32,10 @@ async def register_search_attributes(client: Client) -> list[str]:
         except RPCError as error:
             if error.status != RPCStatusCode.ALREADY_EXISTS:  # somebody else was quicker
                 raise
-        while await missing_search_attributes(client):
+        while await missing_search_attributes(client):  # noqa: ASYNC110 (the server has no event to wait for)
             await asyncio.sleep(0.1)
     return missing
+
+
+def _type(key: SearchAttributeKey[Any]) -> IndexedValueType.ValueType:
+    return IndexedValueType.ValueType(int(key.indexed_value_type))

@@ -6,8 +6,7 @@ from typing import Annotated
 import yaml
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from temporalio.client import ClientConnectConfig
-from temporalio.envconfig import ClientConfigProfile
+from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
 from models.policy import LearningPolicy
 from models.refusals import describe

@@ -21,7 +21,7 @@ SERVICE = "closeloop"
 
 def start_logging(settings: Settings) -> None:
     """Structured logs: a JSON object a line on stderr."""
-    shared = [
+    shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),

@@ -1,6 +1,7 @@
 """A position closes: it is attributed once, and then learned from."""
 
 from datetime import timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeUpdate
@@ -64,7 +65,7 @@ class PositionCloseWorkflow:
 
     def _publish(self, outcome: PositionOutcome, sentence: str) -> None:
         known = workflow.info().typed_search_attributes
-        updates: list[SearchAttributeUpdate] = []
+        updates: list[SearchAttributeUpdate[Any]] = []
         # An engine that starts the workflow by name need not know the attributes: what it left out is filled in.
         if known.get(sa.BOOK) is None:
             updates += [

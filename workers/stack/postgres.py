@@ -71,7 +71,8 @@ class LocalPostgres:
             log=log,
             stop_signal=signal.SIGINT,
             env=dict(os.environ, LC_ALL="C"),
-            **self._identity(),
+            user=self._uid,
+            group=self._gid,
         )
         return await until_up(child, self._answer(child))
 
@@ -134,7 +135,9 @@ class LocalPostgres:
             *("-D", str(fresh), "-U", USER, "--pwfile", str(password_file)),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"),
         ]
-        result = subprocess.run(command, capture_output=True, text=True, cwd="/", **self._identity(), check=False)  # noqa: S603
+        result = subprocess.run(
+            command, capture_output=True, text=True, cwd="/", user=self._uid, group=self._gid, check=False
+        )  # noqa: S603
         password_file.unlink()
         if result.returncode != 0:
             reason = (result.stderr or result.stdout).strip().splitlines()[-1:]
@@ -153,8 +156,13 @@ class LocalPostgres:
             partial.rename(copy)
         return copy / "bin"
 
-    def _identity(self) -> dict[str, int]:
-        return {"user": self._account.pw_uid, "group": self._account.pw_gid} if self._account else {}
+    @property
+    def _uid(self) -> int | None:
+        return self._account.pw_uid if self._account else None
+
+    @property
+    def _gid(self) -> int | None:
+        return self._account.pw_gid if self._account else None
 
 
 def _unprivileged() -> pwd.struct_passwd:
@@ -180,7 +188,8 @@ def _binaries() -> Path:
         for found in sorted(Path(package).glob("pginstall*/bin/postgres"), reverse=True):
             return found.parent
     raise StackError(
-        "There is no PostgreSQL for this platform among the installed packages: set DATABASE_URL to a PostgreSQL of your own."
+        "There is no PostgreSQL for this platform among the installed packages: "
+        "set DATABASE_URL to a PostgreSQL of your own."
     )
 
 

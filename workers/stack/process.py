@@ -36,7 +36,7 @@ class Child:
         group: int | None = None,
         pipe: bool = False,
     ) -> "Child":
-        """Start it in a session of its own: a Ctrl-C in the terminal reaches only the supervisor, which stops all in order."""
+        """Start it in a session of its own: Ctrl-C reaches only the supervisor, which stops all in order."""
         with log.open("ab") as out:
             process = await asyncio.create_subprocess_exec(
                 *command,

@@ -57,7 +57,7 @@ class LocalStack:
         self.state: StackState | None = None
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
-        """Start, watch until ``stop``, and stop; ``ready`` is set in between. Raises StackError where it cannot go on."""
+        """Start, watch until ``stop``, and stop; ``ready`` is set in between. Raises StackError."""
         self._home.create()
         with self._home.claimed():
             try:
