@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.attributions
-import store.books
 import store.convictions
 import store.events
 import store.karma
 import store.positions
+import store.rows
 from learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 from learning.karma import karma_step
 from models.events import EventType
@@ -42,11 +42,12 @@ IMPOSSIBLE = "PositionRefused"
 
 
 async def attribute(
-    session: AsyncSession, positions: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime
+    session: AsyncSession, positions: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime, by: str
 ) -> list[AttributedClose | Refused]:
     """Record closes and attribute them, within the caller's transaction; the answers are in the order of the closes.
 
-    Doing it again changes nothing and answers the same. A close that is refused stores nothing and holds up no other.
+    ``by`` names who attributes (a workflow run, an import). Doing it again changes nothing and answers with the same
+    outcome and karma. A close that is refused stores nothing and holds up no other.
     """
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
     first: dict[PositionKey, ClosedPosition] = {}
@@ -58,18 +59,18 @@ async def attribute(
 
     # Every transaction takes its locks in this order, each sorted by key, so that none waits for another in a circle.
     distinct = [first[key] for key in sorted(first, key=lambda k: (k.book, k.position_id.encode()))]
-    await store.books.meet(session, {p.book for p in distinct})
     recorded = await store.positions.record(session, distinct)
     stored = [recorded.stored[p.key] for p in distinct if p.key in recorded.stored]
     await store.positions.mark_attributed(session, [p.key for p in stored if p.key not in recorded.new])
-    written, on_record = await _write_attributions(session, stored, policy, now)
-    steps = await _write_karma(session, written, policy)
-    await _write_events(session, written, steps)
+    written = await _write_attributions(session, stored, policy, now, by)
+    steps = await _write_karma_and_events(session, written, policy)
+    outcomes = {o.key: o for o in written}
+    before = [p.key for p in stored if p.key not in outcomes]
+    outcomes |= await store.attributions.load(session, before)
+    steps |= await _steps_on_record(session, before)
 
-    fresh = {_key(o): o for o in written}
-    on_record |= fresh
     answers: list[AttributedClose | Refused] = []
-    answered: set[PositionKey] = set()
+    answered = set(before)
     for i, position in enumerate(positions):
         key = position.key
         if i in refused:
@@ -77,9 +78,8 @@ async def attribute(
         elif key in recorded.differing:
             answers.append(_conflict(recorded.differing[key]))
         else:
-            repeated = key not in fresh or key in answered
-            karma = [] if repeated else steps[key]
-            answers.append(AttributedClose(outcome=on_record[key], already_attributed=repeated, karma=karma))
+            already = key in answered
+            answers.append(AttributedClose(outcome=outcomes[key], already_attributed=already, karma=steps[key]))
             answered.add(key)
     return answers
 
@@ -95,20 +95,23 @@ def _conflict(fields: Sequence[str]) -> Refused:
 
 
 async def _write_attributions(
-    session: AsyncSession, stored: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime
-) -> tuple[list[PositionOutcome], dict[PositionKey, PositionOutcome]]:
-    """(outcomes written by this call, outcomes that were on record)."""
-    await store.convictions.record_with_outcomes(session, [(p, outcome_sign(p.realized_pnl)) for p in stored])
-    unscored = [p for p in stored if p.conviction is not None and p.conviction.domain_scores is None]
-    recorded_scores = await store.convictions.recorded_scores(session, unscored)
-    outcomes = [_outcome(p, recorded_scores.get(p.key), policy, now) for p in stored]
-    keys = await store.attributions.insert(session, [_row(o) for o in outcomes])
-    on_record = await store.attributions.load(session, [p.key for p in stored if p.key not in keys])
-    return [o for o in outcomes if _key(o) in keys], on_record
+    session: AsyncSession, stored: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime, by: str
+) -> list[PositionOutcome]:
+    """The outcomes that this call wrote; of the others, an attribution was on record."""
+    convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in stored])
+    recorded_scores: dict[PositionKey, dict[str, float]] = {}
+    if unscored := [p for p in stored if p.conviction is not None and p.conviction.domain_scores is None]:
+        # Their scores may have come with another close of this very batch.
+        await store.rows.execute(session, *convictions)
+        convictions = []
+        recorded_scores = await store.convictions.recorded_scores(session, unscored)
+    outcomes = [_outcome(p, recorded_scores.get(p.key), policy, now, by) for p in stored]
+    keys = await store.attributions.insert(session, [_row(o) for o in outcomes], together_with=convictions)
+    return [o for o in outcomes if o.key in keys]
 
 
 def _outcome(
-    position: ClosedPosition, recorded_scores: dict[str, float] | None, policy: LearningPolicy, now: datetime
+    position: ClosedPosition, recorded_scores: dict[str, float] | None, policy: LearningPolicy, now: datetime, by: str
 ) -> PositionOutcome:
     conviction = position.conviction
     if conviction is None:
@@ -138,51 +141,61 @@ def _outcome(
         domain_scores_at_entry=scores,
         producers=list(position.producers),
         attributed_at=now,
+        attributed_by=by,
         policy_hash=policy.policy_hash,
     )
 
 
-async def _write_karma(
+async def _write_karma_and_events(
     session: AsyncSession, written: Sequence[PositionOutcome], policy: LearningPolicy
 ) -> dict[PositionKey, list[KarmaStep]]:
-    """One step for each producer of each outcome, the earlier close first."""
-    pairs = {(o.book, producer) for o in written for producer in o.producers}
-    steps: dict[PositionKey, list[KarmaStep]] = {_key(o): [] for o in written}
-    if not pairs:
-        return steps
-    karma = await store.karma.lock(session, list(pairs), policy.karma_start)
-    wins = dict.fromkeys(pairs, 0)
-    losses = dict.fromkeys(pairs, 0)
+    """One step for each producer of each outcome, the earlier close first; then the events that tell of both."""
+    pairs = sorted({(o.book, producer) for o in written for producer in o.producers})
+    steps: dict[PositionKey, list[KarmaStep]] = {o.key: [] for o in written}
+    karma = await store.karma.lock(session, pairs, policy.karma_start)
+    wins, losses = dict.fromkeys(pairs, 0), dict.fromkeys(pairs, 0)
     for outcome in sorted(written, key=lambda o: (o.closed_at, o.position_id.encode())):
         for producer in outcome.producers:
             pair = (outcome.book, producer)
             after = karma_step(karma[pair], outcome.sign, policy.karma_alpha)
-            steps[_key(outcome)].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
+            steps[outcome.key].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
             karma[pair] = after
             (wins if outcome.direction_correct else losses)[pair] += 1
-    await store.karma.add(session, {pair: (karma[pair], wins[pair], losses[pair]) for pair in sorted(pairs)})
+    await store.rows.execute(
+        session,
+        store.karma.addition({pair: (karma[pair], wins[pair], losses[pair]) for pair in pairs}) if pairs else None,
+        store.events.appending([event for o in written for event in _events(o, steps[o.key])]),
+    )
     return steps
 
 
-async def _write_events(
-    session: AsyncSession, written: Sequence[PositionOutcome], steps: dict[PositionKey, list[KarmaStep]]
-) -> None:
-    events: list[tuple[EventType, str, dict[str, Any]]] = []
-    for outcome in written:
-        about = f"{outcome.book}/{outcome.position_id}"
-        events.append((EventType.learning_outcome, about, outcome.model_dump()))
-        karma = {
-            "book": outcome.book,
-            "position_id": outcome.position_id,
-            "outcome": outcome.sign,
-            "producers": [step.model_dump() for step in steps[_key(outcome)]],
-        }
-        events.append((EventType.attribution_outcome, about, karma))
-    await store.events.append(session, events)
+async def _steps_on_record(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, list[KarmaStep]]:
+    """The karma steps that were taken when these positions were attributed, as their events tell."""
+    told = await store.events.payloads(session, EventType.attribution_outcome, [_about(key) for key in keys])
+    return {
+        PositionKey(payload["book"], payload["position_id"]): [
+            KarmaStep.model_validate(step) for step in payload["producers"]
+        ]
+        for payload in told
+    }
 
 
-def _key(outcome: PositionOutcome) -> PositionKey:
-    return PositionKey(book=outcome.book, position_id=outcome.position_id)
+def _about(key: PositionKey) -> str:
+    return f"{key.book}/{key.position_id}"
+
+
+def _events(outcome: PositionOutcome, steps: Sequence[KarmaStep]) -> list[tuple[EventType, str, dict[str, Any]]]:
+    about = _about(outcome.key)
+    karma = {
+        "book": outcome.book,
+        "position_id": outcome.position_id,
+        "outcome": outcome.sign,
+        "producers": [step.model_dump() for step in steps],
+    }
+    return [
+        (EventType.learning_outcome, about, outcome.model_dump()),
+        (EventType.attribution_outcome, about, karma),
+    ]
 
 
 def _row(outcome: PositionOutcome) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from models.values import BOOK_PATTERN
 from store.database import Sessions
 from store.imports import Refusal, StagedRow
 
-CHUNK = 500
+CHUNK = 1_000
 
 
 class ImportActivities:
@@ -72,7 +72,7 @@ class ImportActivities:
                 readable.append((row, ClosedPosition.model_validate_json(row.payload)))
             except ValidationError as error:
                 refused.append(Refusal(row.seq, row.row_index, book_of(row.payload), describe(error)))
-        answers = await attribute(session, [p for _, p in readable], self._policy, datetime.now(UTC))
+        answers = await attribute(session, [p for _, p in readable], self._policy, datetime.now(UTC), import_id)
         for (row, position), answer in zip(readable, answers, strict=True):
             if isinstance(answer, Refused):
                 refused.append(Refusal(row.seq, row.row_index, position.book, answer.reason))

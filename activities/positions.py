@@ -14,6 +14,7 @@ import store.convictions
 import store.events
 import store.imports
 import store.positions
+import store.rows
 from activities.attribution import Refused, attribute
 from activities.starting import start_close
 from activities.transactions import transaction
@@ -40,19 +41,22 @@ class PositionActivities:
     async def attribute_close(self, position: ClosedPosition) -> AttributedClose:
         """Record and attribute one close in one transaction."""
         started = time.perf_counter()
+        run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
-            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC))
+            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC), run)
         if isinstance(answer, Refused):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
+        # An earlier attempt of this very run may have committed and died before it could answer.
+        already = answer.already_attributed and answer.outcome.attributed_by != run
         meter = activity.metric_meter().with_additional_attributes({"book": position.book})
-        if answer.already_attributed:
+        if already:
             meter.create_counter("closeloop_duplicates_refused", "Closes that were attributed already").add(1)
         else:
             meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(1)
         meter.create_histogram_float("closeloop_attribution_seconds", "Time of one attribution", "s").record(
             time.perf_counter() - started
         )
-        return answer.model_copy(update={"learners": self._learners})
+        return answer.model_copy(update={"already_attributed": already, "learners": self._learners})
 
     @activity.defn(name="record_conviction")
     async def record_conviction(self, conviction: RecordedConviction) -> bool:
@@ -98,4 +102,5 @@ class PositionActivities:
         about = f"{book}/{position_id}/{reason}"[:1000]
         payload = {"book": book, "position_id": position_id, "reason": reason}
         async with transaction(self._sessions) as session:
-            await store.events.append(session, [(EventType.position_unattributable, about, payload)])
+            event = (EventType.position_unattributable, about, payload)
+            await store.rows.execute(session, store.events.appending([event]))

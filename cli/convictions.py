@@ -3,7 +3,6 @@
 import typer
 from pydantic import ValidationError
 
-import store.books
 import store.convictions
 from cli.connections import database
 from cli.console import AsJson, err, out, print_json, run
@@ -40,5 +39,4 @@ def add(file: FileArgument, as_json: AsJson = False) -> None:
 
 async def _add(convictions: list[RecordedConviction]) -> int:
     async with database() as session, session.begin():
-        await store.books.meet(session, {c.book for c in convictions})
         return await store.convictions.record_ahead(session, convictions)

@@ -1,5 +1,6 @@
 """Positions, convictions, attributions and karma: messages first, then tables."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -72,6 +73,19 @@ class AcceptedSignal(BaseModel):
     contribution_weight: NonNegative = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class PositionKey:
+    """Identifies a position."""
+
+    book: BookId
+    position_id: Identifier
+
+    @property
+    def workflow_id(self) -> str:
+        """The id under which this position's workflow runs; starting it twice is harmless."""
+        return f"position-close/{self.book}/{self.position_id}"
+
+
 class ClosedPosition(BaseModel):
     """A closed position as an engine sends it; the field names are the interface (see README, "Messages").
 
@@ -108,28 +122,14 @@ class ClosedPosition(BaseModel):
         return self
 
     @property
-    def key(self) -> "PositionKey":
+    def key(self) -> PositionKey:
         """What identifies the position."""
-        return PositionKey(book=self.book, position_id=self.position_id)
+        return PositionKey(self.book, self.position_id)
 
     @property
     def producers(self) -> tuple[str, ...]:
         """The producers with at least one accepted signal on the trade, sorted, each once."""
         return tuple(sorted({signal.producer_id for signal in self.signals}))
-
-
-class PositionKey(BaseModel):
-    """Identifies a position."""
-
-    model_config = ConfigDict(frozen=True)
-
-    book: BookId
-    position_id: Identifier
-
-    @property
-    def workflow_id(self) -> str:
-        """The id under which this position's workflow runs; starting it twice is harmless."""
-        return f"position-close/{self.book}/{self.position_id}"
 
 
 class ConvictionStatus(StrEnum):
@@ -170,7 +170,13 @@ class PositionOutcome(BaseModel):
     domain_scores_at_entry: dict[str, float] | None
     producers: list[str]
     attributed_at: datetime
+    attributed_by: str = Field(description="Id of the workflow run or import that wrote the attribution.")
     policy_hash: str
+
+    @property
+    def key(self) -> PositionKey:
+        """What identifies the position."""
+        return PositionKey(self.book, self.position_id)
 
     @property
     def sign(self) -> int:
@@ -179,7 +185,7 @@ class PositionOutcome(BaseModel):
 
 
 class AttributedClose(BaseModel):
-    """Answer of the attribution: the outcome, whether this call wrote it, and which learners are to be told."""
+    """Answer of the attribution: the outcome, whether it had been written before, and which learners are to be told."""
 
     outcome: PositionOutcome
     already_attributed: bool
@@ -318,6 +324,7 @@ class Attribution(SQLModel, table=True):
     producers: list[str] = Col(sa_column=Column(ARRAY(Text), nullable=False))
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))
     attributed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    attributed_by: str = Col(sa_column=Column(Text, nullable=False))
 
 
 class ConvictionScore(SQLModel, table=True):

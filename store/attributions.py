@@ -7,25 +7,25 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import Attribution, PositionKey, PositionOutcome
-from store.rows import as_json, insert_rows, recordset
+from store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "
     "max_drawdown_pct, max_favorable_pct, direction_correct, regime_at_entry, conviction_id, conviction_status, "
-    "domain_scores_at_entry, producers, attributed_at, policy_hash"
+    "domain_scores_at_entry, producers, attributed_at, attributed_by, policy_hash"
 )
 
 
-async def insert(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> set[PositionKey]:
-    """Insert attributions (sorted by key); returns those that this call wrote."""
-    written = await insert_rows(
+async def insert(
+    session: AsyncSession, rows: Sequence[dict[str, Any]], together_with: Sequence[Write] = ()
+) -> set[PositionKey]:
+    """Insert attributions (sorted by key), in one statement with other writes; returns those that this call wrote."""
+    written = await execute(
         session,
-        Attribution,
-        rows,
-        on_conflict="(book_id, position_id) DO NOTHING",
-        returning="book_id, position_id",
+        *together_with,
+        insertion(Attribution, rows, on_conflict="(book_id, position_id) DO NOTHING", returning="book_id, position_id"),
     )
-    return {PositionKey(book=r.book_id, position_id=r.position_id) for r in written}
+    return {PositionKey(r.book_id, r.position_id) for r in written}
 
 
 async def load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, PositionOutcome]:
@@ -40,7 +40,7 @@ async def load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[Posit
         {"rows": as_json([{"book_id": k.book, "position_id": k.position_id} for k in keys])},
     )
     outcomes = [PositionOutcome.model_validate(dict(row)) for row in result.mappings()]
-    return {PositionKey(book=o.book, position_id=o.position_id): o for o in outcomes}
+    return {o.key: o for o in outcomes}
 
 
 async def listing(session: AsyncSession, book: str | None, last: int | None = None) -> AsyncIterator[PositionOutcome]:

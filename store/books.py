@@ -6,12 +6,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import Book
-from store.rows import insert_rows
+from store.rows import Write, insertion
 
 
-async def meet(session: AsyncSession, books: Collection[str]) -> None:
+def meeting(books: Collection[str]) -> Write | None:
     """Make sure that these books exist: a book is set up by the first message that names it."""
-    await insert_rows(session, Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
+    return insertion(Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
 
 
 async def names(session: AsyncSession) -> list[str]:

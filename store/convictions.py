@@ -7,16 +7,24 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
-from store.rows import as_json, insert_rows, recordset
+from store.rows import Write, as_json, execute, insertion, recordset
 
 # The latest trade to close decides, whatever the order in which the closes arrive.
 _LATEST_OUTCOME = (
     "outcome = excluded.outcome, outcome_ts = excluded.outcome_ts WHERE conviction_scores.outcome_ts IS NULL OR "
     "(conviction_scores.outcome_ts, conviction_scores.outcome) < (excluded.outcome_ts, excluded.outcome)"
 )
+# Locked in one order first: two batches that touch the same convictions must not deadlock.
+_SET_OUTCOME = (
+    "UPDATE conviction_scores s SET outcome = f.outcome, outcome_ts = f.outcome_ts FROM "  # noqa: S608
+    "(SELECT s.book_id, s.id, r.outcome, r.outcome_ts FROM conviction_scores s "
+    f"JOIN {recordset(ConvictionScore)} r USING (book_id, id) ORDER BY 1, 2 FOR UPDATE OF s) f "
+    "WHERE (s.book_id, s.id) = (f.book_id, f.id) AND (s.outcome_ts IS NULL OR "
+    "(s.outcome_ts, s.outcome) < (f.outcome_ts, f.outcome))"
+)
 
 
-async def record_with_outcomes(session: AsyncSession, closes: Sequence[tuple[ClosedPosition, int]]) -> None:
+def recording(closes: Sequence[tuple[ClosedPosition, int]]) -> list[Write]:
     """Record the convictions of closes (each with y = +1 or -1) and set their outcome.
 
     A conviction that came by id only is not made up: where it is on record, its outcome is set.
@@ -49,25 +57,17 @@ async def record_with_outcomes(session: AsyncSession, closes: Sequence[tuple[Clo
                 "domain_scores": conviction.domain_scores,
             }
             logs.setdefault((position.book, cycle_id, position.symbol), log)
-    await insert_rows(
-        session,
-        ConvictionScore,
-        [scores[key] for key in sorted(scores)],
-        on_conflict=f"(book_id, id) DO UPDATE SET {_LATEST_OUTCOME}",
-    )
-    await _insert_log(session, [logs[key] for key in sorted(logs)])
+    writes = [
+        insertion(
+            ConvictionScore,
+            [scores[key] for key in sorted(scores)],
+            on_conflict=f"(book_id, id) DO UPDATE SET {_LATEST_OUTCOME}",
+        ),
+        _log([logs[key] for key in sorted(logs)]),
+    ]
     if by_id:
-        # Locked in one order first: two batches that touch the same convictions must not deadlock.
-        await session.execute(
-            text(
-                "WITH found AS (SELECT s.book_id, s.id, r.outcome, r.outcome_ts FROM conviction_scores s "  # noqa: S608
-                f"JOIN {recordset(ConvictionScore)} r USING (book_id, id) ORDER BY 1, 2 FOR UPDATE OF s) "
-                "UPDATE conviction_scores s SET outcome = f.outcome, outcome_ts = f.outcome_ts FROM found f "
-                "WHERE (s.book_id, s.id) = (f.book_id, f.id) AND (s.outcome_ts IS NULL OR "
-                "(s.outcome_ts, s.outcome) < (f.outcome_ts, f.outcome))"
-            ),
-            {"rows": as_json([by_id[key] for key in sorted(by_id)])},
-        )
+        writes.append(Write(_SET_OUTCOME, as_json([by_id[key] for key in sorted(by_id)])))
+    return [write for write in writes if write is not None]
 
 
 async def recorded_scores(
@@ -97,38 +97,33 @@ async def recorded_scores(
         ),
         {"rows": as_json(wanted)},
     )
-    return {PositionKey(book=r.book_id, position_id=r.position_id): r.domain_scores for r in result}
+    return {PositionKey(r.book_id, r.position_id): r.domain_scores for r in result}
 
 
 async def record_ahead(session: AsyncSession, convictions: Sequence[RecordedConviction]) -> int:
     """Record convictions before their positions; the first recording stands. Returns how many were new."""
     distinct = {(c.book, c.conviction_id): c for c in reversed(convictions)}
-    rows = await insert_rows(
-        session,
-        ConvictionScore,
-        [
-            {
-                "book_id": c.book,
-                "id": c.conviction_id,
-                "cycle_id": c.cycle_id,
-                "symbol": c.symbol,
-                "magnitude": c.magnitude,
-            }
-            for _, c in sorted(distinct.items())
-        ],
-        on_conflict="(book_id, id) DO NOTHING",
-        returning="id",
-    )
     logs = {(c.book, c.cycle_id, c.symbol): c.domain_scores for c in reversed(convictions)}
-    await _insert_log(
+    rows = await execute(
         session,
-        [
-            {"book_id": book, "cycle_id": cycle, "symbol": symbol, "domain_scores": scores}
-            for (book, cycle, symbol), scores in sorted(logs.items())
-        ],
+        _log(
+            [
+                {"book_id": book, "cycle_id": cycle, "symbol": symbol, "domain_scores": scores}
+                for (book, cycle, symbol), scores in sorted(logs.items())
+            ]
+        ),
+        insertion(
+            ConvictionScore,
+            [
+                {"book_id": c.book, "id": i, "cycle_id": c.cycle_id, "symbol": c.symbol, "magnitude": c.magnitude}
+                for (_, i), c in sorted(distinct.items())
+            ],
+            on_conflict="(book_id, id) DO NOTHING",
+            returning="id",
+        ),
     )
     return len(rows)
 
 
-async def _insert_log(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
-    await insert_rows(session, ConvictionLog, rows, on_conflict="(book_id, cycle_id, symbol) DO NOTHING")
+def _log(rows: Sequence[dict[str, Any]]) -> Write | None:
+    return insertion(ConvictionLog, rows, on_conflict="(book_id, cycle_id, symbol) DO NOTHING")

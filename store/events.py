@@ -7,13 +7,12 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.events import Event, EventType
-from store.rows import insert_rows
+from store.rows import Write, insertion
 
 
-async def append(session: AsyncSession, events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> None:
+def appending(events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> Write | None:
     """Append (type, what it is about, payload); an event of a type about the same thing is written once."""
-    await insert_rows(
-        session,
+    return insertion(
         Event,
         [
             {"type": kind, "source": "closeloop", "payload": payload, "dedupe_key": f"{kind}/{about}"}
@@ -21,6 +20,17 @@ async def append(session: AsyncSession, events: Sequence[tuple[EventType, str, d
         ],
         on_conflict="(dedupe_key) DO NOTHING",
     )
+
+
+async def payloads(session: AsyncSession, kind: EventType, about: Sequence[str]) -> list[dict[str, Any]]:
+    """Payloads of the events of a type about these things."""
+    if not about:
+        return []
+    result = await session.execute(
+        text("SELECT payload FROM events WHERE dedupe_key = ANY(CAST(:keys AS text[]))"),
+        {"keys": [f"{kind}/{one}" for one in about]},
+    )
+    return list(result.scalars())
 
 
 async def listing(

@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.imports import ImportProgress, ImportRejection, ImportRow
-from store.rows import insert_rows
+from store.rows import execute, insertion
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,8 @@ async def create(session: AsyncSession, import_id: str, source: str) -> None:
 
 async def stage(session: AsyncSession, import_id: str, rows: Sequence[StagedRow], refused: Sequence[Refusal]) -> None:
     """Add rows to an import that has not been started; some may be refused as they are read."""
-    await insert_rows(
-        session,
-        ImportRow,
-        [{"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "payload": r.payload} for r in rows],
-    )
+    staged = [{"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "payload": r.payload} for r in rows]
+    await execute(session, insertion(ImportRow, staged))
     await session.execute(
         text("UPDATE imports SET total = total + :rows WHERE import_id = :id"),
         {"id": import_id, "rows": len(rows) + len(refused)},
@@ -85,14 +82,11 @@ async def settle(
 
     The caller holds the import's lock, or is the only one who knows the import.
     """
-    await insert_rows(
-        session,
-        ImportRejection,
-        [
-            {"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "book": r.book, "reason": r.reason[:2000]}
-            for r in refused
-        ],
-    )
+    rejections = [
+        {"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "book": r.book, "reason": r.reason[:2000]}
+        for r in refused
+    ]
+    await execute(session, insertion(ImportRejection, rejections))
     query = text("SELECT counts FROM imports WHERE import_id = :id")
     totals = {book: Counter(c) for book, c in (await session.execute(query, {"id": import_id})).scalar_one().items()}
     for book, more in [*counts.items(), *((r.book, {"read": 1}) for r in refused if r.book is not None)]:

@@ -7,9 +7,15 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import ProducerKarma
-from store.rows import as_json, insert_rows, recordset
+from store.rows import Write, as_json, execute, insertion, recordset
 
 Key = tuple[str, str]
+
+_ADD = (
+    "UPDATE producer_karma k SET karma = r.karma, wins = k.wins + r.wins, losses = k.losses + r.losses, "  # noqa: S608
+    f"trades = k.trades + r.trades, updated_at = clock_timestamp() FROM {recordset(ProducerKarma)} r "
+    "WHERE (k.book_id, k.producer_id) = (r.book_id, r.producer_id)"
+)
 
 
 async def lock(session: AsyncSession, producers: Sequence[Key], start: float) -> dict[Key, float]:
@@ -17,36 +23,31 @@ async def lock(session: AsyncSession, producers: Sequence[Key], start: float) ->
 
     Sorted, so that transactions that share producers queue up instead of deadlocking.
     """
-    rows = await insert_rows(
+    rows = await execute(
         session,
-        ProducerKarma,
-        [
-            {"book_id": book, "producer_id": producer, "karma": start, "wins": 0, "losses": 0, "trades": 0}
-            for book, producer in sorted(producers)
-        ],
-        # A conflict that changes nothing still takes the row's lock and returns its newest version.
-        on_conflict="(book_id, producer_id) DO UPDATE SET karma = producer_karma.karma",
-        returning="book_id, producer_id, karma",
+        insertion(
+            ProducerKarma,
+            [
+                {"book_id": book, "producer_id": producer, "karma": start, "wins": 0, "losses": 0, "trades": 0}
+                for book, producer in sorted(producers)
+            ],
+            # A conflict that changes nothing still takes the row's lock and returns its newest version.
+            on_conflict="(book_id, producer_id) DO UPDATE SET karma = producer_karma.karma",
+            returning="book_id, producer_id, karma",
+        ),
     )
     return {(r.book_id, r.producer_id): r.karma for r in rows}
 
 
-async def add(session: AsyncSession, steps: Mapping[Key, tuple[float, int, int]]) -> None:
+def addition(steps: Mapping[Key, tuple[float, int, int]]) -> Write:
     """Store the new karma of locked producers and add to their counts: key -> (karma, wins, losses)."""
-    await session.execute(
-        text(
-            "UPDATE producer_karma k SET karma = r.karma, wins = k.wins + r.wins, losses = k.losses + r.losses, "  # noqa: S608
-            f"trades = k.trades + r.trades, updated_at = clock_timestamp() FROM {recordset(ProducerKarma)} r "
-            "WHERE (k.book_id, k.producer_id) = (r.book_id, r.producer_id)"
-        ),
-        {"rows": as_json([_row(key, *step) for key, step in steps.items()])},
-    )
+    return Write(_ADD, as_json([_row(key, *step) for key, step in steps.items()]))
 
 
 async def replace(session: AsyncSession, book: str, totals: Mapping[str, tuple[float, int, int]]) -> None:
     """Set a book's karma to these totals, by producer. The caller holds the book's lock."""
     await session.execute(text("DELETE FROM producer_karma WHERE book_id = :book"), {"book": book})
-    await insert_rows(session, ProducerKarma, [_row((book, p), *total) for p, total in sorted(totals.items())])
+    await execute(session, insertion(ProducerKarma, [_row((book, p), *total) for p, total in sorted(totals.items())]))
 
 
 async def outcomes_in_order(session: AsyncSession, book: str) -> AsyncIterator[tuple[list[str], bool]]:

@@ -9,9 +9,10 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import store.books
 from models.positions import ClosedPosition, Position, PositionKey
 from models.refusals import describe
-from store.rows import as_json, insert_rows, recordset
+from store.rows import as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, "
@@ -52,18 +53,23 @@ class Recorded:
 
 
 async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> Recorded:
-    """Store closed positions (distinct keys, sorted by key); those on record already are compared, never overwritten.
+    """Store closed positions (distinct keys, sorted by key) and meet their books.
+
+    Positions that are on record already are compared, never overwritten.
 
     What this call stores is marked as attributed: the caller attributes it in the same transaction.
     """
-    rows = await insert_rows(
+    rows = await execute(
         session,
-        Position,
-        [_row(p) | {"attributed": True} for p in positions],
-        on_conflict=_COMPLETE_IF_OPEN,
-        returning="book_id, position_id, (xmax = 0) AS fresh",
+        store.books.meeting({p.book for p in positions}),
+        insertion(
+            Position,
+            [_row(p) | {"attributed": True} for p in positions],
+            on_conflict=_COMPLETE_IF_OPEN,
+            returning="book_id, position_id, (xmax = 0) AS fresh",
+        ),
     )
-    fresh = {PositionKey(book=r.book_id, position_id=r.position_id): r.fresh for r in rows}
+    fresh = {PositionKey(r.book_id, r.position_id): r.fresh for r in rows}
     recorded = Recorded(new={key for key, is_fresh in fresh.items() if is_fresh})
     recorded.stored = {p.key: p for p in positions if p.key in recorded.new}
     others = {p.key: p for p in positions if p.key not in recorded.new}
@@ -100,8 +106,9 @@ async def unattributed(
     """Closed positions without an attribution, oldest first, after the given (closed_at, book_id, position_id)."""
     result = await session.execute(
         text(
-            f"SELECT {_COLUMNS} FROM positions WHERE closed_at IS NOT NULL AND NOT attributed "  # noqa: S608
-            "AND (CAST(:closed_at AS timestamptz) IS NULL OR (closed_at, book_id, position_id) > "
+            f"SELECT {_COLUMNS} FROM positions WHERE NOT attributed "  # noqa: S608
+            "AND closed_at <= clock_timestamp() AND (CAST(:closed_at AS timestamptz) IS NULL "
+            "OR (closed_at, book_id, position_id) > "
             '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
             "ORDER BY closed_at, book_id, position_id LIMIT :limit"
         ),
@@ -145,7 +152,7 @@ async def _load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[Posi
         ),
         {"rows": as_json([_key_row(key) for key in keys])},
     )
-    return {PositionKey(book=m["book_id"], position_id=m["position_id"]): m for m in result.mappings()}
+    return {PositionKey(m["book_id"], m["position_id"]): m for m in result.mappings()}
 
 
 def _key_row(key: PositionKey) -> dict[str, str]:

@@ -98,4 +98,5 @@ def build_worker(
         # A workflow that was started with a message of the wrong shape fails at once instead of being retried for ever.
         workflow_failure_exception_types=[ValidationError],
         max_concurrent_activities=concurrency,
+        max_concurrent_local_activities=concurrency,
     )

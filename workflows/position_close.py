@@ -5,6 +5,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeUpdate
+from temporalio.exceptions import ActivityError, ApplicationError
 
 with workflow.unsafe.imports_passed_through():
     from activities.learners import LearnerActivities
@@ -23,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
 
 # A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
 ATTEMPT = timedelta(seconds=15)
+ONCE = RetryPolicy(maximum_attempts=1)
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 LEARNER_ROUNDS = 10
 LEARNER_PAUSE = timedelta(seconds=2)
@@ -55,13 +57,35 @@ class PositionCloseWorkflow:
         )
 
     async def _attribute(self, position: ClosedPosition) -> AttributedClose:
-        return await workflow.execute_activity_method(
+        try:
+            return await self._attribute_at_once(position)
+        except ActivityError as error:
+            if isinstance(error.cause, ApplicationError) and error.cause.non_retryable:
+                raise error.cause from None  # the workflow fails with the typed error itself
+        return await self._attribute_patiently(position)
+
+    async def _attribute_at_once(self, position: ClosedPosition) -> AttributedClose:
+        """Within the workflow task, which nearly halves what a close costs the server."""
+        return await workflow.execute_local_activity_method(
             PositionActivities.attribute_close,
             position,
             start_to_close_timeout=ATTEMPT,
-            retry_policy=PATIENT,
+            retry_policy=ONCE,
             summary=opening_line(position),
         )
+
+    async def _attribute_patiently(self, position: ClosedPosition) -> AttributedClose:
+        """As an ordinary activity: its attempts show in the Temporal UI, and waiting holds up no worker."""
+        try:
+            return await workflow.execute_activity_method(
+                PositionActivities.attribute_close,
+                position,
+                start_to_close_timeout=ATTEMPT,
+                retry_policy=PATIENT,
+                summary=opening_line(position),
+            )
+        except ActivityError as error:
+            raise error.cause or error from None
 
     def _publish(self, outcome: PositionOutcome, sentence: str) -> None:
         known = workflow.info().typed_search_attributes

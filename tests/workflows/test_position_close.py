@@ -47,7 +47,7 @@ async def test_other_content_is_refused_by_name_of_the_field(book: str, client: 
     handle = await start_close(client, closed(book, realized_pnl="11", risk="6"), WorkflowIDConflictPolicy.FAIL)
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
-    cause = failed.value.cause.cause  # type: ignore[union-attr]
+    cause = failed.value.cause
     assert isinstance(cause, ApplicationError)
     assert cause.type == "PositionConflict"
     assert cause.message.endswith("differing: realized_pnl, risk")

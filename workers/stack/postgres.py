@@ -137,7 +137,7 @@ class LocalPostgres:
         ]
         result = subprocess.run(
             command, capture_output=True, text=True, cwd="/", user=self._uid, group=self._gid, check=False
-        )  # noqa: S603
+        )
         password_file.unlink()
         if result.returncode != 0:
             reason = (result.stderr or result.stdout).strip().splitlines()[-1:]
@@ -176,7 +176,7 @@ def _unprivileged() -> pwd.struct_passwd:
 
 def _can_enter(account: pwd.struct_passwd, folder: Path) -> bool:
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)]
-    result = subprocess.run(  # noqa: S603
+    result = subprocess.run(
         command, user=account.pw_uid, group=account.pw_gid, extra_groups=[], capture_output=True, cwd="/", check=False
     )
     return result.returncode == 0
@@ -194,5 +194,5 @@ def _binaries() -> Path:
 
 
 def _major(binaries: Path) -> str:
-    output = subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True)  # noqa: S603
+    output = subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True)
     return output.stdout.split()[2].split(".")[0]

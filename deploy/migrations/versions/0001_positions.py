@@ -128,6 +128,7 @@ def upgrade() -> None:
         sa.Column("producers", postgresql.ARRAY(sa.Text()), nullable=False),
         sa.Column("policy_hash", sa.Text(), nullable=False),
         sa.Column("attributed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("attributed_by", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["book_id", "position_id"],
             ["positions.book_id", "positions.position_id"],

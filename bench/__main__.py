@@ -1,0 +1,79 @@
+"""``make bench``: start a stack of its own, measure, print ratios beside what they should be."""
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from bench.bulk import bulk, memory
+from bench.live import live
+from store.database import sessions_of
+from workers.settings import Settings
+from workers.stack.supervisor import LocalStack, Ports
+from workers.telemetry import Telemetry
+from workers.wiring import connect_temporal, open_database
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _verdict(name: str, figure: float, target: float, unit: str = "times", at_least: bool = True) -> None:
+    met = figure >= target if at_least else figure <= target
+    wanted = "at least" if at_least else "at most"
+    print(f"{'met ' if met else 'MISSED'}  {name}: {figure:.2f} {unit} ({wanted} {target:g})")
+
+
+async def main() -> None:
+    """Everything, in one run."""
+    folder = Path(tempfile.mkdtemp(prefix="closeloop-bench-"))
+    folder.chmod(0o755)
+    settings = Settings.load(folder).model_copy(update={"database_url": None, "otlp_endpoint": None})
+    stack = LocalStack(settings, Ports(_free_port(), _free_port(), _free_port()), lambda line: None, with_worker=False)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(stack.run(stop, ready))
+    await asyncio.wait((running, asyncio.create_task(ready.wait())), return_when=asyncio.FIRST_COMPLETED)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "bench.worker",
+        env=dict(os.environ, CLOSELOOP_HOME=str(folder)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert worker.stdout is not None
+        await worker.stdout.readline()
+        client = await connect_temporal(settings, Telemetry(settings))
+        engine = open_database(settings)
+        live_ratio = await live(client)
+        if os.environ.get("LIVE"):
+            print(live_ratio)
+            return
+        bulk_ratio, bulk_rate = await bulk(client, sessions_of(engine))
+        before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
+        await engine.dispose()
+        print()
+        _verdict("live closes / empty workflows", live_ratio, 0.8)
+        _verdict("backfill / loop of transactions", bulk_ratio, 5)
+        _verdict("backfill", bulk_rate, 2000, "positions/s")
+        _verdict("worker's memory at most", highest, 400, "MiB", at_least=False)
+        _verdict("growth of it", highest / before, 2, at_least=False)
+    finally:
+        worker.terminate()
+        await worker.wait()
+        stop.set()
+        await running
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    sys.stdout.flush()
+    os._exit(0)

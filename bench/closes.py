@@ -1,0 +1,46 @@
+"""Closes for the benchmarks: two producers, six domains, like a real engine's."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+from models.positions import ClosedPosition
+
+DOMAINS = ("curator", "onchain", "tradfi", "social", "technical", "events")
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def closes(book: str, count: int, seed: int = 1) -> list[ClosedPosition]:
+    """``count`` closes, three minutes apart."""
+    rng = random.Random(seed)
+    made = []
+    for i in range(count):
+        opened = START + timedelta(minutes=3 * i)
+        won = rng.random() < 0.55
+        made.append(
+            ClosedPosition.model_validate(
+                {
+                    "book": book,
+                    "position_id": f"b-{i:07}",
+                    "symbol": "BTC/USDT",
+                    "direction": rng.choice(["long", "short"]),
+                    "opened_at": opened,
+                    "closed_at": opened + timedelta(hours=3),
+                    "entry_price": "100",
+                    "exit_price": "101",
+                    "size": "1",
+                    "realized_pnl": str(round(rng.uniform(1, 9), 4) * (1 if won else -1)),
+                    "risk": "5",
+                    "conviction": {
+                        "conviction_id": f"c-{i:07}",
+                        "cycle_id": f"y-{i:07}",
+                        "magnitude": 3.0,
+                        "domain_scores": {d: round(rng.uniform(-1, 1), 3) for d in DOMAINS},
+                    },
+                    "signals": [
+                        {"signal_id": f"s-{i}-{p}", "producer_id": p, "domain": "technical", "direction": "long"}
+                        for p in rng.sample(["a", "b", "c", "d"], 2)
+                    ],
+                }
+            )
+        )
+    return made

@@ -1,0 +1,43 @@
+"""A worker process for both sides of the comparison, with the same settings."""
+
+import asyncio
+import os
+import signal
+
+from temporalio.worker import Worker
+
+from activities.starting import TASK_QUEUE
+from bench.empty import QUEUE, EmptyWorkflow, nothing
+from models.policy import LearningPolicy
+from workers.settings import Settings
+from workers.telemetry import Telemetry
+from workers.wiring import build_worker, connect_temporal, open_database, workflow_runner
+
+
+async def main() -> None:
+    """Poll both queues until SIGTERM."""
+    settings = Settings.load()
+    client = await connect_temporal(settings, Telemetry(settings))
+    engine = open_database(settings)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    ours = build_worker(
+        client, engine, LearningPolicy(), concurrency=settings.worker_concurrency, task_queue=TASK_QUEUE
+    )
+    empty = Worker(
+        client,
+        task_queue=QUEUE,
+        workflows=[EmptyWorkflow],
+        activities=[nothing],
+        workflow_runner=workflow_runner(),
+        max_concurrent_activities=settings.worker_concurrency,
+    )
+    async with ours, empty:
+        print("ready", flush=True)
+        await stop.wait()
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    os._exit(0)
