@@ -3,12 +3,11 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.exceptions import ApplicationError
 
 from store.database import Sessions
-from store.errors import is_permanent
+from store.errors import DATABASE_ERRORS, is_permanent
 
 
 @asynccontextmanager
@@ -17,11 +16,9 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     try:
         async with sessions.begin() as session:
             yield session
-    except SQLAlchemyError as error:
+    except DATABASE_ERRORS as error:
+        # The driver's message without the statement's parameters: they do not belong in a history.
+        reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
         if is_permanent(error):
-            # The driver's message without the statement's parameters: they do not belong in a history.
-            reason = str(getattr(error, "orig", error)).splitlines()[0]
             raise ApplicationError(reason, type="DatabaseRefused", non_retryable=True) from None
-        raise ApplicationError(
-            f"database: {type(error).__name__}: {str(getattr(error, 'orig', error))[:300]}"
-        ) from None
+        raise ApplicationError(f"the database: {reason}", type="DatabaseAway") from None

@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -11,16 +11,16 @@ import typer
 from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 from temporalio.service import RPCError
 
-from store.errors import is_unreachable
+from store.errors import DATABASE_ERRORS, is_unreachable
 from workers.settings import Settings, SettingsError
 from workers.stack.home import StackError
 
 T = TypeVar("T")
 
-out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+# Into a file or a pipe, tables are as wide as they need to be.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -59,7 +59,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         if "Failed client connect" not in str(error):
             raise
         fail("Temporal does not answer: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
-    except (SQLAlchemyError, OSError) as error:
+    except DATABASE_ERRORS as error:
         if not is_unreachable(error):
             if "UndefinedTable" in str(error):
                 fail("The database has no schema yet: run 'closeloop db upgrade'.")
@@ -82,7 +82,7 @@ async def print_json_list(items: AsyncIterator[Any]) -> None:
     sys.stdout.write("]\n")
 
 
-def table(*columns: str, title: str | None = None, numbers: tuple[str, ...] = ()) -> Table:
+def table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:
     """A table whose ``numbers`` columns are aligned to the right."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:

@@ -1,6 +1,158 @@
-"""demo placeholder"""
+"""``closeloop demo``: a simulated engine through the real stack."""
+
+import asyncio
+import contextlib
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from temporalio.client import Client
+
+import store.karma
+from cli.connections import database, temporal
+from cli.console import err, out, run, settings, table
+from cli.karma import rebuild_karma
+from cli.outcomes import summarise
+from cli.positions import AT_ONCE, close_position
+from cli.simulated_engine import BOOKS, DAYS, SimulatedBook, positions
+from learning.intervals import wilson_interval
+from models.positions import ClosedPosition
+from models.sentences import signed
+from workers.addresses import ui_url
+from workers.stack.home import Home
+from workers.stack.supervisor import LocalStack, Ports
 
 
-def register(app: typer.Typer) -> None: ...
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+def demo() -> None:
+    """Play a simulated engine through the real stack (the running one, or one of its own); show what was learned."""
+    run(_demo())
+
+
+async def _demo() -> None:
+    async with _stack() as started_here:
+        out.print(
+            f"\n[bold]A simulated engine[/bold] closes {sum(b.positions for b in BOOKS)} positions over {DAYS} "
+            "simulated days in two books.\nNo market is involved: which domains and producers are right is planted, "
+            "so that you can see whether it is found.\n"
+        )
+        async with temporal() as client:
+            new = await _play(client)
+            for book in BOOKS:
+                await rebuild_karma(client, book.name)
+        for book in BOOKS:
+            await _show(book)
+        if not new:
+            out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
+        _what_next(started_here)
+
+
+@asynccontextmanager
+async def _stack() -> AsyncIterator[bool]:
+    """The running stack, or one that lives as long as the demo; True if it was started here."""
+    configured = settings()
+    if Home(configured.home).is_claimed() or (configured.database_url and configured.temporal().get("target_host")):
+        yield False
+        return
+    out.print(f"Starting PostgreSQL, Temporal and a worker; their data stays in {configured.home}")
+    stack = LocalStack(configured, _ports(), lambda line: out.print(f"  {line}", markup=False))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(stack.run(stop, ready))
+    waiting = asyncio.create_task(ready.wait())
+    await asyncio.wait((running, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if running.done():
+        running.result()
+    try:
+        yield True
+    finally:
+        stop.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def _ports() -> Ports:
+    """The usual ports, or free ones where something else has them: a demo starts anyway."""
+    chosen = []
+    for port in (Ports.temporal, Ports.ui, Ports.postgres):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                probe.bind(("127.0.0.1", 0))
+            chosen.append(int(probe.getsockname()[1]))
+    return Ports(*chosen)
+
+
+async def _play(client: Client) -> int:
+    """Close every simulated position through its workflow; how many were new."""
+    closes = sorted((p for book in BOOKS for p in positions(book)), key=lambda p: p.closed_at)
+    turnstile = asyncio.Semaphore(AT_ONCE)
+    columns = (TextColumn("closing"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=len(closes))
+
+        async def one(position: ClosedPosition) -> bool:
+            async with turnstile:
+                report = await close_position(client, position)
+            bar.advance(task)
+            return not report.already_attributed
+
+        return sum(await asyncio.gather(*(one(position) for position in closes)))
+
+
+async def _show(book: SimulatedBook) -> None:
+    summary = await summarise(book.name)
+    low, high = summary["hit_rate_low"], summary["hit_rate_high"]
+    out.print(
+        f"[bold]Book {book.name}[/bold]: {summary['count']} positions attributed, hit rate {summary['hit_rate']:.0%} "
+        f"(95 % interval {low:.0%} to {high:.0%}), PnL {signed(summary['realized_pnl'])}, "
+        f"{summary['avg_rr']:+.2f} R on average."
+    )
+    async with database() as session:
+        karma = await store.karma.listing(session, book.name)
+    shown = table("producer", "karma", "trades", "hit rate", "planted hit rate", "karma to expect", numbers=_NUMBERS)
+    for row in karma:
+        interval = wilson_interval(row["wins"], row["trades"])
+        rate = f"{row['wins'] / row['trades']:.0%} ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "-"
+        truth = book.producers[row["producer_id"]]
+        shown.add_row(
+            row["producer_id"],
+            f"{row['karma']:+.2f}",
+            str(row["trades"]),
+            rate,
+            f"{truth:.0%}",
+            f"{2 * truth - 1:+.2f}",
+        )
+    out.print(shown)
+    out.print("Karma follows about the last 20 trades, so it wanders around the value to expect.\n")
+
+
+_NUMBERS: Sequence[str] = ("karma", "trades", "hit rate", "planted hit rate", "karma to expect")
+
+
+def _what_next(started_here: bool) -> None:
+    command = "closeloop" if shutil.which("closeloop") else sys.argv[0]
+    steps = [(f"{command} dev", "start the stack again; everything above is kept")] if started_here else []
+    if ui := ui_url(settings()):
+        query = quote(f'Book = "{BOOKS[0].name}"')
+        trail = "the audit trail: a workflow for each closed position"
+        steps.append((f"{ui}/namespaces/default/workflows?query={query}", trail))
+    steps += [
+        (f"{command} outcomes --book {BOOKS[0].name} --last 10", "what became of the last positions"),
+        (f"{command} karma", "trust in each producer"),
+        (f"{command} import freqtrade FILE", "the same with your own trades"),
+    ]
+    out.print("[bold]What next[/bold]")
+    for step, meaning in steps:
+        out.print(f"  {step}\n      {meaning}", markup=False, soft_wrap=True)

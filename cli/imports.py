@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from pydantic_core import to_json
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
@@ -26,6 +25,7 @@ from gateways.freqtrade import NotAnExport, read_export
 from models.imports import ImportReport, ImportRequest
 from models.search_attributes import LIFECYCLE
 from models.values import BOOK_PATTERN
+from store.errors import DATABASE_ERRORS
 from store.imports import Refusal, StagedRow
 
 app = typer.Typer(
@@ -170,7 +170,7 @@ async def _wait(client: Client, handle: WorkflowHandle[Any, ImportReport], impor
                     progress = await store.imports.progress(session, import_id)
                 if progress:
                     bar.update(task, completed=progress.done, total=progress.total)
-            except (SQLAlchemyError, OSError):
+            except DATABASE_ERRORS:
                 continue  # the import goes on without being watched
     try:
         return result.result()

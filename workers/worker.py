@@ -5,13 +5,13 @@ import contextlib
 import logging
 import signal
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError
 
 import store.schema
 from store.database import sessions_of
+from store.errors import DATABASE_ERRORS
 from workers.registration import register_search_attributes
 from workers.settings import Settings
 from workers.stack.home import StackError
@@ -54,7 +54,7 @@ async def _until_reachable(settings: Settings, telemetry: Telemetry, engine: Asy
             async with sessions_of(engine)() as session:
                 found = await store.schema.revision(session)
             break
-        except (OSError, SQLAlchemyError, TimeoutError) as error:
+        except DATABASE_ERRORS as error:
             logger.warning("waiting for the database", extra={"reason": type(error).__name__})
             await asyncio.sleep(2)
     if found != (needed := store.schema.newest()):

@@ -1,0 +1,144 @@
+"""Record workflow histories for the replay tests: ``python -m tests.record_histories``. Existing files are kept."""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import WorkflowIDConflictPolicy
+
+import store.imports
+from activities.starting import TASK_QUEUE, start_close
+from models.imports import ImportRequest
+from models.policy import LearningPolicy
+from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from store.database import Sessions, sessions_of
+from store.imports import StagedRow
+from tests.closes import closed, message, series
+from tests.conftest import free_ports
+from workers.settings import Settings
+from workers.stack.supervisor import LocalStack
+from workers.telemetry import Telemetry
+from workers.wiring import build_worker, connect_temporal, open_database
+
+FOLDER = Path(__file__).parent / "histories"
+FAIL = WorkflowIDConflictPolicy.FAIL
+
+
+class FailsOnce:
+    """A learner that works the second time."""
+
+    name = "fails-once"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("not yet")
+
+
+async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
+    """Run what the lifecycles can do, a file each."""
+    await save(client, await start_close(client, closed("r", "summary"), FAIL), "PositionCloseWorkflow.with-attributes")
+    by_name = await client.start_workflow(
+        "PositionCloseWorkflow", message("r", "by-name"), id="position-close/r/by-name", task_queue=TASK_QUEUE
+    )
+    await save(client, by_name, "PositionCloseWorkflow.by-name")
+    refused = await start_close(client, closed("r", "summary", realized_pnl="1"), FAIL)
+    await save(client, refused, "PositionCloseWorkflow.refused")
+
+    postgres = next(part.child for part in stack._parts if part.name == "postgres")
+    await postgres.stop()  # the supervisor starts it again
+    await save(
+        client, await start_close(client, closed("r", "away"), FAIL), "PositionCloseWorkflow.while-the-database-was-away"
+    )
+
+    conviction = {"book": "r", "conviction_id": "x", "cycle_id": "y", "symbol": "X", "domain_scores": {"onchain": 0.5}}
+    ahead = await client.start_workflow("ConvictionWorkflow", conviction, id="conviction/r/x", task_queue=TASK_QUEUE)
+    await save(client, ahead, "ConvictionWorkflow.new")
+
+    rows = [StagedRow(i, i, p.model_dump_json()) for i, p in enumerate(series("r-bulk", 30))]
+    async with sessions.begin() as session:
+        await store.imports.create(session, "recorded", "a test")
+        await store.imports.stage(session, "recorded", [*rows, StagedRow(30, 30, "{not json")], [])
+    backfill = await client.start_workflow(
+        "BackfillWorkflow", ImportRequest(import_id="recorded"), id="import/recorded", task_queue=TASK_QUEUE
+    )
+    await save(client, backfill, "BackfillWorkflow.one-book")
+
+    rebuild = await client.start_workflow(
+        "KarmaRebuildWorkflow", KarmaRebuildRequest(), id="karma-rebuild/all/recorded", task_queue=TASK_QUEUE
+    )
+    await save(client, rebuild, "KarmaRebuildWorkflow.all-books")
+
+    async with sessions.begin() as session:
+        await session.execute(
+            text(
+                "INSERT INTO positions (book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, "
+                "exit_price, size, realized_pnl) VALUES ('r', 'row', 'X', 'short', '2026-01-01', '2026-01-02', 1, 1, 1, 2)"
+            )
+        )
+    catch_up = await client.start_workflow(
+        "CatchUpWorkflow", CatchUpRequest(), id="catch-up/recorded", task_queue=TASK_QUEUE
+    )
+    await save(client, catch_up, "CatchUpWorkflow.one-found")
+
+
+async def save(client: Client, handle: Any, name: str) -> None:
+    """Wait for the end and write the history, without stack traces, which name the folders of one machine."""
+    try:
+        await handle.result()
+    except WorkflowFailureError:
+        print(f"{name}: failed, as it may")
+    path = FOLDER / f"{name}.json"
+    if path.exists():
+        print(f"{name}: kept")
+        return
+    history = json.loads((await handle.fetch_history()).to_json())
+    path.write_text(json.dumps(_without_places(history), indent=1) + "\n")
+    print(f"{name}: recorded")
+
+
+def _without_places(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: "closeloop" if key == "identity" else _without_places(item)
+            for key, item in value.items()
+            if key != "stackTrace"
+        }
+    return [_without_places(item) for item in value] if isinstance(value, list) else value
+
+
+async def main() -> None:
+    """A stack of its own, a worker with a learner that fails once."""
+    home = Path(tempfile.mkdtemp(prefix="closeloop-record-"))
+    home.chmod(0o755)
+    settings = Settings.load(home).model_copy(update={"database_url": None})
+    stack = LocalStack(settings, free_ports(), print, with_worker=False)
+    stop, ready = asyncio.Event(), asyncio.Event()
+    running = asyncio.create_task(stack.run(stop, ready))
+    await ready.wait()
+    client = await connect_temporal(settings, Telemetry(settings))
+    engine = open_database(settings)
+    try:
+        async with build_worker(client, engine, LearningPolicy(), concurrency=8, learners=[FailsOnce()]):
+            await record(client, sessions_of(engine), stack)
+    finally:
+        await engine.dispose()
+        stop.set()
+        await running
+        shutil.rmtree(home, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
+    os._exit(0)
