@@ -31,7 +31,8 @@ async def main() -> None:
         task_queue="closeloop",
         static_summary=f"{POSITION['symbol']} {POSITION['direction']} closed {POSITION['realized_pnl']}",
     )
-    print(json.dumps(await handle.result(), indent=1))  # an engine need not wait: the workflow goes on by itself
+    # An engine need not wait: the workflow goes on by itself.
+    print(json.dumps(await handle.result(), indent=1), flush=True)
 
 
 if __name__ == "__main__":  # the guard matters to Temporal, which imports modules again
