@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from workers.telemetry import Telemetry, start_logging
 from workers.worker import run_worker
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the stack's data.")]
+LONG_POLL = timedelta(seconds=75)
 schedules = typer.Typer(help="What runs repeatedly.", no_args_is_help=True)
 search_attributes = typer.Typer(help="Search attributes of the Temporal namespace.", no_args_is_help=True)
 
@@ -144,7 +146,14 @@ async def _pollers(client: Client) -> list[str]:
             task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
         )
     )
-    return sorted({poller.identity for poller in description.pollers})
+    now = datetime.now(UTC)
+    return sorted(
+        {
+            poller.identity
+            for poller in description.pollers
+            if now - poller.last_access_time.ToDatetime(tzinfo=UTC) < LONG_POLL
+        }
+    )
 
 
 def _reason(error: Exception) -> str:
