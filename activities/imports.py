@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 
 import store.imports
 from activities.attribution import Refused, attribute
-from activities.transactions import transaction
+from activities.transactions import REFUSED, transaction
 from models.imports import BookCounts, ImportReport, ImportRequest
 from models.policy import LearningPolicy
 from models.positions import ClosedPosition
@@ -33,9 +33,23 @@ class ImportActivities:
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:
         """Chunk after chunk until no row is left; what became of a row is stored in its attribution's transaction."""
-        done = 0
-        while taken := await self._attribute_chunk(request.import_id):
+        done, one_by_one = 0, 0
+        while True:
+            try:
+                taken = await self._attribute_chunk(request.import_id, 1 if one_by_one else CHUNK)
+            except ApplicationError as error:
+                if error.type != REFUSED:
+                    raise
+                # No row should pass our door and not the database's; if one does, it may not hold up the others.
+                if not one_by_one:
+                    one_by_one = CHUNK
+                    continue
+                await self._refuse_next(request.import_id, f"the database refuses it: {error.message}")
+                taken = 1
+            if not taken:
+                return
             done += taken
+            one_by_one = max(0, one_by_one - 1)
             activity.heartbeat(done)
 
     @activity.defn(name="report_import")
@@ -47,12 +61,12 @@ class ImportActivities:
         books = {book: BookCounts.model_validate(c) for book, c in counts.items()}
         return ImportReport(import_id=request.import_id, books=books, rejected=rejected)
 
-    async def _attribute_chunk(self, import_id: str) -> int:
+    async def _attribute_chunk(self, import_id: str, limit: int) -> int:
         counts: Counter[str] = Counter()
         async with transaction(self._sessions) as session:
             if not await store.imports.lock(session, import_id):
                 raise ApplicationError(f"no import {import_id} is staged", type="ImportUnknown", non_retryable=True)
-            rows = await store.imports.take(session, import_id, CHUNK)
+            rows = await store.imports.take(session, import_id, limit)
             if rows:
                 counts = await self._settle(session, import_id, rows)
         # Only after the commit: what was rolled back was not attributed.
@@ -62,6 +76,13 @@ class ImportActivities:
             counts["already_attributed"]
         )
         return len(rows)
+
+    async def _refuse_next(self, import_id: str, reason: str) -> None:
+        async with transaction(self._sessions) as session:
+            await store.imports.lock(session, import_id)
+            for row in await store.imports.take(session, import_id, 1):
+                refusal = Refusal(row.seq, row.row_index, book_of(row.payload), reason)
+                await store.imports.settle(session, import_id, 1, {}, [refusal])
 
     async def _settle(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)

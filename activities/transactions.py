@@ -9,6 +9,8 @@ from temporalio.exceptions import ApplicationError
 from store.database import Sessions
 from store.errors import DATABASE_ERRORS, is_permanent
 
+REFUSED = "DatabaseRefused"
+
 
 @asynccontextmanager
 async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
@@ -20,5 +22,5 @@ async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
         # The driver's message without the statement's parameters: they do not belong in a history.
         reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
         if is_permanent(error):
-            raise ApplicationError(reason, type="DatabaseRefused", non_retryable=True) from None
+            raise ApplicationError(reason, type=REFUSED, non_retryable=True) from None
         raise ApplicationError(f"the database: {reason}", type="DatabaseAway") from None

@@ -5,7 +5,9 @@ The export is freqtrade's ``BacktestResultType``: ``strategy.<name>.trades[]``. 
 
 import io
 import json
+import lzma
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,6 +42,8 @@ def read_export(content: bytes, book: str | None = None) -> Iterator[ReadTrade]:
                 message = _closed_position(trade, strategy, book or strategy, timeframe, met)
             except _Unusable as error:
                 yield ReadTrade(strategy, index, None, str(error))
+            except ArithmeticError:
+                yield ReadTrade(strategy, index, None, "its numbers are too large or too small")
             else:
                 yield ReadTrade(strategy, index, message, None)
 
@@ -51,7 +55,7 @@ class _Unusable(Exception):
 def _strategies(content: bytes) -> Iterator[tuple[str, list[Any], str | None]]:
     try:
         document = _document(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NotAnExport(f"it is not JSON ({error})") from None
     strategies = document.get("strategy") if isinstance(document, dict) else None
     if not isinstance(strategies, dict) or not strategies:
@@ -74,7 +78,7 @@ def _document(content: bytes) -> Any:
                     document = json.loads(archive.read(name))
                     if isinstance(document, dict) and "strategy" in document:
                         return document
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError) as error:
         raise NotAnExport(f"the archive is damaged ({error})") from None
     raise NotAnExport("the archive holds no backtest result")
 
@@ -89,8 +93,9 @@ def _closed_position(trade: Any, strategy: str, book: str, timeframe: str | None
         raise _Unusable("pair: must be a text")
     short = bool(trade.get("is_short"))
     direction = "short" if short else "long"
+    # The strategy is in the id because one book may take in several, which trade the same pair at the same instant.
     # Position stacking can open a pair twice at one instant: the second and further ones are counted.
-    base = f"{pair} {opened_at:%Y-%m-%dT%H:%M:%SZ} {direction}"
+    base = f"{strategy} {pair} {opened_at:%Y-%m-%dT%H:%M:%SZ} {direction}"
     met[base] += 1
     position_id = base if met[base] == 1 else f"{base} {met[base]}"
 
@@ -125,16 +130,21 @@ def _closed_position(trade: Any, strategy: str, book: str, timeframe: str | None
             message["risk"] = _text(risk)
     context = {"timeframe": timeframe, "leverage": trade.get("leverage")}
     message["entry_context"] = {name: value for name, value in context.items() if value is not None} or None
-    return {name: value for name, value in message.items() if value is not None}
+    made = {name: value for name, value in message.items() if value is not None}
+    try:
+        json.dumps(made, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Unusable("a text of the trade is not UTF-8") from None
+    return made
 
 
 def _instant(trade: Mapping[str, Any], field: str) -> datetime:
     try:
         instant = datetime.fromisoformat(trade[field])
-    except (KeyError, TypeError, ValueError):
+        # freqtrade works in UTC throughout; early versions left the offset out.
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise _Unusable(f"{field}: must be a time such as 2018-01-10 07:15:00+00:00") from None
-    # freqtrade works in UTC throughout; early versions left the offset out.
-    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
 
 
 def _decimal(trade: Mapping[str, Any], field: str) -> Decimal | None:

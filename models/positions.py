@@ -117,7 +117,7 @@ class ClosedPosition(BaseModel):
     def _possible(self) -> Self:
         if self.closed_at < self.opened_at:
             raise ValueError("closed_at: must not be before opened_at")
-        if len(self.model_dump_json()) > MAX_MESSAGE_BYTES:
+        if len(self.model_dump_json().encode()) > MAX_MESSAGE_BYTES:
             raise ValueError(f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON")
         return self
 

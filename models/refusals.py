@@ -10,8 +10,15 @@ def describe(error: ValidationError, limit: int = 20) -> str:
     """
     found = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:limit]:
-        field = ".".join(str(part) for part in item["loc"]) or "message"
-        found.append(f"{field}: {item['msg'].removeprefix('Value error, ')}")
+        field = ".".join(_readable(str(part)) for part in item["loc"])
+        reason = item["msg"].removeprefix("Value error, ")
+        # What a whole message is refused for names its field itself.
+        found.append(reason if not field and item["type"] == "value_error" else f"{field or 'message'}: {reason}")
     if error.error_count() > limit:
         found.append(f"and {error.error_count() - limit} more")
     return "; ".join(found)
+
+
+def _readable(key: str) -> str:
+    """A key of the sender's, short and without what would break a line or a database."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in key[:80])

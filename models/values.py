@@ -39,9 +39,12 @@ def _identifier(value: str) -> str:
     return value
 
 
+_NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
+
+
 def _instant_text(value: Any) -> Any:
     # pydantic would also guess at bare numbers (seconds? milliseconds?); an instant is never guessed.
-    if isinstance(value, datetime | str) and not (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
+    if isinstance(value, datetime) or (isinstance(value, str) and not _NUMBER.fullmatch(value.strip())):
         return value
     raise ValueError('must be a time with its offset, such as "2026-01-01T06:00:00Z"')
 
@@ -61,7 +64,9 @@ def _utc(value: datetime) -> datetime:
 def _bounded_decimal(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise ValueError("must be a finite number")
-    if value and not -60 <= value.adjusted() <= 30:
+    if not value:
+        return Decimal(0)  # whatever its exponent: PostgreSQL's is limited, and a zero has no size
+    if not -60 <= value.adjusted() <= 30:
         raise ValueError("must be 0 or between 1e-60 and 1e31 in size")
     if len(value.as_tuple().digits) > 100:
         raise ValueError("must have at most 100 digits")

@@ -1,19 +1,20 @@
 """Database errors sorted, in one place, into those worth a retry and those that never will be."""
 
 import asyncpg
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 # Connecting raises the driver's own errors; whatever happens on a connection, SQLAlchemy's.
 DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
-# A serialisation failure or a deadlock arrives as one of SQLAlchemy's other classes, a missing table (not migrated
-# yet) as ProgrammingError: all of these can pass. A value that does not fit, or a broken constraint, cannot.
-_PERMANENT = (DataError, IntegrityError)
+# Classes of SQLSTATE that no retry mends: a value that does not fit (22), a broken constraint (23), a limit of
+# PostgreSQL (54). What a restart, a deadlock, a full disk or a pending migration raises can pass.
+_PERMANENT = ("22", "23", "54")
 
 
 def is_permanent(error: BaseException) -> bool:
     """Whether the same statement with the same values would fail for ever."""
-    return isinstance(error, _PERMANENT)
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    return isinstance(state, str) and state.startswith(_PERMANENT)
 
 
 def is_unreachable(error: BaseException) -> bool:
