@@ -22,7 +22,12 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     ours = build_worker(
-        client, engine, LearningPolicy(), concurrency=settings.worker_concurrency, task_queue=TASK_QUEUE
+        client,
+        engine,
+        LearningPolicy(),
+        concurrency=settings.worker_concurrency,
+        overlay_folder=settings.overlay_folder(),
+        task_queue=TASK_QUEUE,
     )
     empty = Worker(
         client,

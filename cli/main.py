@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli import convictions, db, demo, events, imports, karma, operations, outcomes, positions
+from cli import books, convictions, db, demo, events, imports, karma, operations, outcomes, positions, weights
 from cli.console import err, set_home
 
 app = typer.Typer(
@@ -40,6 +40,8 @@ app.add_typer(imports.app, name="import")
 app.add_typer(outcomes.app, name="outcomes")
 app.add_typer(karma.app, name="karma")
 app.add_typer(events.app, name="events")
+app.add_typer(books.app, name="books")
+app.add_typer(weights.app, name="weights")
 
 
 def main() -> None:

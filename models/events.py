@@ -15,6 +15,14 @@ class EventType(StrEnum):
     learning_outcome = "learning.outcome.v1"
     attribution_outcome = "attribution.outcome.v1"
     position_unattributable = "position.unattributable.v1"
+    weights_proposed = "learning.weights.proposed.v1"
+    weights_unchanged = "learning.weights.unchanged.v1"
+    weights_reminder = "learning.weights.reminder.v1"
+    weights_applied = "learning.weights.applied.v1"
+    weights_rejected = "learning.weights.rejected.v1"
+    weights_expired = "learning.weights.expired.v1"
+    weights_reverted = "learning.weights.reverted.v1"
+    weights_word_refused = "learning.weights.word_refused.v1"
 
 
 class Event(SQLModel, table=True):

@@ -2,8 +2,9 @@
 
 import hashlib
 from functools import cached_property
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class LearningPolicy(BaseModel):
@@ -27,6 +28,61 @@ class LearningPolicy(BaseModel):
         le=1.0,
         description="Karma of a producer before its first trade (dimensionless). 1: trusted until shown otherwise.",
     )
+
+    default_preset: str = Field(
+        default="balanced", description="Preset of a book that nobody set up (a file's name in presets/)."
+    )
+    adjustment_window_days: int = Field(
+        default=30, ge=1, le=3650, description="Days of closed positions that a weight cycle looks at."
+    )
+    min_observations: int = Field(
+        default=20, ge=1, description="Closed positions in the window below which no adjustment is proposed (count)."
+    )
+    min_pairs: int = Field(
+        default=10, ge=4, description="Pairs of score and outcome below which a domain's correlation is 0 (count)."
+    )
+    max_weight_delta: float = Field(
+        default=0.02, gt=0.0, le=1.0, description="Most that a weight may move in one cycle (share of 1)."
+    )
+    min_domain_weight: float = Field(
+        default=0.05, ge=0.0, lt=1.0, description="Floor of every weight (share of 1): no domain is ever silenced."
+    )
+    max_domain_weight: float = Field(
+        default=0.40, gt=0.0, le=1.0, description="Ceiling of every weight (share of 1): no domain decides alone."
+    )
+    cold_start_days: int = Field(
+        default=30, ge=0, description="Age of a book (days since its first close) before which it is only observed."
+    )
+    warm_days: int = Field(default=90, ge=0, description="Age of a book (days) before which the delta is halved.")
+    domain_score_sign: Literal["market", "trade"] = Field(
+        default="market",
+        description="What a positive score means: bullish for the market (then a bearish score that opened a winning "
+        "short was right), or good for this trade.",
+    )
+    min_cycle_positions: int = Field(
+        default=5, ge=1, description="Positions that a cycle needs for its performance to be compared (count)."
+    )
+    degrading_cycles: int = Field(
+        default=3, ge=1, description="Falls of performance in a row at which a book goes back to its preset (count)."
+    )
+    approval_hours: float = Field(
+        default=72.0, gt=0.0, le=24 * 90, description="How long a proposal waits for an operator (hours)."
+    )
+    self_approve_max_q: float | None = Field(
+        default=None,
+        gt=0.0,
+        le=0.25,
+        description="Approve a proposal without an operator if every changed domain's q-value is at most this. "
+        "Null: never.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_domain_weight > self.max_domain_weight:
+            raise ValueError("min_domain_weight: must not be above max_domain_weight; lower it")
+        if self.cold_start_days > self.warm_days:
+            raise ValueError("cold_start_days: must not be above warm_days; lower it")
+        return self
 
     @cached_property
     def policy_hash(self) -> str:

@@ -245,11 +245,17 @@ class KarmaRebuildReport(BaseModel):
 
 
 class Book(SQLModel, table=True):
-    """A strategy's book. Its row is also the lock between closes (shared, by foreign key) and rebuilds (exclusive)."""
+    """A strategy's book. Its row is also the lock between closes (shared, by foreign key) and rebuilds (exclusive).
+
+    The preset is null until a person chooses one, or the first cycle settles on the default.
+    """
 
     __tablename__ = "books"
 
     book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    preset: str | None = Col(default=None, sa_column=Column(Text))
+    preset_weights: dict[str, float] | None = Col(default=None, sa_column=Column(JSONB))
+    cadence: str = Col(sa_column=Column(Text, nullable=False, server_default=text("'weekly'")))
     created_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )

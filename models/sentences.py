@@ -1,6 +1,6 @@
 """What the audit trail says, in a trader's words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from models.positions import ClosedPosition, KarmaStep, PositionOutcome
@@ -29,3 +29,10 @@ def signed(money: Decimal) -> str:
     """Money with its sign, as few digits as say it."""
     text = f"{money:+f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def moved_weights(old: Mapping[str, float], new: Mapping[str, float]) -> str:
+    """How weights move, the largest move first: ``onchain 0.25→0.27, social 0.15→0.13``."""
+    moves = sorted(((new[d] - old.get(d, 0.0), d) for d in new), key=lambda move: (-abs(move[0]), move[1]))
+    told = [f"{d} {old.get(d, 0.0):.4g}→{new[d]:.4g}" for step, d in moves if abs(step) >= 5e-5]
+    return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "") or "no visible move"

@@ -1,12 +1,13 @@
 """Books: one for each strategy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from sqlalchemy import text
+from pydantic_core import to_json
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from models.positions import Book
-from store.rows import Write, insertion
+from store.rows import Write, execute, insertion
 
 
 def meeting(books: Collection[str]) -> Write | None:
@@ -27,3 +28,44 @@ async def lock(session: AsyncSession, book: str) -> bool:
     """
     result = await session.execute(text("SELECT 1 FROM books WHERE book_id = :book FOR UPDATE"), {"book": book})
     return result.first() is not None
+
+
+async def hold(session: AsyncSession, book: str) -> RowMapping:
+    """Meet a book and hold it for a decision until the transaction ends; closes go on meanwhile."""
+    await execute(session, meeting([book]))
+    result = await session.execute(
+        text("SELECT book_id, preset, preset_weights, cadence FROM books WHERE book_id = :book FOR NO KEY UPDATE"),
+        {"book": book},
+    )
+    return result.mappings().one()
+
+
+async def find(session: AsyncSession, book: str) -> RowMapping | None:
+    """A book's row."""
+    query = text("SELECT book_id AS book, preset, preset_weights, cadence, created_at FROM books WHERE book_id = :book")
+    return (await session.execute(query, {"book": book})).mappings().first()
+
+
+async def listing(session: AsyncSession) -> Sequence[RowMapping]:
+    """All books with how many positions were attributed in each."""
+    result = await session.execute(
+        text(
+            "SELECT book_id AS book, preset, preset_weights, cadence, created_at, "
+            "(SELECT count(*) FROM attributions a WHERE a.book_id = b.book_id) AS positions "
+            "FROM books b ORDER BY book_id"
+        )
+    )
+    return result.mappings().all()
+
+
+async def set_preset(
+    session: AsyncSession, book: str, preset: str, weights: dict[str, float], cadence: str | None
+) -> None:
+    """Settle a book's preset (and cadence, where it is given). The caller holds the book."""
+    await session.execute(
+        text(
+            "UPDATE books SET preset = :preset, preset_weights = CAST(:weights AS jsonb), "
+            "cadence = coalesce(:cadence, cadence) WHERE book_id = :book"
+        ),
+        {"book": book, "preset": preset, "weights": to_json(weights).decode(), "cadence": cadence},
+    )

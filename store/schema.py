@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import models.events
 import models.imports
 import models.positions
+import models.weights
 from store.database import open_engine
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "deploy" / "migrations"
@@ -69,4 +70,9 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
     return before, newest()
 
 
-TABLES = (models.events, models.imports, models.positions)  # imported so that SQLModel.metadata knows every table
+TABLES = (
+    models.events,
+    models.imports,
+    models.positions,
+    models.weights,
+)  # imported so that SQLModel.metadata knows every table

@@ -130,7 +130,7 @@ async def main() -> None:
     client = await connect_temporal(settings, Telemetry(settings))
     engine = open_database(settings)
     try:
-        async with build_worker(client, engine, LearningPolicy(), concurrency=8, learners=[FailsOnce()]):
+        async with build_worker(client, engine, LearningPolicy(), concurrency=8, overlay_folder=home, learners=[FailsOnce()]):
             await record(client, sessions_of(engine), stack)
     finally:
         await engine.dispose()

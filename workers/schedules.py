@@ -28,7 +28,7 @@ class Repeated:
 
     id: str
     workflow: str
-    argument: BaseModel
+    argument: BaseModel | None
     every: timedelta
     overlap: ScheduleOverlapPolicy
     summary: str
@@ -42,6 +42,22 @@ SCHEDULES = (
         every=timedelta(minutes=5),
         overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same rows
         summary="Find closed positions without an attribution",
+    ),
+    Repeated(
+        id="closeloop/weights",
+        workflow="WeightDispatchWorkflow",
+        argument=None,
+        every=timedelta(days=1),  # each book's cycle begins once in its week or month, at the first look
+        overlap=ScheduleOverlapPolicy.BUFFER_ONE,
+        summary="Begin the weight cycle of every book whose week or month is new",
+    ),
+    Repeated(
+        id="closeloop/overlays",
+        workflow="OverlayWatchWorkflow",
+        argument=None,
+        every=timedelta(minutes=5),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees the same files
+        summary="Are the overlay files as they were written?",
     ),
 )
 
@@ -61,7 +77,7 @@ def _schedule(repeated: Repeated) -> Schedule:
     return Schedule(
         action=ScheduleActionStartWorkflow(
             repeated.workflow,
-            repeated.argument,
+            args=[] if repeated.argument is None else [repeated.argument],
             id=repeated.id,
             task_queue=TASK_QUEUE,
             static_summary=repeated.summary,

@@ -29,6 +29,9 @@ class Settings(BaseSettings):
         description="PostgreSQL to use instead of the local stack's: postgresql://user:password@host:port/database.",
     )
     policy: Path | None = Field(default=None, description="YAML file that overrides the learning policy.")
+    overlays: Path | None = Field(
+        default=None, description="Folder of the overlay files that engines read. Default: the home."
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     otlp_endpoint: str | None = Field(
         default=None,
@@ -47,6 +50,10 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError(f"A setting cannot be used: {describe(error)}") from None
         return settings.model_copy(update={"home": (home or settings.home).expanduser().resolve()})
+
+    def overlay_folder(self) -> Path:
+        """Where the overlay files are."""
+        return (self.overlays or self.home).expanduser().resolve()
 
     def learning_policy(self) -> LearningPolicy:
         """The policy in force. Raises SettingsError naming what to change."""

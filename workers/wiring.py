@@ -1,6 +1,7 @@
 """The one place where objects are constructed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -14,6 +15,9 @@ from activities.karma import KarmaActivities
 from activities.learners import Learner, LearnerActivities
 from activities.positions import PositionActivities
 from activities.starting import TASK_QUEUE
+from activities.weights import WeightActivities
+from gateways.overlay import OverlayFolder
+from gateways.presets import load_preset
 from models.policy import LearningPolicy
 from store.database import open_engine, sessions_of
 from workers.addresses import database_url, temporal_config
@@ -22,8 +26,18 @@ from workers.telemetry import Telemetry
 from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
 from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
+from workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
-WORKFLOWS = [PositionCloseWorkflow, ConvictionWorkflow, BackfillWorkflow, KarmaRebuildWorkflow, CatchUpWorkflow]
+WORKFLOWS = [
+    PositionCloseWorkflow,
+    ConvictionWorkflow,
+    BackfillWorkflow,
+    KarmaRebuildWorkflow,
+    CatchUpWorkflow,
+    WeightAdjustmentWorkflow,
+    WeightDispatchWorkflow,
+    OverlayWatchWorkflow,
+]
 
 # Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution itself.
 LEARNERS: Sequence[Learner] = ()
@@ -73,6 +87,7 @@ def build_worker(
     policy: LearningPolicy,
     *,
     concurrency: int,
+    overlay_folder: Path,
     learners: Sequence[Learner] = LEARNERS,
     task_queue: str = TASK_QUEUE,
 ) -> Worker:
@@ -81,6 +96,9 @@ def build_worker(
     positions = PositionActivities(sessions, policy, client, [learner.name for learner in learners])
     imports = ImportActivities(sessions, policy)
     karma = KarmaActivities(sessions, policy)
+    weights = WeightActivities(
+        sessions, policy, load_preset(policy.default_preset), OverlayFolder(overlay_folder), client
+    )
     return Worker(
         client,
         task_queue=task_queue,
@@ -93,6 +111,16 @@ def build_worker(
             imports.attribute_import,
             imports.report_import,
             karma.rebuild_karma,
+            weights.open_cycle,
+            weights.decide,
+            weights.expire,
+            weights.remind,
+            weights.refuse_word,
+            weights.when_signalled,
+            weights.write_overlay,
+            weights.check_overlays,
+            weights.revert_deleted_overlay,
+            weights.books_due,
         ],
         workflow_runner=workflow_runner(),
         # A workflow that was started with a message of the wrong shape fails at once instead of being retried for ever.

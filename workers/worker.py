@@ -37,7 +37,13 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
         if not begun.done():
             begun.cancel()
             return
-        worker = build_worker(begun.result(), engine, policy, concurrency=settings.worker_concurrency)
+        worker = build_worker(
+            begun.result(),
+            engine,
+            policy,
+            concurrency=settings.worker_concurrency,
+            overlay_folder=settings.overlay_folder(),
+        )
         async with worker:
             logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})
             if announce:

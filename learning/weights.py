@@ -1,0 +1,169 @@
+"""Domain weights: how far they move towards the domains that were right, and never further than they may.
+
+Weights are whole multiples of 2**-50: a double holds each exactly, and sums and differences of them are exact, too. So
+sum, floor, ceiling and the limit of one cycle hold exactly, not up to a rounding error.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from scipy import stats
+
+UNITS = 2**50
+Z95 = 1.959963984540054
+_ROUNDING = 1e-12
+
+
+class InfeasibleBounds(ValueError):
+    """No weights satisfy the bounds; the message says which to change."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How a domain's scores went with the outcomes.
+
+    ``n`` pairs, Pearson's ``r`` (0 where it is undefined), its 95 % interval by Fisher's z, the two-sided ``p`` of
+    Student's t test, and the Benjamini-Hochberg ``q`` over all domains; None where undefined.
+    """
+
+    n: int
+    r: float
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None
+    q: float | None = None
+
+
+def correlate(pairs: Sequence[tuple[float, int]], min_pairs: int) -> Correlation:
+    """Pearson correlation of (score towards the trade, outcome +1 or -1); r = 0 with too few pairs or no variance.
+
+    >>> correlate([(0.5, 1)] * 5, min_pairs=10).r
+    0.0
+    """
+    n = len(pairs)
+    if n < min_pairs:
+        return Correlation(n, 0.0, None, None, None)
+    mean_x = math.fsum(x for x, _ in pairs) / n
+    mean_y = math.fsum(y for _, y in pairs) / n
+    xx = math.fsum((x - mean_x) ** 2 for x, _ in pairs)
+    yy = math.fsum((y - mean_y) ** 2 for _, y in pairs)
+    # Equal scores leave a variance of rounding errors: that is none.
+    if xx <= n * 1e-24 or yy <= n * 1e-24:
+        return Correlation(n, 0.0, None, None, None)
+    xy = math.fsum((x - mean_x) * (y - mean_y) for x, y in pairs)
+    r = max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
+    if abs(r) == 1.0:
+        return Correlation(n, r, r, r, 0.0)
+    half = Z95 / math.sqrt(n - 3)
+    t = r * math.sqrt((n - 2) / (1 - r * r))
+    return Correlation(
+        n, r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), float(2 * stats.t.sf(abs(t), n - 2))
+    )
+
+
+def with_q_values(evidence: Mapping[str, Correlation]) -> dict[str, Correlation]:
+    """The same with Benjamini-Hochberg q-values (1995) over the domains whose p is defined."""
+    ranked = sorted(((c.p, name) for name, c in evidence.items() if c.p is not None), reverse=True)
+    q_of: dict[str, float] = {}
+    lowest, tests = 1.0, len(ranked)
+    for place, (p, name) in enumerate(ranked):
+        lowest = min(lowest, p * tests / (tests - place))
+        q_of[name] = lowest
+    return {name: Correlation(c.n, c.r, c.ci_low, c.ci_high, c.p, q_of.get(name)) for name, c in evidence.items()}
+
+
+def check_bounds(domains: int, floor: float, ceiling: float) -> None:
+    """Raise InfeasibleBounds unless ``domains`` weights between floor and ceiling can sum to 1."""
+    if not 0 <= floor <= ceiling <= 1:
+        raise InfeasibleBounds(f"floor {floor:g} and ceiling {ceiling:g} must satisfy 0 <= floor <= ceiling <= 1")
+    if domains * floor > 1 + _ROUNDING:
+        raise InfeasibleBounds(f"{domains} domains of at least {floor:g} each sum to more than 1: lower the floor")
+    if domains * ceiling < 1 - _ROUNDING:
+        raise InfeasibleBounds(f"{domains} domains of at most {ceiling:g} each sum to less than 1: raise the ceiling")
+
+
+def project(weights: Mapping[str, float], floor: float, ceiling: float) -> dict[str, float]:
+    """The point nearest to ``weights`` (Euclidean) whose weights lie in [floor, ceiling] and sum to 1.
+
+    Raises InfeasibleBounds.
+
+    >>> project({"a": 0.75, "b": 0.125, "c": 0.125}, floor=0.0625, ceiling=0.5)
+    {'a': 0.5, 'b': 0.25, 'c': 0.25}
+    """
+    exact, low, high = _projection(weights, floor, ceiling)
+    return _on_grid(exact, low, high)
+
+
+def adjusted(
+    weights: Mapping[str, float], correlations: Mapping[str, float], delta: float, floor: float, ceiling: float
+) -> dict[str, float]:
+    """Weights after one cycle: the point nearest to ``w' + r * delta`` that is allowed.
+
+    ``w'`` are the current weights projected onto the bounds; allowed is what sums to 1, lies within floor and ceiling,
+    and is at most ``delta`` from ``w'`` in every domain. Such a point always exists (``w'`` is one) and is unique.
+    Raises InfeasibleBounds.
+    """
+    start, lowest, highest = _projection(weights, floor, ceiling)
+    step = Fraction(delta)
+    low = {name: max(lowest[name], w - step) for name, w in start.items()}
+    high = {name: min(highest[name], w + step) for name, w in start.items()}
+    target = {name: w + Fraction(correlations.get(name, 0.0)) * step for name, w in start.items()}
+    return _on_grid(_nearest(target, low, high), low, high)
+
+
+_Point = dict[str, Fraction]
+
+
+def _projection(weights: Mapping[str, float], floor: float, ceiling: float) -> tuple[_Point, _Point, _Point]:
+    check_bounds(len(weights), floor, ceiling)
+    # Where a bound leaves no room but rounding (ten domains of at least 0.1), the room is exactly 1 / n.
+    even = Fraction(1, len(weights))
+    low = dict.fromkeys(weights, min(Fraction(floor), even))
+    high = dict.fromkeys(weights, max(Fraction(ceiling), even))
+    return _nearest({name: Fraction(w) for name, w in weights.items()}, low, high), low, high
+
+
+def _nearest(target: Mapping[str, Fraction], low: Mapping[str, Fraction], high: Mapping[str, Fraction]) -> _Point:
+    """Project onto {sum = 1, low <= x <= high}: x = clamp(target - shift), with the one shift that makes the sum 1.
+
+    The sum falls piecewise linearly in the shift (Held, Wolfe & Crowder 1974), so the shift is found exactly, in
+    rational numbers, between two neighbouring break points.
+    """
+
+    def at(shift: Fraction) -> _Point:
+        return {name: min(max(t - shift, low[name]), high[name]) for name, t in target.items()}
+
+    breaks = sorted({t - low[n] for n, t in target.items()} | {t - high[n] for n, t in target.items()})
+    left, right = 0, len(breaks) - 1
+    while right - left > 1:
+        middle = (left + right) // 2
+        if sum(at(breaks[middle]).values()) >= 1:
+            left = middle
+        else:
+            right = middle
+    start, end = breaks[left], breaks[right]
+    sum_start, sum_end = sum(at(start).values()), sum(at(end).values())
+    if sum_start == sum_end:
+        return at(start)
+    return at(start + (end - start) * (sum_start - 1) / (sum_start - sum_end))
+
+
+def _on_grid(exact: _Point, low: Mapping[str, Fraction], high: Mapping[str, Fraction]) -> dict[str, float]:
+    """The nearest weights that are whole units: rounded down, the rest handed to the largest remainders with room."""
+    least = {name: math.ceil(bound * UNITS) for name, bound in low.items()}
+    most = {name: math.floor(bound * UNITS) for name, bound in high.items()}
+    if any(least[n] > most[n] for n in exact) or sum(least.values()) > UNITS or sum(most.values()) < UNITS:
+        # Bounds closer to each other than a unit: they hold up to that unit.
+        least = {name: math.floor(bound * UNITS) for name, bound in low.items()}
+        most = {name: math.ceil(bound * UNITS) for name, bound in high.items()}
+    units = {name: min(max(math.floor(x * UNITS), least[name]), most[name]) for name, x in exact.items()}
+    order = sorted(units, key=lambda name: (units[name] - exact[name] * UNITS, name))
+    while (missing := UNITS - sum(units.values())) != 0:
+        step = 1 if missing > 0 else -1
+        for name in order if missing > 0 else reversed(order):
+            if missing != 0 and least[name] <= units[name] + step <= most[name]:
+                units[name] += step
+                missing -= step
+    return {name: units[name] / UNITS for name in exact}

@@ -1,0 +1,315 @@
+"""Governed weights: presets, cycles, proposals, decisions."""
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field as Col
+from sqlmodel import SQLModel
+
+from models.values import BookId, Finite, Identifier, Utc
+
+Weights = dict[str, float]
+
+
+class Cadence(StrEnum):
+    """How often a book's weights are looked at."""
+
+    weekly = "weekly"
+    monthly = "monthly"
+
+    def period(self, as_of: datetime) -> str:
+        """The period that an instant lies in: its name is the cycle's."""
+        if self is Cadence.monthly:
+            return f"{as_of:%Y-%m}"
+        year, week, _ = as_of.isocalendar()
+        return f"{year}-W{week:02}"
+
+
+class Preset(BaseModel):
+    """Weights that a book starts with and falls back to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Identifier
+    description: str = ""
+    weights: Annotated[dict[Identifier, Annotated[Finite, Field(gt=0, le=1)]], Field(min_length=1, max_length=64)]
+
+
+class CycleState(StrEnum):
+    """Where a cycle stands: ``proposed`` and ``applied`` are open, the others final."""
+
+    proposed = "proposed"
+    applied = "applied"
+    no_adjustment = "no_adjustment"
+    preset_restored = "preset_restored"
+    rejected = "rejected"
+    expired = "expired"
+    reverted = "reverted"
+
+
+class Verdict(StrEnum):
+    """What an operator may decide."""
+
+    approve = "approve"
+    reject = "reject"
+    revert = "revert"
+
+
+class Evidence(BaseModel):
+    """Why a domain's weight should move: the correlation of its scores with the outcomes, over ``n`` trades."""
+
+    n: int
+    r: float
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None
+    q: float | None
+
+
+class CycleRequest(BaseModel):
+    """Run a book's cycle as of an instant (null: the workflow's start)."""
+
+    book: BookId
+    as_of: Utc | None = None
+    deadline: timedelta | None = Field(default=None, description="How long a proposal waits; null: the policy's.")
+
+
+class OpenCycle(BaseModel):
+    """Evaluate and propose, for this workflow."""
+
+    book: str
+    as_of: datetime
+    deadline: timedelta | None
+    workflow_id: str
+
+
+class OpenedCycle(BaseModel):
+    """What the evaluation and the proposal came to. ``workflow_id`` names the workflow that the cycle belongs to."""
+
+    cycle_id: str
+    workflow_id: str
+    book: str
+    as_of: datetime
+    state: CycleState
+    reason: str | None
+    old: Weights
+    new: Weights | None
+    evidence: dict[str, Evidence]
+    deadline: datetime | None
+    predecessor: str | None = None
+    unknown_domains: list[str] = []
+    sentence: str
+    self_approved: bool = False
+
+
+class DecisionRequest(BaseModel):
+    """An operator's word, as a signal or update carries it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    operator: Annotated[str, Field(max_length=200)]
+    note: Annotated[str, Field(max_length=4000)] = ""
+
+
+class Decide(DecisionRequest):
+    """The same with the verdict, for the update ``decide``."""
+
+    verdict: Verdict
+
+
+class RecordDecision(BaseModel):
+    """Carry out a decision on a cycle."""
+
+    cycle_id: str
+    book: str
+    verdict: Verdict
+    operator: str
+    note: str
+    at: datetime = Field(description="When the operator spoke: it counts against the deadline.")
+
+
+class DecisionAnswer(BaseModel):
+    """Whether a decision was carried out, and if not, why."""
+
+    accepted: bool
+    state: CycleState
+    reason: str
+    version: int | None = None
+
+
+class RefusedWord(BaseModel):
+    """A signal that could not be understood, for the audit trail."""
+
+    cycle_id: str
+    book: str
+    signal: str
+    number: int
+    reason: str
+
+
+class CycleKey(BaseModel):
+    """Names a cycle."""
+
+    cycle_id: str
+    book: str
+
+
+class SignalTimeRequest(BaseModel):
+    """When did the n-th signal (from 0) of this name reach the server?"""
+
+    workflow_id: str
+    run_id: str
+    name: str
+    number: int
+
+
+class CycleView(BaseModel):
+    """A cycle, as the query and ``closeloop weights`` show it."""
+
+    cycle_id: str
+    workflow_id: str
+    book: str
+    as_of: datetime
+    state: CycleState
+    reason: str | None
+    proposal_id: str | None
+    old: Weights
+    new: Weights | None
+    evidence: dict[str, Evidence]
+    deadline: datetime | None
+    decided_by: str | None = None
+    decided_at: datetime | None = None
+    note: str | None = None
+    created_at: datetime
+    policy_hash: str
+
+
+class ActiveWeights(BaseModel):
+    """What an engine reads."""
+
+    book: str
+    weights: Weights
+    version: int
+    source: str
+    since: datetime | None
+    policy_hash: str
+
+
+class OverlayReport(BaseModel):
+    """What a look at the overlay files found."""
+
+    repaired: list[str] = []
+    deleted: list[CycleKey] = []
+
+
+class BooksDue(BaseModel):
+    """Ask for the cycle that each book is in."""
+
+    as_of: datetime
+
+
+class BookDue(BaseModel):
+    """A book and its cycle."""
+
+    book: str
+    cycle_id: str
+
+
+class DispatchReport(BaseModel):
+    """Cycles that a dispatch started."""
+
+    started: list[str] = []
+
+
+class WeightVersion(SQLModel, table=True):
+    """Every set of weights that was ever in force. The highest version of a book is the active one."""
+
+    __tablename__ = "weight_versions"
+    __table_args__ = (ForeignKeyConstraint(["book_id"], ["books.book_id"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    version: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    weights: Weights = Col(sa_column=Column(JSONB, nullable=False))
+    source: str = Col(sa_column=Column(Text, nullable=False))
+    since: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    cycle_id: str | None = Col(default=None, sa_column=Column(Text))
+    reason: str = Col(sa_column=Column(Text, nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    overlay: str = Col(sa_column=Column(Text, nullable=False, server_default=text("'due'")))
+    overlay_folder: str | None = Col(default=None, sa_column=Column(Text))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class LearningWeight(SQLModel, table=True):
+    """Each change of a domain's weight: old, new, why."""
+
+    __tablename__ = "learning_weights"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id", "version"], ["weight_versions.book_id", "weight_versions.version"]),
+        Index("learning_weights_version", "book_id", "version", "domain", unique=True),
+    )
+
+    id: int | None = Col(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    version: int = Col(sa_column=Column(Integer, nullable=False))
+    domain: str = Col(sa_column=Column(Text, nullable=False))
+    old_weight: float = Col(sa_column=Column(Double, nullable=False))
+    new_weight: float = Col(sa_column=Column(Double, nullable=False))
+    delta: float = Col(sa_column=Column(Double, nullable=False))
+    reason: str = Col(sa_column=Column(Text, nullable=False))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class WeightCycle(SQLModel, table=True):
+    """A cycle with its evaluation, its proposal or reason for none, and what was decided."""
+
+    __tablename__ = "weight_cycles"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id"], ["books.book_id"]),
+        Index("weight_cycles_as_of", "book_id", "as_of", unique=True),
+        # At most one cycle of a book is open to decisions.
+        Index("weight_cycles_proposed", "book_id", unique=True, postgresql_where=text("state = 'proposed'")),
+    )
+
+    cycle_id: str = Col(sa_column=Column(Text, primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    workflow_id: str = Col(sa_column=Column(Text, nullable=False))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    state: str = Col(sa_column=Column(Text, nullable=False))
+    reason: str | None = Col(default=None, sa_column=Column(Text))
+    old: Weights = Col(sa_column=Column(JSONB, nullable=False))
+    new: Weights | None = Col(default=None, sa_column=Column(JSONB))
+    evidence: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
+    learned: bool = Col(sa_column=Column(Boolean, nullable=False))
+    performance_n: int = Col(sa_column=Column(Integer, nullable=False))
+    performance_pnl: float | None = Col(default=None, sa_column=Column(Double))
+    performance_r: float | None = Col(default=None, sa_column=Column(Double))
+    streak: int = Col(sa_column=Column(Integer, nullable=False))
+    unknown_domains: list[str] = Col(sa_column=Column(JSONB, nullable=False, server_default=text("'[]'")))
+    deadline: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    version: int | None = Col(default=None, sa_column=Column(Integer))
+    decided_by: str | None = Col(default=None, sa_column=Column(Text))
+    decided_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    note: str | None = Col(default=None, sa_column=Column(Text))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    created_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
