@@ -5,8 +5,10 @@ import contextlib
 import shutil
 import socket
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from urllib.parse import quote
 
 import typer
@@ -14,15 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
 import store.karma
+import store.weights
 from cli.connections import database, temporal
 from cli.console import err, out, run, settings, table
 from cli.karma import rebuild_karma
 from cli.outcomes import summarise
 from cli.positions import AT_ONCE, close_position
-from cli.simulated_engine import BOOKS, DAYS, SimulatedBook, positions
+from cli.simulated_engine import BOOKS, DAYS, FIRST_DAY, SimulatedBook, positions
+from cli.weights import active_weights, run_cycle, say
 from learning.intervals import wilson_interval
 from models.positions import ClosedPosition
 from models.sentences import signed
+from models.weights import CycleState, CycleView, Verdict
 from workers.addresses import ui_url
 from workers.stack.home import Home
 from workers.stack.supervisor import LocalStack, Ports
@@ -49,11 +54,13 @@ async def _demo() -> None:
             new = await _play(client)
             for book in BOOKS:
                 await rebuild_karma(client, book.name)
+            cycles = {book.name: await _weekly_cycles(client, book) for book in BOOKS}
         for book in BOOKS:
             await _show(book)
+            await _show_weights(book, cycles[book.name])
         if not new:
             out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
-        _what_next(started_here)
+        _what_next(started_here, [view for views in cycles.values() for view in views])
 
 
 @asynccontextmanager
@@ -111,6 +118,49 @@ async def _play(client: Client) -> int:
         return sum(await asyncio.gather(*(one(position) for position in closes)))
 
 
+async def _weekly_cycles(client: Client, book: SimulatedBook) -> list[CycleView]:
+    """The weekly cycles of the simulated days, as they would have run then; all proposals approved but the last one."""
+    views: list[CycleView] = []
+    weeks = DAYS // 7
+    for week in range(1, weeks + 1):
+        err.print(f"weekly cycle {week} of {weeks}, book {book.name}", end="\r" if err.is_terminal else "\n")
+        view = await run_cycle(client, book.name, FIRST_DAY + timedelta(weeks=week))
+        keep_pending = week == weeks and book is BOOKS[0]
+        if view.state == CycleState.proposed and not keep_pending:
+            await say(client, view, Verdict.approve, "demo script", "approved by the demo, without looking")
+            async with database() as session:
+                row = await store.weights.cycle(session, view.cycle_id)
+            view = store.weights.view(row) if row else view
+        views.append(view)
+    return views
+
+
+async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> None:
+    counted = Counter(view.reason if view.state == CycleState.no_adjustment else str(view.state) for view in cycles)
+    told = ", ".join(f"{number} {(what or '').replace('_', ' ')}" for what, number in counted.items())
+    out.print(f"Weekly weight cycles of {book.name}, computed as of each simulated week: {told}.")
+    active = await active_weights(book.name)
+    pending = next((view for view in cycles if view.state == CycleState.proposed), None)
+    columns = ["domain", "at first", "now", "planted: how far its score leans to what comes true"]
+    shown = table(*columns, *(["pending proposal"] if pending else []), numbers=("at first", "now", "pending proposal"))
+    first = cycles[0].old
+    for domain in sorted(first, key=lambda d: (-book.domains.get(d, 0.0), d)):
+        lean = book.domains.get(domain, 0.0)
+        truth = f"{lean:.2f}" if lean else "not at all (noise)"
+        proposed = [f"{pending.new[domain]:.4f}"] if pending and pending.new else []
+        shown.add_row(domain, f"{first[domain]:.4f}", f"{active.weights[domain]:.4f}", truth, *proposed)
+    out.print(shown)
+    if pending and pending.new:
+        right = sorted(d for d in book.domains if pending.new[d] > pending.old[d])
+        wrong = sorted(d for d in pending.new if d not in book.domains and pending.new[d] > pending.old[d])
+        out.print(
+            f"The pending proposal raises {', '.join(right) or 'none'} of the domains that are planted to be right, "
+            f"and {', '.join(wrong) or 'none'} of those that are noise.",
+            soft_wrap=True,
+        )
+    out.print()
+
+
 async def _show(book: SimulatedBook) -> None:
     summary = await summarise(book.name)
     low, high = summary["hit_rate_low"], summary["hit_rate_high"]
@@ -141,13 +191,21 @@ async def _show(book: SimulatedBook) -> None:
 _NUMBERS: Sequence[str] = ("karma", "trades", "hit rate", "planted hit rate", "karma to expect")
 
 
-def _what_next(started_here: bool) -> None:
+def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
     command = "closeloop" if shutil.which("closeloop") else sys.argv[0]
     steps = [(f"{command} dev", "start the stack again; everything above is kept")] if started_here else []
     if ui := ui_url(settings()):
         query = quote(f'Book = "{BOOKS[0].name}"')
         trail = "the audit trail: a workflow for each closed position"
         steps.append((f"{ui}/namespaces/default/workflows?query={query}", trail))
+    pending = [view for view in cycles if view.state == CycleState.proposed]
+    for view in pending:
+        steps.append((f"{command} weights proposals", f"the proposal {view.cycle_id} waits for you; its evidence"))
+        words = f"{command} weights approve {view.cycle_id} --by YOU --note WHY"
+        steps.append((words, "decide (or reject), or in the UI:"))
+        if ui:
+            page = f"{ui}/namespaces/default/workflows/{quote(view.workflow_id, safe='')}"
+            steps.append((page, 'More Actions, Send a Signal "approve" with {"operator": "YOU", "note": "WHY"}'))
     steps += [
         (f"{command} outcomes --book {BOOKS[0].name} --last 10", "what became of the last positions"),
         (f"{command} karma", "trust in each producer"),
