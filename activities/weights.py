@@ -277,7 +277,9 @@ class WeightActivities:
             return DecisionAnswer(
                 accepted=True, state=row["state"], reason="this very word was carried out", version=row["version"]
             )
-        if refusal := _refusal(row, decision, await store.weights.active(session, decision.book)):
+        active = await store.weights.active(session, decision.book)
+        last = await store.weights.last_cycle(session, decision.book)
+        if refusal := _refusal(row, decision, active, last):
             await _tell(session, EventType.weights_word_refused, _about(decision), _word(decision, refusal))
             return DecisionAnswer(accepted=False, state=row["state"], reason=refusal)
         if decision.verdict == Verdict.approve:
@@ -454,6 +456,7 @@ class WeightActivities:
             operator=DELETED_OVERLAY,
             note=f"{self._overlays.path(key.book).name} was deleted",
             at=activity.info().scheduled_time,  # of the first attempt: a retry is the same word
+            while_watched=False,  # a file may be deleted at any time
         )
         async with transaction(self._sessions) as session:
             book = await store.books.hold(session, key.book)
@@ -561,7 +564,9 @@ def _is_repetition(row: RowMapping, decision: RecordDecision) -> bool:
     )
 
 
-def _refusal(row: RowMapping, decision: RecordDecision, active: ActiveWeights | None) -> str | None:
+def _refusal(
+    row: RowMapping, decision: RecordDecision, active: ActiveWeights | None, last: RowMapping | None
+) -> str | None:
     """Why a decision cannot be carried out now; None if it can."""
     state = CycleState(row["state"])
     by = f" by {row['decided_by']}" if row["decided_by"] else ""
@@ -575,9 +580,13 @@ def _refusal(row: RowMapping, decision: RecordDecision, active: ActiveWeights | 
             return f"nothing to revert: the cycle is {state}{by}{when}"
         if active is None or active.version != row["version"]:
             return f"too late: version {active.version if active else 0} has replaced what this cycle applied"
+        if decision.while_watched and last is not None and last["cycle_id"] != row["cycle_id"]:
+            return f"too late: the next cycle, {last['cycle_id']}, has begun"
         return None
     if state != CycleState.proposed:
         return f"already decided: {state}{by}{when}" + (f" ({row['reason']})" if state == CycleState.expired else "")
+    if decision.verdict == Verdict.approve and active is not None and active.weights != row["old"]:
+        return f"stale: version {active.version} has replaced the weights that this was computed from"
     if decision.at >= row["deadline"]:
         return f"expired: the deadline was {row['deadline']:%Y-%m-%d %H:%M:%S} UTC"
     return None

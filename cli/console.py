@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -65,6 +65,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
                 fail("The database has no schema yet: run 'closeloop db upgrade'.")
             raise
         fail("The database does not answer: start the stack with 'closeloop dev', or check DATABASE_URL.")
+
+
+async def hinting(work: Awaitable[T]) -> T:
+    """Wait for what a worker does; if that takes long, say what may be the matter."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait((task,), timeout=10)
+    if not done:
+        err.print("Still waiting: is a worker running? 'closeloop status' tells. Ctrl-C stops only the waiting.")
+    return await task
 
 
 def print_json(value: Any) -> None:

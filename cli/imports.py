@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 import store.imports
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
-from cli.console import AsJson, err, fail, out, print_json, run, table
+from cli.console import AsJson, err, fail, hinting, out, print_json, run, table
 from cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from gateways.freqtrade import NotAnExport, read_export
 from models.imports import ImportReport, ImportRequest
@@ -98,7 +98,7 @@ def _freqtrade_rows(content: bytes, book: str | None) -> Iterator[StagedRow | Re
 
 
 def _import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source: str, as_json: bool) -> None:
-    report = run(_run_import(rows, digest, source))
+    report = run(hinting(_run_import(rows, digest, source)))
     if as_json:
         return print_json(report)
     shown = table(

@@ -9,7 +9,7 @@ from temporalio.client import Client
 import store.karma
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
-from cli.console import AsJson, BookOption, at, number, out, print_json, run, table
+from cli.console import AsJson, BookOption, at, hinting, number, out, print_json, run, table
 from models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 app = typer.Typer(help="Trust in producers.")
@@ -58,7 +58,7 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Recompute karma from the attributions in the order in which the positions closed."""
-    report = run(_rebuild(book))
+    report = run(hinting(_rebuild(book)))
     if as_json:
         return print_json(report)
     for name, producers in report.producers.items():

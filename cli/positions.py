@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 from activities.starting import start_close
 from cli.connections import temporal
-from cli.console import AsJson, err, out, print_json, run
+from cli.console import AsJson, err, hinting, out, print_json, run
 from cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from models.positions import ClosedPosition, CloseReport
 from models.refusals import describe
@@ -39,7 +39,7 @@ def close(file: FileArgument, as_json: AsJson = False) -> None:
             refused.append({"index": index, "reason": describe(error)})
         except Refused as error:
             refused.append({"index": index, "reason": str(error)})
-    reports = run(_close_all(readable)) if readable else []
+    reports = run(hinting(_close_all(readable))) if readable else []
     for position, report in zip(readable, reports, strict=True):
         if isinstance(report, Refused):
             refused.append({"position_id": position.position_id, "reason": str(report)})

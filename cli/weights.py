@@ -15,7 +15,7 @@ import store.weights
 from activities.starting import TASK_QUEUE
 from activities.weights import preset_version, preset_weights
 from cli.connections import database, temporal
-from cli.console import AsJson, BookOption, at, fail, number, out, print_json, run, settings, table
+from cli.console import AsJson, BookOption, at, fail, hinting, number, out, print_json, run, settings, table
 from gateways.presets import load_preset
 from models.search_attributes import BOOK, LIFECYCLE
 from models.values import BOOK_PATTERN
@@ -49,7 +49,7 @@ def cycle(
         raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]", param_hint="--book")
     instant = _instant(as_of)
     wait = None if deadline_hours is None else timedelta(hours=deadline_hours)
-    view = run(_cycle(book, instant, wait))
+    view = run(hinting(_cycle(book, instant, wait)))
     if as_json:
         return print_json(view)
     return _print_cycle(view)
@@ -174,7 +174,7 @@ def revert(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) 
 
 
 def _decide(proposal: str, verdict: Verdict, by: str, note: str, as_json: bool) -> None:
-    answer = run(_ask(proposal, verdict, by, note))
+    answer = run(hinting(_ask(proposal, verdict, by, note)))
     if as_json:
         print_json(answer)
     else:

@@ -142,6 +142,7 @@ class RecordDecision(BaseModel):
     operator: str
     note: str
     at: datetime = Field(description="When the operator spoke: it counts against the deadline.")
+    while_watched: bool = Field(default=True, description="A revert counts only until the next cycle begins.")
 
 
 class DecisionAnswer(BaseModel):
