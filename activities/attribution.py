@@ -101,6 +101,7 @@ async def _write_attributions(
     convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in stored])
     recorded_scores: dict[PositionKey, dict[str, float]] = {}
     if unscored := [p for p in stored if p.conviction is not None and p.conviction.domain_scores is None]:
+        await store.convictions.lock(session, stored)
         # Their scores may have come with another close of this very batch.
         await store.rows.execute(session, *convictions)
         convictions = []

@@ -11,16 +11,19 @@ from temporalio.exceptions import ApplicationError
 
 import store.imports
 from activities.attribution import Refused, attribute
-from activities.transactions import REFUSED, transaction
+from activities.heartbeats import beating
+from activities.transactions import transaction
 from models.imports import BookCounts, ImportReport, ImportRequest
 from models.policy import LearningPolicy
 from models.positions import ClosedPosition
 from models.refusals import describe
 from models.values import BOOK_PATTERN
 from store.database import Sessions
+from store.errors import is_passing
 from store.imports import Refusal, StagedRow
 
 CHUNK = 1_000
+CHUNK_BYTES = 4_000_000
 
 
 class ImportActivities:
@@ -33,24 +36,11 @@ class ImportActivities:
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:
         """Chunk after chunk until no row is left; what became of a row is stored in its attribution's transaction."""
-        done, one_by_one = 0, 0
-        while True:
-            try:
-                taken = await self._attribute_chunk(request.import_id, 1 if one_by_one else CHUNK)
-            except ApplicationError as error:
-                if error.type != REFUSED:
-                    raise
-                # No row should pass our door and not the database's; if one does, it may not hold up the others.
-                if not one_by_one:
-                    one_by_one = CHUNK
-                    continue
-                await self._refuse_next(request.import_id, f"the database refuses it: {error.message}")
-                taken = 1
-            if not taken:
-                return
-            done += taken
-            one_by_one = max(0, one_by_one - 1)
-            activity.heartbeat(done)
+        done = 0
+        async with beating():
+            while taken := await self._attribute_chunk(request.import_id):
+                done += taken
+                activity.heartbeat(done)
 
     @activity.defn(name="report_import")
     async def report_import(self, request: ImportRequest) -> ImportReport:
@@ -61,14 +51,21 @@ class ImportActivities:
         books = {book: BookCounts.model_validate(c) for book, c in counts.items()}
         return ImportReport(import_id=request.import_id, books=books, rejected=rejected)
 
-    async def _attribute_chunk(self, import_id: str, limit: int) -> int:
+    async def _attribute_chunk(self, import_id: str) -> int:
         counts: Counter[str] = Counter()
         async with transaction(self._sessions) as session:
             if not await store.imports.lock(session, import_id):
                 raise ApplicationError(f"no import {import_id} is staged", type="ImportUnknown", non_retryable=True)
-            rows = await store.imports.take(session, import_id, limit)
-            if rows:
-                counts = await self._settle(session, import_id, rows)
+            rows = await store.imports.take(session, import_id, CHUNK, CHUNK_BYTES)
+            try:
+                async with session.begin_nested():
+                    counts = await self._settle(session, import_id, rows)
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                # No row should pass our door and then fail; if one does, it may not hold up the others.
+                activity.logger.warning("a chunk is attributed row by row", exc_info=True)
+                counts = await self._settle_one_by_one(session, import_id, rows)
         # Only after the commit: what was rolled back was not attributed.
         meter = activity.metric_meter()
         meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(counts["attributed"])
@@ -77,12 +74,19 @@ class ImportActivities:
         )
         return len(rows)
 
-    async def _refuse_next(self, import_id: str, reason: str) -> None:
-        async with transaction(self._sessions) as session:
-            await store.imports.lock(session, import_id)
-            for row in await store.imports.take(session, import_id, 1):
+    async def _settle_one_by_one(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for row in rows:
+            try:
+                async with session.begin_nested():
+                    counts += await self._settle(session, import_id, [row])
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                reason = f"it cannot be stored: {str(getattr(error, 'orig', error)).splitlines()[0][:300]}"
                 refusal = Refusal(row.seq, row.row_index, book_of(row.payload), reason)
                 await store.imports.settle(session, import_id, 1, {}, [refusal])
+        return counts
 
     async def _settle(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -35,8 +35,7 @@ class KarmaActivities:
     async def _rebuild(self, book: str) -> int:
         totals: dict[str, tuple[float, int, int]] = {}
         async with transaction(self._sessions) as session:
-            if not await store.books.lock(session, book):
-                return 0
+            await store.karma.lock_book(session, book)
             number = 0
             async for names, won in store.karma.outcomes_in_order(session, book):
                 number += 1

@@ -1,5 +1,6 @@
 """Activities of the position lifecycle."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 import store.convictions
 import store.events
@@ -76,15 +78,22 @@ class PositionActivities:
         activity.metric_meter().create_gauge_float(
             "closeloop_oldest_unattributed_seconds", "Age of the oldest close without an attribution", "s"
         ).set(age)
-        while report.started + report.running_already < request.limit:
+        async with transaction(self._sessions) as session:
+            impossible = await store.positions.impossible(session)
+        for book, position_id in impossible:
+            reason = "opened_at, closed_at: must be times between the years 1800 and 9999"
+            await self._report_unattributable(book, position_id, reason)
+            report.unattributable += 1
+        while report.started < request.limit:
+            page = min(CATCH_UP_PAGE, request.limit - report.started)
             async with transaction(self._sessions) as session:
-                rows = await store.positions.unattributed(session, after, CATCH_UP_PAGE)
+                rows = await store.positions.unattributed(session, after, page)
             if not rows:
                 break
             for row in rows:
                 after = (row["closed_at"], row["book_id"], row["position_id"])
                 try:
-                    position = store.positions.closed_position(row)
+                    position = store.positions.closed_position(dict(row))
                 except ValidationError as error:
                     await self._report_unattributable(row["book_id"], row["position_id"], describe(error))
                     report.unattributable += 1
@@ -94,12 +103,18 @@ class PositionActivities:
                     report.started += 1
                 except WorkflowAlreadyStartedError:
                     report.running_already += 1
+                except RPCError as error:
+                    if error.status != RPCStatusCode.INVALID_ARGUMENT:
+                        raise
+                    await self._report_unattributable(row["book_id"], row["position_id"], error.message[:300])
+                    report.unattributable += 1
             activity.heartbeat(report)
         return report
 
     async def _report_unattributable(self, book: str, position_id: str, reason: str) -> None:
         activity.logger.warning("unattributable position", extra={"book": book, "position": position_id})
-        about = f"{book}/{position_id}/{reason}"[:1000]
+        # A row of an engine's own may have a key of any length; an index entry has not.
+        about = hashlib.sha256(f"{book}/{position_id}/{reason}".encode()).hexdigest()
         payload = {"book": book, "position_id": position_id, "reason": reason}
         async with transaction(self._sessions) as session:
             event = (EventType.position_unattributable, about, payload)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.exceptions import ApplicationError
 
@@ -15,12 +16,21 @@ REFUSED = "DatabaseRefused"
 @asynccontextmanager
 async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
     """One transaction. What can never succeed is raised as a non-retryable error; the rest Temporal retries."""
-    try:
-        async with sessions.begin() as session:
+    async with sessions() as session:
+        try:
+            await session.connection()
+        except DATABASE_ERRORS as error:
+            raise _for_temporal(error) from None
+        try:
             yield session
-    except DATABASE_ERRORS as error:
-        # The driver's message without the statement's parameters: they do not belong in a history.
-        reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
-        if is_permanent(error):
-            raise ApplicationError(reason, type=REFUSED, non_retryable=True) from None
-        raise ApplicationError(f"the database: {reason}", type="DatabaseAway") from None
+            await session.commit()
+        except SQLAlchemyError as error:
+            raise _for_temporal(error) from None
+
+
+def _for_temporal(error: BaseException) -> ApplicationError:
+    # The driver's message without the statement's parameters: they do not belong in a history.
+    reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
+    if is_permanent(error):
+        return ApplicationError(reason, type=REFUSED, non_retryable=True)
+    return ApplicationError(f"the database: {reason}", type="DatabaseAway")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import RowMapping
+from sqlalchemy import Row, RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.client import Client
@@ -41,6 +41,7 @@ from models.weights import (
     RecordDecision,
     RefusedWord,
     SignalTimeRequest,
+    Standing,
     Verdict,
     Weights,
 )
@@ -74,7 +75,7 @@ class WeightActivities:
             book = await store.books.hold(session, request.book)
             cycle_id = f"{request.book}/{Cadence(book['cadence']).period(request.as_of)}"
             if existing := await store.weights.cycle(session, cycle_id):
-                return _opened(store.weights.view(existing))
+                return await self._opened(session, existing)
             last = await store.weights.last_cycle(session, request.book)
             if last is not None and last["as_of"] >= request.as_of:
                 raise _refused(f"as_of: must be after that of the last cycle, {last['as_of'].isoformat()}")
@@ -91,14 +92,27 @@ class WeightActivities:
                 await _tell(session, kind, cycle_id, _payload(row))
             stored = await store.weights.cycle(session, cycle_id)
             assert stored is not None, "it was just written"
-            opened = _opened(store.weights.view(stored))
-        return opened.model_copy(
-            update={
-                "predecessor": last["workflow_id"] if last else None,
-                "unknown_domains": row["unknown_domains"],
-                "self_approved": self._may_approve_itself(opened),
-            }
+            return await self._opened(session, stored)
+
+    async def _opened(self, session: AsyncSession, row: RowMapping) -> OpenedCycle:
+        """A cycle as its workflow is told of it: from the record alone, so that a retry is told the same."""
+        view = store.weights.view(row)
+        cycle = OpenedCycle(
+            cycle_id=view.cycle_id,
+            workflow_id=view.workflow_id,
+            book=view.book,
+            as_of=view.as_of,
+            state=view.state,
+            reason=view.reason,
+            old=view.old,
+            new=view.new,
+            evidence=view.evidence,
+            deadline=view.deadline,
+            predecessor=await store.weights.workflow_before(session, view.book, view.as_of),
+            unknown_domains=row["unknown_domains"],
+            sentence=_sentence(view),
         )
+        return cycle.model_copy(update={"self_approved": self._may_approve_itself(cycle)})
 
     async def _supersede(self, session: AsyncSession, last: RowMapping | None, now: datetime) -> None:
         """A proposal that still waits when the next cycle begins has expired."""
@@ -116,7 +130,10 @@ class WeightActivities:
     async def _active(self, session: AsyncSession, book: RowMapping) -> ActiveWeights:
         """The weights in force. A book that nobody set up settles on the default preset here."""
         if book["preset"] is None:
-            weights = preset_weights(self._preset, self._policy)
+            try:
+                weights = preset_weights(self._preset, self._policy)
+            except InfeasibleBounds as error:
+                raise _infeasible(error) from None
             await store.books.set_preset(session, book["book_id"], self._preset.name, weights, None)
         else:
             weights = book["preset_weights"]
@@ -235,11 +252,11 @@ class WeightActivities:
                 policy.max_domain_weight,
             )
         except InfeasibleBounds as error:
-            raise ApplicationError(f"policy: {error}", type="PolicyInfeasible", non_retryable=True) from None
+            raise _infeasible(error) from None
         if all(abs(new[domain] - weight) < SAME for domain, weight in active.weights.items()):
             row["reason"] = "no_change"
             return
-        wait = request.deadline or timedelta(hours=policy.approval_hours)
+        wait = timedelta(hours=policy.approval_hours) if request.deadline is None else request.deadline
         row |= {"state": CycleState.proposed, "new": new, "deadline": now + wait}
 
     def _evidence(self, closes: Sequence[RowMapping], weights: Weights) -> dict[str, Correlation]:
@@ -386,8 +403,18 @@ class WeightActivities:
     async def refuse_word(self, word: RefusedWord) -> None:
         """Put a signal on record that could not be understood."""
         async with transaction(self._sessions) as session:
-            about = f"{word.cycle_id}/{word.signal}/{word.number}/not-understood"
+            about = f"{word.cycle_id}/{word.run_id}/{word.number}/not-understood"
             await _tell(session, EventType.weights_word_refused, about, word.model_dump())
+
+    @activity.defn(name="standing_of_cycle")
+    async def standing(self, key: CycleKey) -> Standing:
+        """Where a cycle stands on record."""
+        async with transaction(self._sessions) as session:
+            row = await store.weights.cycle(session, key.cycle_id)
+            last = await store.weights.last_cycle(session, key.book)
+        if row is None or last is None:
+            raise ApplicationError(f"no cycle {key.cycle_id}", type="CycleUnknown", non_retryable=True)
+        return Standing(state=row["state"], next_has_begun=last["cycle_id"] != key.cycle_id)
 
     @activity.defn(name="when_signalled")
     async def when_signalled(self, request: SignalTimeRequest) -> datetime | None:
@@ -438,13 +465,17 @@ class WeightActivities:
                 if found.overlay == "due":
                     await self._bring_up_to_date(session, book)
                     report.repaired.append(book)
-                elif (
-                    found.overlay == "written"
-                    and found.overlay_folder == self._overlays.identity()
-                    and not self._overlays.exists(book)
-                ):
+                elif self._is_deleted(book, found):
                     report.deleted.append(CycleKey(cycle_id=found.cycle_id, book=book))
         return report
+
+    def _is_deleted(self, book: str, found: Row[Any]) -> bool:
+        """Whether the overlay in force is on record as written, in this very folder, and is not there."""
+        return (
+            found.overlay == "written"
+            and found.overlay_folder == self._overlays.identity()
+            and not self._overlays.exists(book)
+        )
 
     @activity.defn(name="revert_deleted_overlay")
     async def revert_deleted_overlay(self, key: CycleKey) -> DecisionAnswer:
@@ -460,9 +491,15 @@ class WeightActivities:
         )
         async with transaction(self._sessions) as session:
             book = await store.books.hold(session, key.book)
+            found = await store.weights.overlay_state(session, key.book)
+            if found is None or found.cycle_id != key.cycle_id or not self._is_deleted(key.book, found):
+                # Since it was seen missing, another version came into force, or the file came back.
+                return DecisionAnswer(
+                    accepted=False, state=CycleState.applied, reason="the file is not missing any more"
+                )
             answer = await self._decide(session, decision)
             active = await store.weights.active(session, key.book)
-            if not answer.accepted and active is not None and active.source == "learned":
+            if not answer.accepted and active is not None:
                 # What is in force came from an earlier revert: there is only the preset to go back to.
                 reason = _said("reverted", decision)
                 version = await self._activate_preset(session, book, active, key.cycle_id, decision.at, reason)
@@ -475,7 +512,7 @@ class WeightActivities:
             row = await store.weights.cycle(session, key.cycle_id)
         if row is not None:
             with contextlib.suppress(RPCError):  # the cycle may have ended: then nobody watches it
-                await self._client.get_workflow_handle(row["workflow_id"]).signal("settled", answer)
+                await self._client.get_workflow_handle(row["workflow_id"]).signal("look")
         return answer
 
     @activity.defn(name="books_due")
@@ -504,24 +541,12 @@ def preset_version(book: str, weights: Weights, policy: LearningPolicy) -> Activ
     )
 
 
+def _infeasible(error: InfeasibleBounds) -> ApplicationError:
+    return ApplicationError(f"policy: {error}", type="PolicyInfeasible", non_retryable=True)
+
+
 def _refused(reason: str) -> ApplicationError:
     return ApplicationError(reason, type="CycleRefused", non_retryable=True)
-
-
-def _opened(view: CycleView) -> OpenedCycle:
-    return OpenedCycle(
-        cycle_id=view.cycle_id,
-        workflow_id=view.workflow_id,
-        book=view.book,
-        as_of=view.as_of,
-        state=view.state,
-        reason=view.reason,
-        old=view.old,
-        new=view.new,
-        evidence=view.evidence,
-        deadline=view.deadline,
-        sentence=_sentence(view),
-    )
 
 
 def _sentence(view: CycleView) -> str:

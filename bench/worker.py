@@ -27,6 +27,7 @@ async def main() -> None:
         LearningPolicy(),
         concurrency=settings.worker_concurrency,
         overlay_folder=settings.overlay_folder(),
+        corpus_folder=settings.corpus_folder(),
         task_queue=TASK_QUEUE,
     )
     empty = Worker(

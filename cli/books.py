@@ -8,10 +8,9 @@ import store.books
 import store.weights
 from activities.weights import preset_weights
 from cli.connections import database
-from cli.console import AsJson, at, fail, out, print_json, run, settings, table
+from cli.console import AsJson, at, book_name, fail, out, print_json, run, settings, table
 from gateways.presets import UnknownPreset, load_preset, names
 from learning.weights import InfeasibleBounds
-from models.values import BOOK_PATTERN
 from models.weights import Cadence, Preset
 
 app = typer.Typer(help="Books: one for each strategy, with its preset of domain weights.", no_args_is_help=True)
@@ -19,27 +18,28 @@ app = typer.Typer(help="Books: one for each strategy, with its preset of domain 
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="1 to 64 of [A-Za-z0-9_.-].")],
+    name: Annotated[str, typer.Argument(help="1 to 64 of [A-Za-z0-9_.-].", callback=book_name)],
     preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or a YAML file.")] = None,
     cadence: Annotated[Cadence | None, typer.Option("--cadence", help="How often weights are looked at.")] = None,
 ) -> None:
     """Set up a book. Not needed: a book is met with the first message that names it, and gets the default preset."""
-    if not BOOK_PATTERN.fullmatch(name):
-        raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]", param_hint="NAME")
     try:
         chosen = load_preset(preset or settings().learning_policy().default_preset)
     except UnknownPreset as error:
         fail(str(error))
-    out.print(run(_add(name, chosen, cadence)), markup=False)
+    out.print(run(_add(name, chosen, cadence, keep=preset is None)))
 
 
-async def _add(name: str, preset: Preset, cadence: Cadence | None) -> str:
+async def _add(name: str, preset: Preset, cadence: Cadence | None, keep: bool) -> str:
     try:
         weights = preset_weights(preset, settings().learning_policy())
     except InfeasibleBounds as error:
         fail(f"The preset {preset.name} cannot be used with this policy: {error}.")
     async with database() as session, session.begin():
         book = await store.books.hold(session, name)
+        if keep and book["preset"] is not None:
+            await store.books.set_preset(session, name, book["preset"], book["preset_weights"], cadence)
+            return f"book {name} keeps the preset {book['preset']}, {cadence or book['cadence']}"
         if book["preset_weights"] == weights and cadence in (None, book["cadence"]):
             return f"book {name} has the preset {preset.name} already"
         if book["preset_weights"] != weights and await store.weights.last_cycle(session, name) is not None:
@@ -82,9 +82,9 @@ def show(name: str, as_json: AsJson = False) -> None:
         fail(f"There is no book {name}: 'closeloop books list' shows them, 'closeloop books add' sets one up.")
     if as_json:
         return print_json(row)
-    out.print(f"Book {name}, {row['cadence']}, preset {row['preset'] or 'not chosen (the default)'}", markup=False)
+    out.print(f"Book {name}, {row['cadence']}, preset {row['preset'] or 'not chosen (the default)'}")
     for domain, weight in sorted((row["preset_weights"] or {}).items(), key=lambda item: -item[1]):
-        out.print(f"  {domain:<16} {weight:.4f}", markup=False)
+        out.print(f"  {domain:<16} {weight:.4f}")
     return None
 
 
@@ -94,4 +94,4 @@ def presets() -> None:
     for name in names():
         preset = load_preset(name)
         weights = ", ".join(f"{domain} {weight:g}" for domain, weight in preset.weights.items())
-        out.print(f"{name:<14}{preset.description}\n{'':<14}{weights}", markup=False)
+        out.print(f"{name:<14}{preset.description}\n{'':<14}{weights}")

@@ -13,18 +13,30 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.service import RPCError
 
-from store.errors import DATABASE_ERRORS, is_unreachable
+from models.values import BOOK_PATTERN
+from store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
 from workers.settings import Settings, SettingsError
 from workers.stack.home import StackError
 
 T = TypeVar("T")
 
 # Into a file or a pipe, tables are as wide as they need to be.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Names in data may look like markup: nothing printed is read as such.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.")]
+
+
+def book_name(value: str | None) -> str | None:
+    """A book's name from the command line; called wrongly (status 2) if it cannot be one."""
+    if value is not None and not BOOK_PATTERN.fullmatch(value):
+        raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]")
+    return value
+
+
+BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.", callback=book_name)]
+Book = Annotated[str, typer.Option("--book", help="The book.", callback=book_name)]
 LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]
 
 _home: Path | None = None
@@ -43,7 +55,7 @@ def settings() -> Settings:
 
 def fail(sentence: str) -> NoReturn:
     """Say what went wrong and what to do; exit status 1."""
-    err.print(f"closeloop: {sentence}", markup=False)
+    err.print(f"closeloop: {sentence}")
     raise typer.Exit(1)
 
 
@@ -59,10 +71,18 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         if "Failed client connect" not in str(error):
             raise
         fail("Temporal does not answer: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
+    except BrokenPipeError:
+        raise  # the reader has enough: not a matter of the database
     except DATABASE_ERRORS as error:
+        state = sqlstate(error) or ""
+        if state in ("42P01", "42703"):
+            fail("The database's schema is not this version's: run 'closeloop db upgrade'.")
+        if state.startswith(("28", "3D")):
+            said = str(getattr(error, "orig", error)).strip()
+            fail(f"The database refuses the connection ({said}): check DATABASE_URL.")
         if not is_unreachable(error):
-            if "UndefinedTable" in str(error):
-                fail("The database has no schema yet: run 'closeloop db upgrade'.")
+            if isinstance(error, OSError):
+                fail(str(error))
             raise
         fail("The database does not answer: start the stack with 'closeloop dev', or check DATABASE_URL.")
 
@@ -83,12 +103,11 @@ def print_json(value: Any) -> None:
 
 async def print_json_list(items: AsyncIterator[Any]) -> None:
     """A JSON array, written as it is read: lists are whole, however long."""
-    sys.stdout.write("[")
-    separator = ""
+    separator = "["
     async for item in items:
         sys.stdout.write(separator + to_json(item, inf_nan_mode="null").decode())
         separator = ",\n"
-    sys.stdout.write("]\n")
+    sys.stdout.write("[]\n" if separator == "[" else "]\n")
 
 
 def table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:

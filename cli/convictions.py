@@ -32,7 +32,7 @@ def add(file: FileArgument, as_json: AsJson = False) -> None:
     else:
         out.print(f"{added} convictions recorded, {len(readable) - added} were on record")
     for item in refused:
-        err.print(f"refused: line {int(str(item['index'])) + 1}: {item['reason']}", markup=False)
+        err.print(f"refused: line {int(str(item['index'])) + 1}: {item['reason']}")
     if refused:
         raise typer.Exit(1)
 

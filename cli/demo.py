@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import shutil
+import signal
 import socket
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from decimal import Decimal
 from urllib.parse import quote
 
 import typer
@@ -44,9 +46,12 @@ def demo() -> None:
 
 
 async def _demo() -> None:
+    this = asyncio.current_task()
+    assert this is not None, "a coroutine runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # so that the stack is stopped
     async with _stack() as started_here:
         out.print(
-            f"\n[bold]A simulated engine[/bold] closes {sum(b.positions for b in BOOKS)} positions over {DAYS} "
+            f"\nA simulated engine closes {sum(b.positions for b in BOOKS)} positions over {DAYS} "
             "simulated days in two books.\nNo market is involved: which domains and producers are right is planted, "
             "so that you can see whether it is found.\n"
         )
@@ -71,7 +76,7 @@ async def _stack() -> AsyncIterator[bool]:
         yield False
         return
     out.print(f"Starting PostgreSQL, Temporal and a worker; their data stays in {configured.home}")
-    stack = LocalStack(configured, _ports(), lambda line: out.print(f"  {line}", markup=False))
+    stack = LocalStack(configured, _ports(), lambda line: out.print(f"  {line}"))
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(stack.run(stop, ready))
     waiting = asyncio.create_task(ready.wait())
@@ -165,8 +170,8 @@ async def _show(book: SimulatedBook) -> None:
     summary = await summarise(book.name)
     low, high = summary["hit_rate_low"], summary["hit_rate_high"]
     out.print(
-        f"[bold]Book {book.name}[/bold]: {summary['count']} positions attributed, hit rate {summary['hit_rate']:.0%} "
-        f"(95 % interval {low:.0%} to {high:.0%}), PnL {signed(summary['realized_pnl'])}, "
+        f"Book {book.name}: {summary['count']} positions attributed, hit rate {summary['hit_rate']:.0%} "
+        f"(95 % interval {low:.0%} to {high:.0%}), PnL {signed(Decimal(summary['realized_pnl']))}, "
         f"{summary['avg_rr']:+.2f} R on average."
     )
     async with database() as session:
@@ -211,6 +216,6 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
         (f"{command} karma", "trust in each producer"),
         (f"{command} import freqtrade FILE", "the same with your own trades"),
     ]
-    out.print("[bold]What next[/bold]")
+    out.print("What next", style="bold")
     for step, meaning in steps:
-        out.print(f"  {step}\n      {meaning}", markup=False, soft_wrap=True)
+        out.print(f"  {step}\n      {meaning}", soft_wrap=True)

@@ -19,7 +19,7 @@ from temporalio.service import RPCError, RPCStatusCode
 import store.imports
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
-from cli.console import AsJson, err, fail, hinting, out, print_json, run, table
+from cli.console import AsJson, book_name, err, fail, hinting, out, print_json, run, table
 from cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from gateways.freqtrade import NotAnExport, read_export
 from models.imports import ImportReport, ImportRequest
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 
 STAGED_AT_ONCE = 2_000
+STAGED_CHARACTERS = 8_000_000
 PATIENCE_SECONDS = 600
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 
@@ -42,13 +43,12 @@ _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCo
 def freqtrade(
     file: FileArgument,
     book: Annotated[
-        str | None, typer.Option("--book", help="Book for all trades. Default: the strategy's name.")
+        str | None,
+        typer.Option("--book", help="Book for all trades. Default: the strategy's name.", callback=book_name),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Import trades exported by freqtrade (backtesting --export trades; .json or .zip)."""
-    if book is not None and not BOOK_PATTERN.fullmatch(book):
-        raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]", param_hint="--book")
     content = open_input(file).read()
     try:
         rows = list(_freqtrade_rows(content, book))
@@ -62,9 +62,10 @@ def freqtrade(
 def jsonl(file: FileArgument, as_json: AsJson = False) -> None:
     """Import JSON lines of closed positions (README, "Messages"); "index" in the report counts lines from 0."""
     digest = hashlib.sha256(b"jsonl\0")
+    opened = open_input(file)
 
     def rows() -> Iterator[StagedRow | Refusal]:
-        for seq, (index, line) in enumerate(json_lines(open_input(file))):
+        for seq, (index, line) in enumerate(json_lines(opened)):
             digest.update(b"too long" if line is None else line)
             digest.update(b"\n")
             yield _jsonl_row(seq, index, line)
@@ -115,7 +116,7 @@ def _import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source
     refusals = [(name, r) for name, b in report["books"].items() for r in b["rejected"]]
     refusals += [("-", r) for r in report.get("rejected", [])]
     for name, refusal in refusals[:20]:
-        err.print(f"refused: book {name}, row {refusal['index']}: {refusal['reason']}", markup=False)
+        err.print(f"refused: book {name}, row {refusal['index']}: {refusal['reason']}")
     if len(refusals) > 20:
         err.print(f"refused: {len(refusals) - 20} more rows; --json lists all of them")
     return None
@@ -151,11 +152,23 @@ async def _run_import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Has
 async def _stage(session: AsyncSession, import_id: str, rows: Iterator[StagedRow | Refusal], source: str) -> int:
     await store.imports.create(session, import_id, source[:500])
     total = 0
-    while batch := list(islice(rows, STAGED_AT_ONCE)):
+    while batch := _next_batch(rows):
         staged = [row for row in batch if isinstance(row, StagedRow)]
         await store.imports.stage(session, import_id, staged, [row for row in batch if isinstance(row, Refusal)])
         total += len(batch)
     return total
+
+
+def _next_batch(rows: Iterator[StagedRow | Refusal]) -> list[StagedRow | Refusal]:
+    """The next rows, not more than memory should hold at once."""
+    batch: list[StagedRow | Refusal] = []
+    size = 0
+    for row in islice(rows, STAGED_AT_ONCE):
+        batch.append(row)
+        size += len(row.payload) if isinstance(row, StagedRow) else 0
+        if size > STAGED_CHARACTERS:
+            break
+    return batch
 
 
 async def _wait(client: Client, handle: WorkflowHandle[Any, ImportReport], import_id: str, total: int) -> ImportReport:
@@ -183,9 +196,12 @@ async def _result(handle: WorkflowHandle[Any, ImportReport]) -> ImportReport:
     loop = asyncio.get_running_loop()
     away_since: float | None = None
     while True:
+        asked = loop.time()
         try:
             return await handle.result()
         except RPCError as error:
+            if loop.time() - asked > 30:
+                away_since = None  # it had been back
             away_since = away_since or loop.time()
             if error.status not in _AWAY or loop.time() - away_since > PATIENCE_SECONDS:
                 raise

@@ -1,7 +1,6 @@
 """Trust in producers."""
 
 import uuid
-from typing import Annotated
 
 import typer
 from temporalio.client import Client
@@ -54,7 +53,7 @@ async def _list(book: str | None, as_json: bool) -> None:
 
 @app.command()
 def rebuild(
-    book: Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.")] = None,
+    book: BookOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Recompute karma from the attributions in the order in which the positions closed."""

@@ -1,5 +1,6 @@
 """``closeloop``: the command line."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import books, convictions, db, demo, events, imports, karma, operations, outcomes, positions, weights
+from cli import books, convictions, corpus, db, demo, events, imports, karma, operations, outcomes, positions, weights
 from cli.console import err, set_home
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.add_typer(karma.app, name="karma")
 app.add_typer(events.app, name="events")
 app.add_typer(books.app, name="books")
 app.add_typer(weights.app, name="weights")
+app.add_typer(corpus.app, name="corpus")
 
 
 def main() -> None:
@@ -51,7 +53,7 @@ def main() -> None:
         app()
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         status = 130
     except BrokenPipeError:
         status = 0  # the reader (head, less) had enough
@@ -59,7 +61,7 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        err.print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.", markup=False)
+        err.print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.")
         status = 1
     try:
         sys.stdout.flush()

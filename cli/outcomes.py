@@ -1,12 +1,13 @@
 """What became of closed positions."""
 
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Any
 
 import typer
 
 import store.attributions
 from cli.connections import database
-from cli.console import AsJson, BookOption, LastOption, at, number, out, print_json, print_json_list, run, table
+from cli.console import AsJson, Book, BookOption, LastOption, at, number, out, print_json, print_json_list, run, table
 from learning.intervals import wilson_interval
 from models.sentences import signed
 
@@ -59,7 +60,7 @@ async def _list(book: str | None, last: int | None, as_json: bool) -> None:
 
 @app.command()
 def summary(
-    book: Annotated[str, typer.Option("--book", help="The book.")],
+    book: Book,
     as_json: AsJson = False,
 ) -> None:
     """Count, hit rate with its 95 % interval, PnL and R of a book."""
@@ -72,7 +73,7 @@ def summary(
     low, high = report["hit_rate_low"], report["hit_rate_high"]
     shown.add_row("closed positions", str(report["count"]))
     shown.add_row("hit rate", f"{report['hit_rate']:.1%} (95 % interval {low:.1%} to {high:.1%})")
-    shown.add_row("realised PnL", signed(report["realized_pnl"]))
+    shown.add_row("realised PnL", signed(Decimal(report["realized_pnl"])))
     shown.add_row(
         "average R",
         f"{number(report['avg_rr'])} ± {number(report['avg_rr_se'])} ({report['rr_count']} with known risk)",
@@ -92,6 +93,7 @@ async def summarise(book: str) -> dict[str, Any]:
     return {
         "book": book,
         **row,
+        "realized_pnl": format(row["realized_pnl"], "f"),
         "avg_rr_se": sd / row["rr_count"] ** 0.5 if sd is not None else None,
         "hit_rate": wins / count if count else None,
         "hit_rate_low": low,

@@ -49,10 +49,10 @@ def close(file: FileArgument, as_json: AsJson = False) -> None:
     else:
         for report in closed:
             note = " (attributed before; nothing changed)" if report.already_attributed else ""
-            out.print(f"{report.outcome.position_id}: {report.sentence}{note}", markup=False)
+            out.print(f"{report.outcome.position_id}: {report.sentence}{note}")
     for item in refused:
         where = item.get("position_id") or f"line {int(str(item['index'])) + 1}"
-        err.print(f"refused: {where}: {item['reason']}", markup=False)
+        err.print(f"refused: {where}: {item['reason']}")
     if not closed and not refused:
         err.print("closeloop: there was nothing to close in the input.")
     if refused:

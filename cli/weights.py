@@ -1,6 +1,8 @@
 """Governed weights: proposals, decisions, history."""
 
 import asyncio
+import math
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -11,19 +13,21 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 import store.books
+import store.events
+import store.rows
 import store.weights
 from activities.starting import TASK_QUEUE
 from activities.weights import preset_version, preset_weights
 from cli.connections import database, temporal
-from cli.console import AsJson, BookOption, at, fail, hinting, number, out, print_json, run, settings, table
-from gateways.presets import load_preset
+from cli.console import AsJson, Book, BookOption, at, fail, hinting, number, out, print_json, run, settings, table
+from gateways.presets import UnknownPreset, load_preset
+from learning.weights import InfeasibleBounds
+from models.events import EventType
 from models.search_attributes import BOOK, LIFECYCLE
-from models.values import BOOK_PATTERN
 from models.weights import ActiveWeights, Cadence, CycleRequest, CycleState, CycleView, DecisionAnswer, Verdict
 
 app = typer.Typer(help="Governed weights: what is proposed and why; approve, reject, revert.", no_args_is_help=True)
 
-Book = Annotated[str, typer.Option("--book", help="The book.")]
 By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
 Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]
 CycleId = Annotated[str, typer.Argument(metavar="ID", help="The proposal, as 'weights proposals' shows it.")]
@@ -37,7 +41,8 @@ def cycle(
         typer.Option("--as-of", help="The instant to compute for, such as 2026-10-01T00:00:00Z. Default: now."),
     ] = None,
     deadline_hours: Annotated[
-        float | None, typer.Option("--deadline-hours", min=0, help="How long a proposal waits. Default: the policy's.")
+        float | None,
+        typer.Option("--deadline-hours", min=0, max=2160, help="How long a proposal waits. Default: the policy's."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -45,9 +50,9 @@ def cycle(
 
     Started twice for the same period, it is the same cycle.
     """
-    if not BOOK_PATTERN.fullmatch(book):
-        raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]", param_hint="--book")
     instant = _instant(as_of)
+    if deadline_hours is not None and math.isnan(deadline_hours):
+        raise typer.BadParameter("must be a number of hours", param_hint="--deadline-hours")
     wait = None if deadline_hours is None else timedelta(hours=deadline_hours)
     view = run(hinting(_cycle(book, instant, wait)))
     if as_json:
@@ -120,9 +125,9 @@ def show(book: Book, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(active)
     since = f" since {at(active.since)} UTC" if active.since else ""
-    out.print(f"Book {book}: version {active.version}, {active.source}{since}", markup=False)
+    out.print(f"Book {book}: version {active.version}, {active.source}{since}")
     for domain, weight in sorted(active.weights.items(), key=lambda item: (-item[1], item[0])):
-        out.print(f"  {domain:<16} {weight:.4f}", markup=False)
+        out.print(f"  {domain:<16} {weight:.4f}")
     return None
 
 
@@ -134,7 +139,10 @@ async def active_weights(book: str) -> ActiveWeights:
             return active
         row = await store.books.find(session, book)
     chosen = row["preset_weights"] if row else None
-    return preset_version(book, chosen or preset_weights(load_preset(policy.default_preset), policy), policy)
+    try:
+        return preset_version(book, chosen or preset_weights(load_preset(policy.default_preset), policy), policy)
+    except (InfeasibleBounds, UnknownPreset) as error:
+        fail(f"The policy cannot be used: {error}")
 
 
 @app.command()
@@ -178,7 +186,7 @@ def _decide(proposal: str, verdict: Verdict, by: str, note: str, as_json: bool) 
     if as_json:
         print_json(answer)
     else:
-        out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}", markup=False)
+        out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}")
     if not answer.accepted:
         raise typer.Exit(1)
 
@@ -205,6 +213,10 @@ async def say(client: Client, view: CycleView, verdict: Verdict, by: str, note: 
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
     view = await _find(view.cycle_id) or view
+    async with database() as session, session.begin():
+        refused = word | {"book": view.book, "cycle_id": view.cycle_id, "outcome": "the cycle has ended"}
+        event = (EventType.weights_word_refused, f"{view.cycle_id}/{uuid.uuid4().hex}", refused)
+        await store.rows.execute(session, store.events.appending([event]))
     by_whom = f" by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
     return DecisionAnswer(
         accepted=False, state=view.state, reason=f"too late: the cycle has ended, {view.state}{by_whom}"
@@ -218,7 +230,7 @@ def history(book: Book, as_json: AsJson = False) -> None:
     if as_json:
         return print_json(report)
     if not report["versions"] and not report["cycles"]:
-        return out.print(f"Book {book} has had no cycle yet.", markup=False)
+        return out.print(f"Book {book} has had no cycle yet.")
     shown = table("version", "in force since (UTC)", "weights of", "why", numbers=("version",), title=f"Book {book}")
     for version in report["versions"]:
         shown.add_row(str(version["version"]), at(version["since"]), version["source"], version["reason"])
@@ -240,7 +252,7 @@ async def _history(book: str) -> dict[str, Any]:
 def _print_cycle(view: CycleView) -> None:
     """A proposal so that a person can decide from it alone."""
     why = f", {view.reason}" if view.reason else ""
-    out.print(f"\n{view.cycle_id}: {view.state.replace('_', ' ')}{why}", markup=False)
+    out.print(f"\n{view.cycle_id}: {view.state.replace('_', ' ')}{why}")
     out.print(f"as of {at(view.as_of)} UTC" + (f", waits until {at(view.deadline)} UTC" if view.deadline else ""))
     shown = table(
         "domain", "weight", "proposed", "change", "trades", "correlation (95 %)", "p", "q",
@@ -261,4 +273,4 @@ def _print_cycle(view: CycleView) -> None:
         "looking at all domains (Benjamini-Hochberg). A q above 0.05 is what noise often shows."
     )
     if view.state == CycleState.proposed:
-        out.print(f"closeloop weights approve {view.cycle_id} --by NAME --note TEXT   (or reject)", markup=False)
+        out.print(f"closeloop weights approve {view.cycle_id} --by NAME --note TEXT   (or reject)")

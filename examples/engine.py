@@ -1,6 +1,6 @@
 """A trading engine tells closeloop that a position closed: Temporal's own client, plain JSON, none of closeloop's code.
 
-    python examples/engine.py            # TEMPORAL_ADDRESS, or 127.0.0.1:7233
+python examples/engine.py            # TEMPORAL_ADDRESS, or 127.0.0.1:7233
 """
 
 import asyncio

@@ -23,6 +23,9 @@ class EventType(StrEnum):
     weights_expired = "learning.weights.expired.v1"
     weights_reverted = "learning.weights.reverted.v1"
     weights_word_refused = "learning.weights.word_refused.v1"
+    skill_promoted = "learning.skill.promoted.v1"
+    skill_archived = "learning.skill.archived.v1"
+    skill_skipped = "learning.skill.skipped.v1"
 
 
 class Event(SQLModel, table=True):

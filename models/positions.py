@@ -31,6 +31,7 @@ from models.values import (
     Identifier,
     Money,
     NonNegative,
+    Plain,
     PositiveMoney,
     Score,
     SignalDirection,
@@ -117,7 +118,7 @@ class ClosedPosition(BaseModel):
     def _possible(self) -> Self:
         if self.closed_at < self.opened_at:
             raise ValueError("closed_at: must not be before opened_at")
-        if len(self.model_dump_json().encode()) > MAX_MESSAGE_BYTES:
+        if len(self.model_dump_json(exclude_unset=True).encode()) > MAX_MESSAGE_BYTES:
             raise ValueError(f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON")
         return self
 
@@ -158,7 +159,7 @@ class PositionOutcome(BaseModel):
     direction: Direction
     opened_at: datetime
     closed_at: datetime
-    realized_pnl: Decimal
+    realized_pnl: Plain
     rr: float | None = Field(description="R-multiple: realised PnL / risk at entry; null where the risk is unknown.")
     time_held_hours: float
     max_drawdown_pct: float | None
@@ -245,7 +246,7 @@ class KarmaRebuildReport(BaseModel):
 
 
 class Book(SQLModel, table=True):
-    """A strategy's book. Its row is also the lock between closes (shared, by foreign key) and rebuilds (exclusive).
+    """A strategy's book; decisions on its weights hold its row.
 
     The preset is null until a person chooses one, or the first cycle settles on the default.
     """

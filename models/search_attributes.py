@@ -3,6 +3,8 @@
 A Temporal server allows 10 Keyword and 3 KeywordList attributes in all.
 """
 
+import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,7 +45,18 @@ def position_attributes(position: ClosedPosition) -> TypedSearchAttributes:
             SearchAttributePair(BOOK, position.book),
             SearchAttributePair(SYMBOL, position.symbol),
             SearchAttributePair(DIRECTION, position.direction),
-            SearchAttributePair(PRODUCERS, position.producers),
+            SearchAttributePair(PRODUCERS, fitting(position.producers)),
             SearchAttributePair(CLOSED_AT, position.closed_at),
         ]
     )
+
+
+def fitting(names: Sequence[str], limit: int = 1_900) -> list[str]:
+    """The first of these names that a search attribute has room for (a server takes 2,048 bytes by default)."""
+    kept: list[str] = []
+    for name in names:
+        limit -= len(json.dumps(name)) + 2  # as the client library sends it, with escapes
+        if limit < 0:
+            break
+        kept.append(name)
+    return kept

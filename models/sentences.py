@@ -8,7 +8,7 @@ from models.positions import ClosedPosition, KarmaStep, PositionOutcome
 
 def opening_line(position: ClosedPosition) -> str:
     """Summary of a close before it is attributed: ``BTC/USDT long closed +10.0 [default]``."""
-    return f"{position.symbol} {position.direction} closed {signed(position.realized_pnl)} [{position.book}]"[:200]
+    return short(f"{position.symbol} {position.direction} closed {signed(position.realized_pnl)} [{position.book}]")
 
 
 def closing_line(outcome: PositionOutcome, karma: Sequence[KarmaStep]) -> str:
@@ -36,3 +36,8 @@ def moved_weights(old: Mapping[str, float], new: Mapping[str, float]) -> str:
     moves = sorted(((new[d] - old.get(d, 0.0), d) for d in new), key=lambda move: (-abs(move[0]), move[1]))
     told = [f"{d} {old.get(d, 0.0):.4g}→{new[d]:.4g}" for step, d in moves if abs(step) >= 5e-5]
     return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "") or "no visible move"
+
+
+def short(line: str, limit: int = 300) -> str:
+    """At most ``limit`` bytes of a line: a summary has room for 400."""
+    return line.encode()[:limit].decode(errors="ignore")

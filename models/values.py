@@ -7,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 MAX_MESSAGE_BYTES = 256 * 1024
 # Unicode's control characters, and halves of surrogate pairs, which no UTF-8 text has.
@@ -79,6 +79,12 @@ def _positive(value: Decimal) -> Decimal:
     return value
 
 
+def _text(value: str) -> str:
+    if _CONTROL.search(value.translate(_LINE_BREAKS)):
+        raise ValueError("must not contain control characters")
+    return value
+
+
 def plain_json(value: dict[str, Any]) -> dict[str, Any]:
     """Free-form JSON that PostgreSQL can hold: finite numbers, no NUL in texts, at most 32 levels deep."""
     todo: list[tuple[Any, int]] = [(value, 1)]
@@ -102,10 +108,13 @@ BOOK_PATTERN = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 BookId = Annotated[
     str, Field(pattern=f"^{BOOK_PATTERN.pattern}$", description="The strategy's book: 1 to 64 of [A-Za-z0-9_.-].")
 ]
+Text = Annotated[str, AfterValidator(_text)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Utc = Annotated[datetime, BeforeValidator(_instant_text), AfterValidator(_utc)]
 # NaN and infinities pass pydantic's own check here so that ours, which names the reason, refuses them.
-Money = Annotated[Decimal, Field(allow_inf_nan=True), AfterValidator(_bounded_decimal)]
+# JSON shows every digit and no exponent, however the database spells the number.
+Plain = Annotated[Decimal, PlainSerializer(lambda number: format(number, "f"), return_type=str, when_used="json")]
+Money = Annotated[Plain, Field(allow_inf_nan=True), AfterValidator(_bounded_decimal)]
 PositiveMoney = Annotated[Money, AfterValidator(_positive)]
 UnitFloat = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False, description="In [-1, 1], positive = bullish.")]

@@ -23,6 +23,7 @@ from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
 from models.values import BookId, Finite, Identifier, Utc
+from models.values import Text as PlainText
 
 Weights = dict[str, float]
 
@@ -87,7 +88,9 @@ class CycleRequest(BaseModel):
 
     book: BookId
     as_of: Utc | None = None
-    deadline: timedelta | None = Field(default=None, description="How long a proposal waits; null: the policy's.")
+    deadline: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] | None = Field(
+        default=None, description="How long a proposal waits; null: the policy's."
+    )
 
 
 class OpenCycle(BaseModel):
@@ -123,8 +126,8 @@ class DecisionRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    operator: Annotated[str, Field(max_length=200)]
-    note: Annotated[str, Field(max_length=4000)] = ""
+    operator: Annotated[PlainText, Field(max_length=200)]
+    note: Annotated[PlainText, Field(max_length=4000)] = ""
 
 
 class Decide(DecisionRequest):
@@ -154,9 +157,17 @@ class DecisionAnswer(BaseModel):
     version: int | None = None
 
 
+class Standing(BaseModel):
+    """Where a cycle stands on record, and whether the book's next cycle has begun."""
+
+    state: CycleState
+    next_has_begun: bool
+
+
 class RefusedWord(BaseModel):
     """A signal that could not be understood, for the audit trail."""
 
+    run_id: str
     cycle_id: str
     book: str
     signal: str

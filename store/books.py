@@ -20,16 +20,6 @@ async def names(session: AsyncSession) -> list[str]:
     return list((await session.execute(text("SELECT book_id FROM books ORDER BY book_id"))).scalars())
 
 
-async def lock(session: AsyncSession, book: str) -> bool:
-    """Hold off attributions of this book until the transaction ends; False if there is no such book.
-
-    An attribution's foreign key takes a shared lock on the book's row; this takes the exclusive one. Statements after
-    it see every attribution that was committed, and none is under way.
-    """
-    result = await session.execute(text("SELECT 1 FROM books WHERE book_id = :book FOR UPDATE"), {"book": book})
-    return result.first() is not None
-
-
 async def hold(session: AsyncSession, book: str) -> RowMapping:
     """Meet a book and hold it for a decision until the transaction ends; closes go on meanwhile."""
     await execute(session, meeting([book]))

@@ -31,24 +31,17 @@ def recording(closes: Sequence[tuple[ClosedPosition, int]]) -> list[Write]:
     """
     scores: dict[tuple[str, str], dict[str, Any]] = {}
     logs: dict[tuple[str, str, str], dict[str, Any]] = {}
-    by_id: dict[tuple[str, str], dict[str, Any]] = {}
+    outcomes: dict[tuple[str, str], dict[str, Any]] = {}
     for position, outcome in sorted(closes, key=lambda c: (c[0].closed_at, c[1])):
         conviction = position.conviction
         if conviction is None:
             continue
-        row: dict[str, Any] = {
-            "book_id": position.book,
-            "id": conviction.conviction_id,
-            "symbol": position.symbol,
-            "outcome": outcome,
-            "outcome_ts": position.closed_at,
-        }
+        key = (position.book, conviction.conviction_id)
+        outcomes[key] = {"outcome": outcome, "outcome_ts": position.closed_at}
         if conviction.domain_scores is None and conviction.cycle_id is None and conviction.magnitude is None:
-            by_id[row["book_id"], row["id"]] = row
             continue
         cycle_id = conviction.cycle_id or conviction.conviction_id
-        first = scores.get((row["book_id"], row["id"]), row | {"cycle_id": cycle_id, "magnitude": conviction.magnitude})
-        scores[row["book_id"], row["id"]] = first | {"outcome": outcome, "outcome_ts": position.closed_at}
+        scores.setdefault(key, {"symbol": position.symbol, "cycle_id": cycle_id, "magnitude": conviction.magnitude})
         if conviction.domain_scores is not None:
             log = {
                 "book_id": position.book,
@@ -57,17 +50,35 @@ def recording(closes: Sequence[tuple[ClosedPosition, int]]) -> list[Write]:
                 "domain_scores": conviction.domain_scores,
             }
             logs.setdefault((position.book, cycle_id, position.symbol), log)
+    brought = [{"book_id": k[0], "id": k[1]} | scores[k] | outcomes[k] for k in sorted(scores)]
+    named_only = [{"book_id": k[0], "id": k[1]} | outcomes[k] for k in sorted(outcomes.keys() - scores.keys())]
     writes = [
         insertion(
             ConvictionScore,
-            [scores[key] for key in sorted(scores)],
+            brought,
             on_conflict=f"(book_id, id) DO UPDATE SET {_LATEST_OUTCOME}",
         ),
         _log([logs[key] for key in sorted(logs)]),
     ]
-    if by_id:
-        writes.append(Write(_SET_OUTCOME, as_json([by_id[key] for key in sorted(by_id)])))
+    if named_only:
+        writes.append(Write(_SET_OUTCOME, as_json(named_only)))
     return [write for write in writes if write is not None]
+
+
+async def lock(session: AsyncSession, positions: Sequence[ClosedPosition]) -> None:
+    """Take the locks of these positions' convictions in one order.
+
+    Needed where some bring a conviction and others only name one: these are set by different statements, so that two
+    batches could wait for each other.
+    """
+    keys = sorted({(p.book, p.conviction.conviction_id) for p in positions if p.conviction is not None})
+    await session.execute(
+        text(
+            f"SELECT 1 FROM conviction_scores s JOIN {recordset(ConvictionScore)} r USING (book_id, id) "  # noqa: S608
+            "ORDER BY s.book_id, s.id FOR UPDATE OF s"
+        ),
+        {"rows": as_json([{"book_id": book, "id": i} for book, i in keys])},
+    )
 
 
 async def recorded_scores(
@@ -104,7 +115,8 @@ async def record_ahead(session: AsyncSession, convictions: Sequence[RecordedConv
     """Record convictions before their positions; the first recording stands. Returns how many were new."""
     distinct = {(c.book, c.conviction_id): c for c in reversed(convictions)}
     logs = {(c.book, c.cycle_id, c.symbol): c.domain_scores for c in reversed(convictions)}
-    rows = await execute(
+    # In the order in which a close takes these locks: PostgreSQL executes the parts of one statement last first.
+    await execute(
         session,
         _log(
             [
@@ -112,6 +124,9 @@ async def record_ahead(session: AsyncSession, convictions: Sequence[RecordedConv
                 for (book, cycle, symbol), scores in sorted(logs.items())
             ]
         ),
+    )
+    rows = await execute(
+        session,
         insertion(
             ConvictionScore,
             [

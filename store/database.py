@@ -6,6 +6,12 @@ from contextlib import asynccontextmanager
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
+# A host that is lost in the middle of a transaction must not hold its locks for hours.
+_SERVER_SETTINGS = {
+    "application_name": "closeloop",
+    "idle_in_transaction_session_timeout": "120000",
+    "tcp_keepalives_idle": "30",
+}
 Sessions = async_sessionmaker[AsyncSession]
 
 
@@ -13,9 +19,7 @@ def open_engine(dsn: str, pool_size: int = 5) -> AsyncEngine:
     """An engine over asyncpg for a libpq-style DSN (``postgresql://...``; ``sslmode`` and the like are understood)."""
 
     async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(
-            dsn, timeout=10, command_timeout=300, server_settings={"application_name": "closeloop"}
-        )
+        return await asyncpg.connect(dsn, timeout=10, command_timeout=300, server_settings=_SERVER_SETTINGS)
 
     return create_async_engine(
         "postgresql+asyncpg://", async_creator=connect, pool_size=pool_size, max_overflow=0, pool_timeout=30

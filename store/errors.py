@@ -1,5 +1,8 @@
 """Database errors sorted, in one place, into those worth a retry and those that never will be."""
 
+import errno
+import socket
+
 import asyncpg
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -9,16 +12,29 @@ DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceErro
 # Classes of SQLSTATE that no retry mends: a value that does not fit (22), a broken constraint (23), a limit of
 # PostgreSQL (54). What a restart, a deadlock, a full disk or a pending migration raises can pass.
 _PERMANENT = ("22", "23", "54")
+# No connection (08), too many of them (53), shutting down or starting up (57P).
+_AWAY = ("08", "53", "57P")
 
 
 def is_permanent(error: BaseException) -> bool:
     """Whether the same statement with the same values would fail for ever."""
-    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
-    return isinstance(state, str) and state.startswith(_PERMANENT)
+    return (sqlstate(error) or "").startswith(_PERMANENT)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's code of what happened (its manual, appendix A); None if it is not PostgreSQL's error."""
+    found = getattr(error.orig if isinstance(error, DBAPIError) else error, "sqlstate", None)
+    return found if isinstance(found, str) else None
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a database error can pass by itself: anything but one that is permanent. False for errors of ours."""
+    return isinstance(error, DATABASE_ERRORS) and not is_permanent(error)
 
 
 def is_unreachable(error: BaseException) -> bool:
     """Whether the database is away (down, restarting, refusing connections), as opposed to having refused something."""
     if isinstance(error, DBAPIError):
-        return error.connection_invalidated
-    return isinstance(error, DATABASE_ERRORS) and not isinstance(error, SQLAlchemyError)
+        return error.connection_invalidated or (sqlstate(error) or "").startswith(_AWAY)
+    away = (asyncpg.PostgresError, asyncpg.InterfaceError, ConnectionError, TimeoutError, socket.gaierror)
+    return isinstance(error, away) or (isinstance(error, OSError) and error.errno in (None, errno.EHOSTUNREACH))

@@ -58,15 +58,17 @@ async def lock(session: AsyncSession, import_id: str) -> bool:
     return result.first() is not None
 
 
-async def take(session: AsyncSession, import_id: str, limit: int) -> list[StagedRow]:
-    """Take the next rows off the import; they are back if the transaction does not commit."""
+async def take(session: AsyncSession, import_id: str, limit: int, limit_bytes: int) -> list[StagedRow]:
+    """Take the next rows off the import, at least one; they are back if the transaction does not commit."""
     result = await session.execute(
         text(
-            "DELETE FROM import_rows WHERE import_id = :id AND seq IN "
-            "(SELECT seq FROM import_rows WHERE import_id = :id ORDER BY seq LIMIT :limit) "
+            "DELETE FROM import_rows WHERE import_id = :id AND seq IN (SELECT seq FROM "
+            "(SELECT seq, row_number() OVER w AS number, sum(octet_length(payload)) OVER w AS bytes FROM "
+            "(SELECT seq, payload FROM import_rows WHERE import_id = :id ORDER BY seq LIMIT :limit) next "
+            "WINDOW w AS (ORDER BY seq)) counted WHERE number = 1 OR bytes <= :limit_bytes) "
             "RETURNING seq, row_index, payload"
         ),
-        {"id": import_id, "limit": limit},
+        {"id": import_id, "limit": limit, "limit_bytes": limit_bytes},
     )
     return sorted((StagedRow(r.seq, r.row_index, r.payload) for r in result), key=lambda r: r.seq)
 

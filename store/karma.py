@@ -11,6 +11,16 @@ from store.rows import Write, as_json, execute, insertion, recordset
 
 Key = tuple[str, str]
 
+_BOOK_LOCK = "hashtextextended(book_id, 271828)"
+# A conflict that changes nothing still takes the row's lock and returns its newest version. The subquery is not
+# flattened away, because its lock function is volatile.
+_LOCK = (
+    "INSERT INTO producer_karma (book_id, producer_id, karma, wins, losses, trades) "  # noqa: S608
+    "SELECT book_id, producer_id, karma, wins, losses, trades FROM "
+    f"(SELECT r.*, pg_advisory_xact_lock_shared({_BOOK_LOCK}) FROM {recordset(ProducerKarma)} r) locked "
+    "ON CONFLICT (book_id, producer_id) DO UPDATE SET karma = producer_karma.karma "
+    "RETURNING book_id, producer_id, karma"
+)
 _ADD = (
     "UPDATE producer_karma k SET karma = r.karma, wins = k.wins + r.wins, losses = k.losses + r.losses, "  # noqa: S608
     f"trades = k.trades + r.trades, updated_at = clock_timestamp() FROM {recordset(ProducerKarma)} r "
@@ -21,21 +31,12 @@ _ADD = (
 async def lock(session: AsyncSession, producers: Sequence[Key], start: float) -> dict[Key, float]:
     """Karma of (book, producer) pairs, held until the transaction ends; one never met before starts at ``start``.
 
-    Sorted, so that transactions that share producers queue up instead of deadlocking.
+    Sorted, so that transactions that share producers queue up instead of deadlocking. With them goes a shared lock on
+    each book, which keeps a rebuild out.
     """
-    rows = await execute(
-        session,
-        insertion(
-            ProducerKarma,
-            [
-                {"book_id": book, "producer_id": producer, "karma": start, "wins": 0, "losses": 0, "trades": 0}
-                for book, producer in sorted(producers)
-            ],
-            # A conflict that changes nothing still takes the row's lock and returns its newest version.
-            on_conflict="(book_id, producer_id) DO UPDATE SET karma = producer_karma.karma",
-            returning="book_id, producer_id, karma",
-        ),
-    )
+    if not producers:
+        return {}
+    rows = await execute(session, Write(_LOCK, as_json([_row(key, start, 0, 0) for key in sorted(producers)])))
     return {(r.book_id, r.producer_id): r.karma for r in rows}
 
 
@@ -44,8 +45,19 @@ def addition(steps: Mapping[Key, tuple[float, int, int]]) -> Write:
     return Write(_ADD, as_json([_row(key, *step) for key, step in steps.items()]))
 
 
+async def lock_book(session: AsyncSession, book: str) -> None:
+    """Hold off the karma of this book until the transaction ends, in turn with everybody who waits.
+
+    Statements after it see every attribution whose karma was stored; those under way step upon what this stores.
+    """
+    await session.execute(
+        text(f"SELECT pg_advisory_xact_lock({_BOOK_LOCK}) FROM (SELECT CAST(:book AS text) AS book_id) b"),  # noqa: S608
+        {"book": book},
+    )
+
+
 async def replace(session: AsyncSession, book: str, totals: Mapping[str, tuple[float, int, int]]) -> None:
-    """Set a book's karma to these totals, by producer. The caller holds the book's lock."""
+    """Set a book's karma to these totals, by producer. The caller holds the book's karma."""
     await session.execute(text("DELETE FROM producer_karma WHERE book_id = :book"), {"book": book})
     await execute(session, insertion(ProducerKarma, [_row((book, p), *total) for p, total in sorted(totals.items())]))
 

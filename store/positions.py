@@ -1,6 +1,6 @@
 """Positions, as engines report them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,27 +19,17 @@ _COLUMNS = (
     "risk, max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, signals, "
     "entry_context"
 )
-_OF_THE_CLOSE = ("closed_at", "entry_price", "exit_price", "size", "realized_pnl")
-_IF_GIVEN = (
-    "risk",
-    "max_drawdown_pct",
-    "max_favorable_pct",
-    "regime_at_entry",
-    "exit_reason",
-    "conviction_id",
-    "conviction",
-    "entry_context",
+# PostgreSQL's instants reach further than a message's, to infinity.
+_IMPOSSIBLE = (
+    "closed_at < '1800-01-01Z' OR opened_at < '1800-01-01Z' OR opened_at >= '9999-12-31Z' OR closed_at = 'infinity'"
 )
-# A row that an engine wrote at the open is completed by the close; one that is closed is never overwritten.
-_COMPLETE_IF_OPEN = (
+_IDENTITY = ("symbol", "direction", "opened_at")
+# A row that an engine wrote at the open is replaced by the close; one that is closed is never overwritten.
+_REPLACE_IF_OPEN = (
     "(book_id, position_id) DO UPDATE SET "
-    + ", ".join(f"{c} = excluded.{c}" for c in _OF_THE_CLOSE)
-    + ", "
-    + ", ".join(f"{c} = COALESCE(excluded.{c}, positions.{c})" for c in _IF_GIVEN)
-    + ", attributed = true"
-    ", signals = CASE WHEN excluded.signals = '[]' THEN positions.signals ELSE excluded.signals END"
-    " WHERE positions.closed_at IS NULL AND (positions.symbol, positions.direction, positions.opened_at)"
-    " = (excluded.symbol, excluded.direction, excluded.opened_at)"
+    + ", ".join(f"{c.strip()} = excluded.{c.strip()}" for c in _COLUMNS.split(",")[2:])
+    + ", attributed = true WHERE positions.closed_at IS NULL AND "
+    + " AND ".join(f"positions.{c} = excluded.{c}" for c in _IDENTITY)
 )
 
 
@@ -65,26 +55,33 @@ async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> 
         insertion(
             Position,
             [_row(p) | {"attributed": True} for p in positions],
-            on_conflict=_COMPLETE_IF_OPEN,
-            returning="book_id, position_id, (xmax = 0) AS fresh",
+            on_conflict=_REPLACE_IF_OPEN,
+            returning="book_id, position_id",
         ),
     )
-    fresh = {PositionKey(r.book_id, r.position_id): r.fresh for r in rows}
-    recorded = Recorded(new={key for key, is_fresh in fresh.items() if is_fresh})
+    recorded = Recorded(new={PositionKey(r.book_id, r.position_id) for r in rows})
     recorded.stored = {p.key: p for p in positions if p.key in recorded.new}
     others = {p.key: p for p in positions if p.key not in recorded.new}
     for key, mapping in (await _load(session, list(others))).items():
-        sent = others[key]
-        try:
-            stored = closed_position(mapping)
-        except ValidationError as error:
-            recorded.differing[key] = [f"the row on record cannot be read ({describe(error)})"]
-            continue
-        if key not in fresh and (differing := _differing_fields(stored, sent)):
+        if differing := _differing(mapping, others[key]):
             recorded.differing[key] = differing
         else:
-            recorded.stored[key] = stored
+            recorded.stored[key] = others[key]
     return recorded
+
+
+def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
+    """Names of the fields in which a row on record differs from a close."""
+    if row["impossible"]:
+        return ["opened_at or closed_at, which no message could carry"]
+    if row["closed_at"] is None:
+        # It was not replaced: it is of another position.
+        return [name for name in _IDENTITY if row[name] != getattr(sent, name)]
+    try:
+        stored = closed_position({name: value for name, value in row.items() if name != "impossible"})
+    except ValidationError as error:
+        return [f"the row on record cannot be read ({describe(error)})"]
+    return [name for name in ClosedPosition.model_fields if not _same(getattr(stored, name), getattr(sent, name))]
 
 
 async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) -> None:
@@ -106,8 +103,8 @@ async def unattributed(
     """Closed positions without an attribution, oldest first, after the given (closed_at, book_id, position_id)."""
     result = await session.execute(
         text(
-            f"SELECT {_COLUMNS} FROM positions WHERE NOT attributed "  # noqa: S608
-            "AND closed_at <= clock_timestamp() AND (CAST(:closed_at AS timestamptz) IS NULL "
+            f"SELECT {_COLUMNS} FROM positions WHERE NOT attributed AND closed_at <= clock_timestamp() "  # noqa: S608
+            f"AND NOT ({_IMPOSSIBLE}) AND (CAST(:closed_at AS timestamptz) IS NULL "
             "OR (closed_at, book_id, position_id) > "
             '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
             "ORDER BY closed_at, book_id, position_id LIMIT :limit"
@@ -122,17 +119,29 @@ async def unattributed(
     return result.mappings().all()
 
 
+async def impossible(session: AsyncSession) -> list[tuple[str, str]]:
+    """(book_id, position_id) of closed positions whose times no message could carry."""
+    result = await session.execute(
+        text(
+            "SELECT book_id, position_id FROM positions "  # noqa: S608
+            f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE})"
+        )
+    )
+    return [(row.book_id, row.position_id) for row in result]
+
+
 async def oldest_unattributed(session: AsyncSession) -> datetime | None:
     """When the longest-waiting unattributed close happened."""
     result = await session.execute(
         text(
-            "SELECT closed_at FROM positions WHERE closed_at IS NOT NULL AND NOT attributed ORDER BY closed_at LIMIT 1"
+            "SELECT closed_at FROM positions WHERE closed_at <= clock_timestamp() AND NOT attributed "  # noqa: S608
+            f"AND NOT ({_IMPOSSIBLE}) ORDER BY closed_at LIMIT 1"
         )
     )
     return result.scalar_one_or_none()
 
 
-def closed_position(row: RowMapping) -> ClosedPosition:
+def closed_position(row: Mapping[str, Any]) -> ClosedPosition:
     """The message that a stored row stands for. Raises ValidationError where an engine's own row is not one."""
     values: dict[str, Any] = {name: value for name, value in row.items() if value is not None and name != "book_id"}
     conviction_id = values.pop("conviction_id", None)
@@ -147,8 +156,11 @@ async def _load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[Posi
     result = await session.execute(
         text(
             "SELECT "  # noqa: S608
-            + ", ".join(f"p.{c.strip()}" for c in _COLUMNS.split(","))
-            + f" FROM positions p JOIN {recordset(Position)} r USING (book_id, position_id)"
+            + ", ".join(f"p.{c.strip()}" for c in _COLUMNS.split(",") if c.strip() not in ("opened_at", "closed_at"))
+            + ", i.impossible, CASE WHEN NOT i.impossible THEN p.opened_at END AS opened_at"
+            ", CASE WHEN NOT i.impossible THEN p.closed_at END AS closed_at"
+            f" FROM positions p CROSS JOIN LATERAL (SELECT coalesce({_IMPOSSIBLE}, false) AS impossible) i"
+            f" JOIN {recordset(Position)} r USING (book_id, position_id)"
         ),
         {"rows": as_json([_key_row(key) for key in keys])},
     )
@@ -167,5 +179,15 @@ def _row(position: ClosedPosition) -> dict[str, Any]:
     return values
 
 
-def _differing_fields(stored: ClosedPosition, sent: ClosedPosition) -> list[str]:
-    return [name for name in ClosedPosition.model_fields if getattr(stored, name) != getattr(sent, name)]
+def _same(stored: Any, sent: Any) -> bool:
+    """Equality that survives PostgreSQL's numbers: it gives 1e+23 back as an integer, which is not that double."""
+    if isinstance(stored, dict) and isinstance(sent, dict):
+        return stored.keys() == sent.keys() and all(_same(stored[key], sent[key]) for key in stored)
+    if isinstance(stored, list) and isinstance(sent, list):
+        return len(stored) == len(sent) and all(map(_same, stored, sent))
+    if isinstance(stored, float) != isinstance(sent, float) and isinstance(stored, int) != isinstance(sent, int):
+        try:
+            return float(stored) == float(sent)
+        except (OverflowError, TypeError, ValueError):
+            return False
+    return bool(stored == sent)

@@ -9,6 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import models.corpus
 import models.events
 import models.imports
 import models.positions
@@ -71,6 +72,7 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
 
 
 TABLES = (
+    models.corpus,
     models.events,
     models.imports,
     models.positions,

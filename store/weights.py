@@ -247,3 +247,15 @@ def view(row: RowMapping) -> CycleView:
     values = dict(row)
     evidence = {domain: Evidence.model_validate(e) for domain, e in values.pop("evidence").items()}
     return CycleView.model_validate(values | {"evidence": evidence})
+
+
+async def workflow_before(session: AsyncSession, book: str, as_of: datetime) -> str | None:
+    """The workflow of the book's cycle before the one of this instant."""
+    result = await session.execute(
+        text(
+            "SELECT workflow_id FROM weight_cycles WHERE book_id = :book AND as_of < :as_of ORDER BY as_of DESC LIMIT 1"
+        ),
+        {"book": book, "as_of": as_of},
+    )
+    found: str | None = result.scalar_one_or_none()
+    return found

@@ -107,7 +107,9 @@ async def client(settings: Settings) -> Client:
 @pytest.fixture(scope="session")
 async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterator[None]:
     """A worker with every workflow and activity, polling for the whole session."""
-    async with build_worker(client, engine, LearningPolicy(), concurrency=16, overlay_folder=home):
+    async with build_worker(
+        client, engine, LearningPolicy(), concurrency=16, overlay_folder=home, corpus_folder=home / "corpus"
+    ):
         yield
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 
 import store.imports
+from activities.attribution import attribute
 from activities.starting import TASK_QUEUE, start_close
+from models.corpus import CorpusRequest
 from models.imports import ImportRequest
 from models.policy import LearningPolicy
 from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from models.weights import CycleRequest
 from store.database import Sessions, sessions_of
 from store.imports import StagedRow
 from tests.closes import closed, message, series
@@ -59,7 +63,9 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     postgres = next(part.child for part in stack._parts if part.name == "postgres")
     await postgres.stop()  # the supervisor starts it again
     await save(
-        client, await start_close(client, closed("r", "away"), FAIL), "PositionCloseWorkflow.while-the-database-was-away"
+        client,
+        await start_close(client, closed("r", "away"), FAIL),
+        "PositionCloseWorkflow.while-the-database-was-away",
     )
 
     conviction = {"book": "r", "conviction_id": "x", "cycle_id": "y", "symbol": "X", "domain_scores": {"onchain": 0.5}}
@@ -80,17 +86,66 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     )
     await save(client, rebuild, "KarmaRebuildWorkflow.all-books")
 
+    corpus = await client.start_workflow("CorpusWorkflow", CorpusRequest(), id="corpus/recorded", task_queue=TASK_QUEUE)
+    await save(client, corpus, "CorpusWorkflow.empty")
+
+    await record_weights(client, sessions)
+
     async with sessions.begin() as session:
         await session.execute(
             text(
                 "INSERT INTO positions (book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, "
-                "exit_price, size, realized_pnl) VALUES ('r', 'row', 'X', 'short', '2026-01-01', '2026-01-02', 1, 1, 1, 2)"
+                "exit_price, size, realized_pnl) "
+                "VALUES ('r', 'row', 'X', 'short', '2026-01-01', '2026-01-02', 1, 1, 1, 2)"
             )
         )
     catch_up = await client.start_workflow(
         "CatchUpWorkflow", CatchUpRequest(), id="catch-up/recorded", task_queue=TASK_QUEUE
     )
     await save(client, catch_up, "CatchUpWorkflow.one-found")
+
+
+async def record_weights(client: Client, sessions: Sessions) -> None:
+    """Cycles of a book that is old enough: approved by update and reverted by signal, expired, nothing to propose."""
+    now = datetime(2026, 6, 1, tzinfo=UTC)
+    closes = [
+        closed(
+            "w",
+            f"w-{i}",
+            opened_at=(now - timedelta(days=120 if i == 0 else i % 29, hours=5)).isoformat(),
+            closed_at=(now - timedelta(days=120 if i == 0 else i % 29, hours=2)).isoformat(),
+            realized_pnl="5" if i % 2 else "-5",
+            conviction={"conviction_id": f"w-{i}", "domain_scores": {"onchain": 0.9 if i % 2 else -0.2 * (i % 3)}},
+        )
+        for i in range(60)
+    ]
+    async with sessions.begin() as session:
+        await attribute(session, closes, LearningPolicy(), datetime.now(UTC), "recording")
+
+    async def start(as_of: datetime, **more: Any) -> Any:
+        request = CycleRequest(book="w", as_of=as_of, **more)
+        cadence = as_of.isocalendar()
+        name = f"weights/w/{cadence.year}-W{cadence.week:02}"
+        handle = await client.start_workflow("WeightAdjustmentWorkflow", request, id=name, task_queue=TASK_QUEUE)
+        while (await handle.query("cycle"))["state"] is None:  # noqa: ASYNC110 (a query is all there is)
+            await asyncio.sleep(0.1)
+        return handle
+
+    first = await start(now)
+    await first.signal("approve", "not an object")
+    await first.execute_update("decide", {"verdict": "approve", "operator": "ann", "note": "ok"})
+    second = await start(now + timedelta(weeks=1), deadline=timedelta(seconds=3))
+    await save(client, first, "WeightAdjustmentWorkflow.approved-and-watched")
+    await save(client, second, "WeightAdjustmentWorkflow.expired")
+    third = await start(now + timedelta(weeks=2))
+    await third.signal("approve", {"operator": "ann", "note": "ok"})
+    await third.signal("revert", {"operator": "ann", "note": "worse"})
+    await save(client, third, "WeightAdjustmentWorkflow.approved-and-reverted")
+    nothing = await start(now + timedelta(weeks=20))
+    await save(client, nothing, "WeightAdjustmentWorkflow.insufficient-data")
+    for workflow in ("WeightDispatchWorkflow", "OverlayWatchWorkflow"):
+        handle = await client.start_workflow(workflow, id=f"recorded/{workflow}", task_queue=TASK_QUEUE)
+        await save(client, handle, f"{workflow}.once")
 
 
 async def save(client: Client, handle: Any, name: str) -> None:
@@ -130,7 +185,15 @@ async def main() -> None:
     client = await connect_temporal(settings, Telemetry(settings))
     engine = open_database(settings)
     try:
-        async with build_worker(client, engine, LearningPolicy(), concurrency=8, overlay_folder=home, learners=[FailsOnce()]):
+        async with build_worker(
+            client,
+            engine,
+            LearningPolicy(),
+            concurrency=8,
+            overlay_folder=home,
+            corpus_folder=home,
+            learners=[FailsOnce()],
+        ):
             await record(client, sessions_of(engine), stack)
     finally:
         await engine.dispose()

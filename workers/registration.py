@@ -10,14 +10,25 @@ from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
 from models import search_attributes
+from workers.stack.home import StackError
 
 
 async def missing_search_attributes(client: Client) -> list[str]:
-    """Names of those that the namespace does not have, or has with another type."""
+    """Names of those that the namespace does not have. Raises StackError if it has one with another type."""
     known = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=client.namespace)
     )
-    return [key.name for key in search_attributes.ALL if known.custom_attributes.get(key.name) != _type(key)]
+    missing = []
+    for key in search_attributes.ALL:
+        found = known.custom_attributes.get(key.name)
+        if found is None:
+            missing.append(key.name)
+        elif found != _type(key):
+            raise StackError(
+                f"The namespace {client.namespace} has the search attribute {key.name} with another type than "
+                f"{key.indexed_value_type.name}: remove it there, or use a namespace of closeloop's own."
+            )
+    return missing
 
 
 async def register_search_attributes(client: Client) -> list[str]:

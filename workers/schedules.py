@@ -19,6 +19,7 @@ from temporalio.client import (
 )
 
 from activities.starting import TASK_QUEUE
+from models.corpus import CorpusRequest
 from models.positions import CatchUpRequest
 
 
@@ -58,6 +59,14 @@ SCHEDULES = (
         every=timedelta(minutes=5),
         overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees the same files
         summary="Are the overlay files as they were written?",
+    ),
+    Repeated(
+        id="closeloop/corpus",
+        workflow="CorpusWorkflow",
+        argument=CorpusRequest(),
+        every=timedelta(days=1),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same files
+        summary="Score, promote and archive skills",
     ),
 )
 

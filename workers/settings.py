@@ -2,9 +2,10 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
@@ -32,6 +33,9 @@ class Settings(BaseSettings):
     overlays: Path | None = Field(
         default=None, description="Folder of the overlay files that engines read. Default: the home."
     )
+    corpus: Path | None = Field(
+        default=None, description="Folder of the corpus: its skills/ holds the skills. Default: corpus in the home."
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     otlp_endpoint: str | None = Field(
         default=None,
@@ -42,6 +46,25 @@ class Settings(BaseSettings):
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
     )
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_dsn(cls, value: str | None) -> str | None:
+        try:
+            parts = urlsplit(value or "postgresql://")
+            usable = parts.scheme in ("postgresql", "postgres") and (parts.port or 1) > 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError("must be a URL such as postgresql://user:password@host:5432/database (escape / as %2F)")
+        return value or None
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value and urlsplit(value).scheme not in ("http", "https"):
+            raise ValueError("must be a URL such as http://localhost:4318")
+        return value or None
+
     @classmethod
     def load(cls, home: Path | None = None) -> "Settings":
         """Settings of this process; ``home`` from the command line wins. Raises SettingsError."""
@@ -49,11 +72,20 @@ class Settings(BaseSettings):
             settings = cls()
         except ValidationError as error:
             raise SettingsError(f"A setting cannot be used: {describe(error)}") from None
-        return settings.model_copy(update={"home": (home or settings.home).expanduser().resolve()})
+        resolved = {
+            name: path.expanduser().resolve()
+            for name in ("home", "policy", "overlays", "corpus")
+            if isinstance(path := home if name == "home" and home else getattr(settings, name), Path)
+        }
+        return settings.model_copy(update=resolved)
 
     def overlay_folder(self) -> Path:
         """Where the overlay files are."""
-        return (self.overlays or self.home).expanduser().resolve()
+        return self.overlays or self.home
+
+    def corpus_folder(self) -> Path:
+        """Where the corpus is."""
+        return self.corpus or self.home / "corpus"
 
     def learning_policy(self) -> LearningPolicy:
         """The policy in force. Raises SettingsError naming what to change."""
@@ -70,4 +102,7 @@ class Settings(BaseSettings):
 
     def temporal(self) -> ClientConnectConfig:
         """What ``TEMPORAL_ADDRESS``, ``TEMPORAL_NAMESPACE``, TLS and API key variables or profile say."""
-        return ClientConfigProfile.load().to_client_connect_config()
+        try:
+            return ClientConfigProfile.load().to_client_connect_config()
+        except Exception as error:  # whatever the library makes of a broken profile
+            raise SettingsError(f"The Temporal profile cannot be used: {str(error)[:300]}") from None

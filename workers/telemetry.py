@@ -12,7 +12,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from temporalio.client import Interceptor
 from temporalio.contrib.opentelemetry import TracingInterceptor
-from temporalio.runtime import OpenTelemetryConfig, Runtime, TelemetryConfig
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    OpenTelemetryConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 
 from workers.settings import Settings
 
@@ -48,14 +55,23 @@ class Telemetry:
         self._provider: TracerProvider | None = None
         self.runtime: Runtime | None = None
         self.interceptors: Sequence[Interceptor] = ()
-        if settings.otlp_endpoint:
+        # The client library's own complaints go where our logs go, never to stdout, which may be a JSON document.
+        complaints = LoggingConfig(
+            filter=TelemetryFilter(core_level="WARN", other_level="ERROR"),
+            forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+        )
+        if not settings.otlp_endpoint:
+            Runtime.set_default(Runtime(telemetry=TelemetryConfig(logging=complaints)), error_if_already_set=False)
+        else:
             endpoint = settings.otlp_endpoint.rstrip("/")
             self._provider = TracerProvider(resource=Resource.create({"service.name": SERVICE}))
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{endpoint}/v1/traces")))
             trace.set_tracer_provider(self._provider)
             self.interceptors = (TracingInterceptor(self._provider.get_tracer(SERVICE)),)
             metrics = OpenTelemetryConfig(url=f"{endpoint}/v1/metrics", http=True, durations_as_seconds=True)
-            self.runtime = Runtime(telemetry=TelemetryConfig(metrics=metrics, global_tags={"service_name": SERVICE}))
+            self.runtime = Runtime(
+                telemetry=TelemetryConfig(logging=complaints, metrics=metrics, global_tags={"service_name": SERVICE})
+            )
 
     def flush(self) -> None:
         """Send what is still buffered: processes of this project leave without finalization."""

@@ -10,6 +10,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.corpus import CorpusActivities
 from activities.imports import ImportActivities
 from activities.karma import KarmaActivities
 from activities.learners import Learner, LearnerActivities
@@ -18,6 +19,7 @@ from activities.starting import TASK_QUEUE
 from activities.weights import WeightActivities
 from gateways.overlay import OverlayFolder
 from gateways.presets import load_preset
+from gateways.skills import SkillFolder
 from models.policy import LearningPolicy
 from store.database import open_engine, sessions_of
 from workers.addresses import database_url, temporal_config
@@ -25,6 +27,8 @@ from workers.settings import Settings
 from workers.telemetry import Telemetry
 from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
+from workflows.corpus import CorpusWorkflow
+from workflows.messages import ArgumentCount
 from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
 from workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
@@ -37,6 +41,7 @@ WORKFLOWS = [
     WeightAdjustmentWorkflow,
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
+    CorpusWorkflow,
 ]
 
 # Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution itself.
@@ -88,6 +93,7 @@ def build_worker(
     *,
     concurrency: int,
     overlay_folder: Path,
+    corpus_folder: Path,
     learners: Sequence[Learner] = LEARNERS,
     task_queue: str = TASK_QUEUE,
 ) -> Worker:
@@ -111,18 +117,21 @@ def build_worker(
             imports.attribute_import,
             imports.report_import,
             karma.rebuild_karma,
+            CorpusActivities(sessions, SkillFolder(corpus_folder)).tend_corpus,
             weights.open_cycle,
             weights.decide,
             weights.expire,
             weights.remind,
             weights.refuse_word,
             weights.when_signalled,
+            weights.standing,
             weights.write_overlay,
             weights.check_overlays,
             weights.revert_deleted_overlay,
             weights.books_due,
         ],
         workflow_runner=workflow_runner(),
+        interceptors=[ArgumentCount()],
         # A workflow that was started with a message of the wrong shape fails at once instead of being retried for ever.
         workflow_failure_exception_types=[ValidationError],
         max_concurrent_activities=concurrency,

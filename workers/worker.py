@@ -10,9 +10,12 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 import store.schema
+from activities.weights import preset_weights
+from gateways.presets import UnknownPreset, load_preset
+from learning.weights import InfeasibleBounds
 from store.database import sessions_of
 from store.errors import DATABASE_ERRORS
-from workers.registration import register_search_attributes
+from workers.registration import missing_search_attributes, register_search_attributes
 from workers.settings import Settings
 from workers.stack.home import StackError
 from workers.telemetry import Telemetry
@@ -37,12 +40,17 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
         if not begun.done():
             begun.cancel()
             return
+        try:
+            preset_weights(load_preset(policy.default_preset), policy)
+        except (InfeasibleBounds, UnknownPreset) as error:
+            raise StackError(f"The policy cannot be used: {error}") from None
         worker = build_worker(
             begun.result(),
             engine,
             policy,
             concurrency=settings.worker_concurrency,
             overlay_folder=settings.overlay_folder(),
+            corpus_folder=settings.corpus_folder(),
         )
         async with worker:
             logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})
@@ -70,9 +78,21 @@ async def _until_reachable(settings: Settings, telemetry: Telemetry, engine: Asy
     while True:
         try:
             client = await connect_temporal(settings, telemetry)
-            with contextlib.suppress(RPCError):  # a namespace that only its owner may change: see "Production"
-                await register_search_attributes(client)
+            await _check_search_attributes(client)
             return client
         except RuntimeError as error:
             logger.warning("waiting for Temporal", extra={"reason": str(error)[:200]})
             await asyncio.sleep(2)
+
+
+async def _check_search_attributes(client: Client) -> None:
+    """Register them where that is allowed; without them every close would be attributed and then fail to say so."""
+    try:
+        await register_search_attributes(client)
+    except RPCError:
+        with contextlib.suppress(RPCError):  # a server that does not even list them is believed
+            if missing := await missing_search_attributes(client):
+                raise StackError(
+                    f"The namespace {client.namespace} lacks the search attributes {', '.join(missing)}, and this "
+                    "worker may not add them: somebody who may must run 'closeloop search-attributes apply'."
+                ) from None

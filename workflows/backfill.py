@@ -5,6 +5,8 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
+from workflows.messages import expect
+
 with workflow.unsafe.imports_passed_through():
     from activities.imports import ImportActivities
     from activities.karma import KarmaActivities
@@ -23,8 +25,9 @@ class BackfillWorkflow:
     """Attribute every row of a staged import, rebuild the karma of the books it touched, and report."""
 
     @workflow.run
-    async def run(self, request: ImportRequest) -> ImportReport:
+    async def run(self, message: ImportRequest | None = None) -> ImportReport:
         """See the class."""
+        request = expect(message, ImportRequest)
         await workflow.execute_activity_method(
             ImportActivities.attribute_import,
             request,
@@ -64,8 +67,9 @@ class KarmaRebuildWorkflow:
     """Recompute karma from the attributions, in the order in which the positions closed."""
 
     @workflow.run
-    async def run(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:
+    async def run(self, message: KarmaRebuildRequest | None = None) -> KarmaRebuildReport:
         """See the class."""
+        request = expect(message, KarmaRebuildRequest)
         return await rebuild_karma(request)
 
 

@@ -5,6 +5,8 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
+from workflows.messages import expect
+
 with workflow.unsafe.imports_passed_through():
     from activities.positions import PositionActivities
     from models import search_attributes as sa
@@ -16,8 +18,9 @@ class CatchUpWorkflow:
     """Find closed positions without an attribution (an engine may write rows and die) and start their workflows."""
 
     @workflow.run
-    async def run(self, request: CatchUpRequest) -> CatchUpReport:
+    async def run(self, message: CatchUpRequest | None = None) -> CatchUpReport:
         """See the class. Runs from a schedule; what one run leaves, the next one finds."""
+        request = expect(message, CatchUpRequest)
         report = await workflow.execute_activity_method(
             PositionActivities.start_unattributed,
             request,

@@ -5,7 +5,9 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
+
+from workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
     from activities.learners import LearnerActivities
@@ -20,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
         PositionOutcome,
         RecordedConviction,
     )
-    from models.sentences import closing_line, opening_line
+    from models.sentences import closing_line, opening_line, short
 
 # A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
 ATTEMPT = timedelta(seconds=15)
@@ -41,8 +43,9 @@ class PositionCloseWorkflow:
     """
 
     @workflow.run
-    async def run(self, position: ClosedPosition) -> CloseReport:
+    async def run(self, message: ClosedPosition | None = None) -> CloseReport:
         """See the class."""
+        position = expect(message, ClosedPosition)
         attributed = await self._attribute(position)
         sentence = closing_line(attributed.outcome, attributed.karma)
         self._publish(attributed.outcome, sentence)
@@ -59,9 +62,12 @@ class PositionCloseWorkflow:
     async def _attribute(self, position: ClosedPosition) -> AttributedClose:
         try:
             return await self._attribute_at_once(position)
-        except ActivityError as error:
-            if isinstance(error.cause, ApplicationError) and error.cause.non_retryable:
-                raise error.cause from None  # the workflow fails with the typed error itself
+        except (ActivityError, TimeoutError) as error:  # a timeout is an ActivityError at first, and bare on replay
+            if is_cancelled_exception(error):
+                raise
+            cause = error.cause
+            if isinstance(cause, ApplicationError) and cause.non_retryable:
+                raise cause from None  # the workflow fails with the typed error itself
         return await self._attribute_patiently(position)
 
     async def _attribute_at_once(self, position: ClosedPosition) -> AttributedClose:
@@ -97,7 +103,7 @@ class PositionCloseWorkflow:
                 sa.BOOK.value_set(outcome.book),
                 sa.SYMBOL.value_set(outcome.symbol),
                 sa.DIRECTION.value_set(outcome.direction),
-                sa.PRODUCERS.value_set(outcome.producers),
+                sa.PRODUCERS.value_set(sa.fitting(outcome.producers)),
                 sa.CLOSED_AT.value_set(outcome.closed_at),
             ]
         if outcome.rr is not None:
@@ -137,12 +143,13 @@ class ConvictionWorkflow:
     """Record a conviction ahead of its position, so that the close need only name its id."""
 
     @workflow.run
-    async def run(self, conviction: RecordedConviction) -> bool:
+    async def run(self, message: RecordedConviction | None = None) -> bool:
         """True if it was new; False if one with this id was on record, which stands."""
+        conviction = expect(message, RecordedConviction)
         return await workflow.execute_activity_method(
             PositionActivities.record_conviction,
             conviction,
             start_to_close_timeout=ATTEMPT,
             retry_policy=PATIENT,
-            summary=f"Record conviction {conviction.conviction_id} of {conviction.symbol}"[:200],
+            summary=short(f"Record conviction {conviction.conviction_id} of {conviction.symbol}"),
         )

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import RawValue, RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+
+from workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
     from activities.weights import WeightActivities
     from models import search_attributes as sa
     from models.refusals import describe
-    from models.sentences import moved_weights
+    from models.sentences import moved_weights, short
     from models.weights import (
         BooksDue,
         CycleKey,
@@ -60,8 +63,9 @@ class WeightAdjustmentWorkflow:
         self._one_at_a_time = asyncio.Lock()
 
     @workflow.run
-    async def run(self, request: CycleRequest) -> OpenedCycle:
+    async def run(self, message: CycleRequest | None = None) -> OpenedCycle:
         """See the class."""
+        request = expect(message, CycleRequest)
         cycle = await self._open(request)
         if cycle.workflow_id != workflow.info().workflow_id:
             return cycle  # the same cycle, started under another id: that workflow carries it on
@@ -100,7 +104,7 @@ class WeightAdjustmentWorkflow:
     async def _end_predecessor(self, cycle: OpenedCycle) -> None:
         if cycle.predecessor and cycle.predecessor != cycle.workflow_id:
             try:
-                await workflow.get_external_workflow_handle(cycle.predecessor).signal("next_cycle")
+                await workflow.get_external_workflow_handle(cycle.predecessor).signal("look")
             except ApplicationError:
                 workflow.logger.info("the cycle before has ended already")
 
@@ -161,42 +165,44 @@ class WeightAdjustmentWorkflow:
 
     # -- what operators say --------------------------------------------------------------------------------------
 
-    @workflow.signal
-    async def approve(self, word: Any = None) -> None:
-        """``{"operator": ..., "note": ...}``: apply the proposal."""
-        await self._hear(Verdict.approve, word)
+    @workflow.signal(dynamic=True)
+    async def hear(self, name: str, words: Sequence[RawValue]) -> None:
+        """``approve``, ``reject`` or ``revert`` with ``{"operator": ..., "note": ...}``.
 
-    @workflow.signal
-    async def reject(self, word: Any = None) -> None:
-        """``{"operator": ..., "note": ...}``: leave the weights as they are."""
-        await self._hear(Verdict.reject, word)
-
-    @workflow.signal
-    async def revert(self, word: Any = None) -> None:
-        """``{"operator": ..., "note": ...}``: the former weights again."""
-        await self._hear(Verdict.revert, word)
-
-    @workflow.signal
-    def next_cycle(self) -> None:
-        """The book's next cycle has begun."""
-        self._over = True
-        if self._state == CycleState.proposed:
-            self._enter(CycleState.expired, "superseded by the next cycle")
-
-    @workflow.signal
-    def settled(self, answer: DecisionAnswer) -> None:
-        """The adjustment was undone elsewhere: its overlay file was deleted."""
-        if self._state == CycleState.applied and answer.accepted:
-            self._enter(answer.state, f"the overlay file was deleted: {answer.reason}")
-
-    @workflow.update
-    async def decide(self, word: Any = None) -> DecisionAnswer:
-        """``{"verdict": "approve|reject|revert", "operator": ..., "note": ...}``; an update, because its caller waits
-        for the answer: accepted, or why not."""
+        One handler for whatever is sent: what is misspelt, of the wrong shape or no JSON at all must neither stop the
+        workflow nor vanish.
+        """
+        await workflow.wait_condition(lambda: self._cycle is not None)
+        number = self._words[name]
+        self._words[name] += 1
+        if name == "look":  # sent by closeloop where the record changed
+            await self._look()
+            return
         try:
-            said = Decide.model_validate(word)
+            verdict = Verdict(name)
+            said = DecisionRequest.model_validate(_one_of(words))
         except ValidationError as error:
-            return await self._not_understood("decide", describe(error))
+            await self._not_understood(name, describe(error))
+        except ValueError as error:
+            await self._not_understood(name, str(error))
+        else:
+            await self._decide(verdict, said.operator, said.note, number)
+
+    @workflow.update(dynamic=True)
+    async def answer(self, name: str, words: Sequence[RawValue]) -> DecisionAnswer:
+        """``decide`` with ``{"verdict": "approve|reject|revert", "operator": ..., "note": ...}``.
+
+        An update, because its caller waits for the answer: accepted, or why not.
+        """
+        await workflow.wait_condition(lambda: self._cycle is not None)
+        try:
+            if name != "decide":
+                raise ValueError(f"there is no update {name}: say 'decide'")
+            said = Decide.model_validate(_one_of(words))
+        except ValidationError as error:
+            return await self._not_understood(name, describe(error))
+        except ValueError as error:
+            return await self._not_understood(name, str(error))
         return await self._decide(said.verdict, said.operator, said.note)
 
     @workflow.query
@@ -206,18 +212,22 @@ class WeightAdjustmentWorkflow:
             return {"state": None, "proposal": None}
         return {"state": self._state, "proposal": self._cycle.model_dump(mode="json")}
 
-    async def _hear(self, verdict: Verdict, word: Any) -> None:
-        number = self._words[verdict]
-        self._words[verdict] += 1
-        try:
-            said = DecisionRequest.model_validate(word)
-        except ValidationError as error:
-            await self._not_understood(verdict, describe(error))
-            return
-        await self._decide(verdict, said.operator, said.note, number)
+    async def _look(self) -> None:
+        """The record changed elsewhere: the next cycle has begun, or the overlay file was deleted."""
+        async with self._one_at_a_time:
+            standing = await workflow.execute_activity_method(
+                WeightActivities.standing,
+                self._key(),
+                start_to_close_timeout=A_TRANSACTION,
+                retry_policy=PATIENT,
+                summary="What does the record say?",
+            )
+            self._over = self._over or standing.next_has_begun
+            if standing.state != self._state:
+                because = "the next cycle has begun" if standing.next_has_begun else "the overlay file was deleted"
+                self._enter(standing.state, because)
 
     async def _decide(self, verdict: Verdict, operator: str, note: str, signal: int | None = None) -> DecisionAnswer:
-        await workflow.wait_condition(lambda: self._cycle is not None)
         async with self._one_at_a_time:
             at = await self._spoken_at(verdict, signal)
             answer = await workflow.execute_activity_method(
@@ -225,12 +235,12 @@ class WeightAdjustmentWorkflow:
                 RecordDecision(**self._key().model_dump(), verdict=verdict, operator=operator, note=note, at=at),
                 start_to_close_timeout=A_TRANSACTION,
                 retry_policy=PATIENT,
-                summary=f"{operator or 'somebody'} says {verdict}"[:200],
+                summary=short(f"{operator or 'somebody'} says {verdict}"),
             )
             if answer.accepted:
                 self._overlay_due = answer.state in (CycleState.applied, CycleState.reverted)
                 workflow.upsert_search_attributes(
-                    [sa.DECISION.value_set(verdict), sa.OPERATOR.value_set(operator[:200])]
+                    [sa.DECISION.value_set(verdict), sa.OPERATOR.value_set(short(operator, 200))]
                 )
                 self._enter(
                     answer.state, f"{operator} said {verdict}: {answer.reason}" + (f" ({note})" if note else "")
@@ -254,15 +264,20 @@ class WeightAdjustmentWorkflow:
         return reached or now
 
     async def _not_understood(self, signal: str, reason: str) -> DecisionAnswer:
-        await workflow.wait_condition(lambda: self._cycle is not None)
         number = self._words["not understood"]
         self._words["not understood"] += 1
         await workflow.execute_activity_method(
             WeightActivities.refuse_word,
-            RefusedWord(**self._key().model_dump(), signal=signal, number=number, reason=reason),
+            RefusedWord(
+                **self._key().model_dump(),
+                run_id=workflow.info().run_id,
+                signal=short(signal, 200),
+                number=number,
+                reason=short(reason, 1_000),
+            ),
             start_to_close_timeout=A_TRANSACTION,
             retry_policy=PATIENT,
-            summary=f"A {signal} that could not be understood",
+            summary=short(f"A {signal} that could not be understood"),
         )
         assert self._state is not None, "the cycle was opened"
         return DecisionAnswer(accepted=False, state=self._state, reason=reason)
@@ -351,6 +366,16 @@ class OverlayWatchWorkflow:
             told = [f"{k.book}: deleted, reverted" for k in report.deleted] + [f"{b}: written" for b in report.repaired]
             workflow.upsert_memo({"outcome": "; ".join(told)[:2000]})
         return report
+
+
+def _one_of(words: Sequence[RawValue]) -> Any:
+    """The one argument of a signal or update, as JSON. Raises ValueError."""
+    if len(words) != 1:
+        raise ValueError(f"one argument is needed, a JSON object; {len(words)} were sent")
+    try:
+        return workflow.payload_converter().from_payload(words[0].payload, dict[str, Any])
+    except Exception:
+        raise ValueError('the argument is no JSON object such as {"operator": "ann", "note": "why"}') from None
 
 
 def scheduled_time() -> datetime:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import asyncpg
 
 from workers.stack.home import Home, StackError
-from workers.stack.process import Child, end_leftovers, until_up
+from workers.stack.process import Child, end_leftovers, is_running, until_up
 
 USER = "closeloop"
 # Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).
@@ -38,7 +38,9 @@ class LocalPostgres:
     @property
     def dsn(self) -> str:
         """Where it listens, with its password."""
-        return f"postgresql://{USER}:{quote(self._home.password(), safe='')}@127.0.0.1:{self._port}/{USER}"
+        return (
+            f"postgresql://{USER}:{quote(self._home.password(), safe='')}@127.0.0.1:{self._port}/{USER}?sslmode=disable"
+        )
 
     def end_leftovers(self) -> None:
         """End what a killed run left of this cluster, and take away its lock file.
@@ -47,7 +49,9 @@ class LocalPostgres:
         the lock file names a process that is gone (or a zombie, which PostgreSQL would take for a running server).
         """
         end_leftovers(lambda process: process.name() == "postgres" and process.cwd() == str(self.data))
-        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        lock = self.data / "postmaster.pid"
+        if lock.exists() and not is_running(int(lock.read_text().split("\n", 1)[0]), "postgres"):
+            lock.unlink()
 
     async def start(self) -> Child:
         """Start the server, on a new or an existing cluster, and wait until it answers. Raises StackError."""
@@ -81,7 +85,7 @@ class LocalPostgres:
             if not child.running:
                 raise StackError(f"PostgreSQL did not start ({child.last_words()}): see {child.log}.")
             try:
-                connection = await asyncpg.connect(self.dsn.rsplit("/", 1)[0] + "/postgres", timeout=5)
+                connection = await asyncpg.connect(self.dsn.replace(f"/{USER}?", "/postgres?"), timeout=5)
             except asyncpg.InvalidPasswordError:
                 raise StackError(
                     f"The data in {self.data} belongs to another password than {self._home.path}/postgres.password: "

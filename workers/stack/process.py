@@ -34,6 +34,7 @@ class Child:
         env: dict[str, str] | None = None,
         user: int | None = None,
         group: int | None = None,
+        folder: Path = Path("/"),
         pipe: bool = False,
     ) -> "Child":
         """Start it in a session of its own: Ctrl-C reaches only the supervisor, which stops all in order."""
@@ -44,7 +45,8 @@ class Child:
                 stdout=asyncio.subprocess.PIPE if pipe else out,
                 stderr=out,
                 env=env,
-                cwd="/",
+                cwd=folder,
+                umask=0o077,  # logs and data hold trades
                 start_new_session=True,
                 user=user,
                 group=group,
@@ -117,6 +119,15 @@ def end_leftovers(is_ours: Callable[[psutil.Process], bool]) -> None:
         deadline = time.monotonic() + 10
         while (found := [process for process in found if _alive(process)]) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def is_running(pid: int, name: str) -> bool:
+    """Whether a process of this id and name runs (a zombie does not)."""
+    try:
+        process = psutil.Process(pid)
+        return process.name() == name and _alive(process)
+    except psutil.Error:
+        return False
 
 
 def _alive(process: psutil.Process) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.service import RPCError
@@ -79,7 +80,13 @@ class LocalStack:
         settings = self._settings
         postgres = None if settings.database_url else LocalPostgres(self._home, self._ports.postgres)
         external = await self._reachable_temporal()
-        temporal = None if external else LocalTemporal(self._home, self._ports.temporal, self._ports.ui)
+        temporal = (
+            None
+            if external
+            else LocalTemporal(
+                self._home, self._ports.temporal, self._ports.ui, settings.temporal().get("namespace", "default")
+            )
+        )
         await asyncio.to_thread(self._clear, postgres, temporal)
         if postgres:
             check_port(self._ports.postgres, "--postgres-port")
@@ -110,7 +117,7 @@ class LocalStack:
             postgres_data=str(postgres.data) if postgres else None,
         )
         self._home.save(self.state)
-        client = await connect_temporal(settings, Telemetry(settings.model_copy(update={"otlp_endpoint": None})))
+        client = await self._connect(temporal)
         await register_search_attributes(client)
         schedules = await apply_schedules(client)
         self._say(f"schedules {', '.join(schedules)}")
@@ -129,8 +136,8 @@ class LocalStack:
 
     def _clear(self, postgres: LocalPostgres | None, temporal: LocalTemporal | None) -> None:
         """End what a killed run of this home left running, before its ports are looked at."""
-        mark = worker_mark(self._home)
-        end_leftovers(lambda process: mark in process.cmdline())
+        command = _worker_command(self._home)[1:]
+        end_leftovers(lambda process: process.cmdline()[1:] == command)
         if temporal:
             temporal.end_leftovers()
         if postgres:
@@ -144,9 +151,19 @@ class LocalStack:
         try:
             await Client.connect(**config)
         except (RuntimeError, RPCError):
+            self._say(
             self._say(f"temporal  nothing answers at TEMPORAL_ADDRESS {address}: starting one here")
+            self._say("          (unset TEMPORAL_ADDRESS, or other commands will look for it there)")
+            )
             return None
         return address
+
+    async def _connect(self, temporal: LocalTemporal | None) -> Client:
+        if temporal:  # whatever TEMPORAL_ADDRESS says: nothing answered there
+            return await Client.connect(temporal.address, namespace=temporal.namespace)
+        return await connect_temporal(
+            self._settings, Telemetry(self._settings.model_copy(update={"otlp_endpoint": None}))
+        )
 
     async def _start_worker(self) -> Child:
         env = dict(os.environ, CLOSELOOP_HOME=str(self._home.path))
@@ -154,10 +171,11 @@ class LocalStack:
             env["TEMPORAL_ADDRESS"] = self.state.temporal_address
         child = await Child.spawn(
             "worker",
-            [sys.executable, "-m", "cli.main", "worker", worker_mark(self._home)],
+            _worker_command(self._home),
             log=self._home.logs / "worker.log",
             stop_signal=signal.SIGTERM,
             env=env,
+            folder=Path.cwd(),  # the settings may have paths relative to it
             pipe=True,
         )
         return await until_up(child, self._answer(child))
@@ -170,6 +188,8 @@ class LocalStack:
             line = b""
         if line.strip().decode() != READY:
             raise StackError(f"The worker did not start ({worker.last_words()}): see {worker.log}.")
+        # Whatever else it may print: a pipe that nobody reads would stop it one day.
+        self._draining = asyncio.create_task(worker.process.stdout.read())
 
     async def _watch(self) -> None:
         """Restart a part that ended; give up on one that ends again and again."""
@@ -205,9 +225,9 @@ class LocalStack:
         return f"ready     {ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'. Ctrl-C stops it."
 
 
-def worker_mark(home: Home) -> str:
-    """An argument by which the worker of this home is recognised among processes."""
-    return f"--home={home.path}"
+def _worker_command(home: Home) -> list[str]:
+    """How the worker of this home is started, and recognised among processes after its supervisor was killed."""
+    return [sys.executable, "-m", "cli.main", "worker", f"--home={home.path}"]
 
 
 async def _unless(stop: asyncio.Event, task: "asyncio.Task[None]") -> bool:

@@ -23,7 +23,8 @@ RETENTION = timedelta(days=90)
 class LocalTemporal:
     """Temporal's development server, with its web UI, on loopback ports, keeping its data in a file."""
 
-    def __init__(self, home: Home, port: int, ui_port: int) -> None:
+    def __init__(self, home: Home, port: int, ui_port: int, namespace: str) -> None:
+        self.namespace = namespace
         self._home = home
         self._port = port
         self._ui_port = ui_port
@@ -47,6 +48,7 @@ class LocalTemporal:
                 str(binary()),
                 *("server", "start-dev", "--ip", "127.0.0.1", "--ui-ip", "127.0.0.1"),
                 *("--port", str(self._port), "--ui-port", str(self._ui_port)),
+                *("--namespace", self.namespace),
                 *("--db-filename", str(self._home.temporal_db)),
                 # Readers do not wait for writers; a power cut may cost the last instants, a killed process nothing.
                 *("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"),
@@ -67,7 +69,7 @@ class LocalTemporal:
             if not child.running:
                 raise StackError(f"Temporal did not start ({child.last_words()}): see {child.log}.")
             try:
-                await _keep_history(await Client.connect(self.address))
+                await _keep_history(await Client.connect(self.address, namespace=self.namespace))
             except (RuntimeError, RPCError):
                 await asyncio.sleep(0.1)
                 continue
@@ -92,5 +94,7 @@ async def _keep_history(client: Client) -> None:
     retention = Duration()
     retention.FromTimedelta(RETENTION)
     await client.workflow_service.update_namespace(
-        UpdateNamespaceRequest(namespace="default", config=NamespaceConfig(workflow_execution_retention_ttl=retention))
+        UpdateNamespaceRequest(
+            namespace=client.namespace, config=NamespaceConfig(workflow_execution_retention_ttl=retention)
+        )
     )

@@ -1,0 +1,113 @@
+"""Outcomes of patterns, and the planned changes of skills that they lead to."""
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.corpus import CarriedOut, PlanState, SkillPlan
+from store.rows import Write, as_json, execute, insertion, recordset
+
+_LOCK = 0x736B696C6C  # one run at a time plans or touches files, whoever started it
+_OF_THE_PLAN = {
+    *("plan_id", "name", "folder", "destination", "old_score", "new_score", "old_sha256", "new_sha256", "matches")
+}
+
+_SETTLE = (
+    "UPDATE skill_scores s SET state = r.state, moved = r.moved, settled_by = r.settled_by, "  # noqa: S608
+    f"settled_at = clock_timestamp() FROM {recordset(SkillPlan)} r WHERE s.plan_id = r.plan_id"
+)
+_SETTLE_MATCHES = (
+    "UPDATE pattern_matches m SET applied = r.state = 'done', "  # noqa: S608
+    f"plan_id = CASE r.state WHEN 'done' THEN m.plan_id END FROM {recordset(SkillPlan)} r "
+    "WHERE (m.pattern_key, m.plan_id) = (r.name, r.plan_id) AND NOT m.applied"
+)
+_CLAIM = (
+    "WITH claimed AS (UPDATE pattern_matches m SET plan_id = r.plan_id "  # noqa: S608
+    f"FROM {recordset(SkillPlan)} r WHERE m.pattern_key = r.name AND NOT m.applied AND m.plan_id IS NULL "
+    "RETURNING m.plan_id, m.outcome) "
+    "SELECT plan_id, count(*) AS matches, sum(outcome) AS outcome FROM claimed GROUP BY plan_id"
+)
+
+
+async def lock(session: AsyncSession) -> None:
+    """Wait until no other run plans or touches files, and hold off others until the transaction ends."""
+    await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+
+
+async def record_matches(session: AsyncSession) -> None:
+    """Record each pattern that an attributed position acted on, once, however many of its actions name it.
+
+    From the attributions, so that live closes and imports count alike; what is no list of objects is passed over.
+    """
+    await session.execute(
+        text(
+            "INSERT INTO pattern_matches (book_id, position_id, pattern_key, outcome, closed_at) "
+            "SELECT DISTINCT a.book_id, a.position_id, action ->> 'pattern_key', "
+            "CASE WHEN a.direction_correct THEN 1 ELSE -1 END, a.closed_at "
+            "FROM attributions a JOIN positions p USING (book_id, position_id) CROSS JOIN LATERAL jsonb_array_elements("
+            "CASE WHEN jsonb_typeof(p.entry_context -> 'actions') = 'array' THEN p.entry_context -> 'actions' "
+            "ELSE '[]' END) action WHERE jsonb_typeof(action -> 'pattern_key') = 'string' "
+            "AND octet_length(action ->> 'pattern_key') BETWEEN 1 AND 200 "
+            "ORDER BY 1, 2, 3 ON CONFLICT (book_id, position_id, pattern_key) DO NOTHING"
+        )
+    )
+
+
+async def unapplied(session: AsyncSession) -> Sequence[RowMapping]:
+    """Each pattern with outcomes that stand in no skill's score yet: their number and their sum."""
+    result = await session.execute(
+        text(
+            "SELECT pattern_key, count(*) AS matches, sum(outcome) AS outcome FROM pattern_matches "
+            "WHERE NOT applied GROUP BY pattern_key ORDER BY pattern_key"
+        )
+    )
+    return result.mappings().all()
+
+
+async def claim(session: AsyncSession, plans: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Tie the free outcomes of patterns to plans (plan id by pattern): plan id -> (number of outcomes, their sum)."""
+    if not plans:
+        return {}
+    rows = [{"plan_id": plan_id, "name": name} for name, plan_id in plans.items()]
+    result = await session.execute(text(_CLAIM), {"rows": as_json(rows)})
+    return {r.plan_id: (r.matches, r.outcome) for r in result}
+
+
+async def release(session: AsyncSession, plans: Mapping[str, str]) -> None:
+    """Free what was claimed for plans that were not made after all (plan id by pattern)."""
+    rows = [{"plan_id": plan_id, "name": name, "state": PlanState.dropped} for name, plan_id in plans.items()]
+    if rows:
+        await execute(session, Write(_SETTLE_MATCHES, as_json(rows)))
+
+
+def planning(plans: Sequence[SkillPlan]) -> Write | None:
+    """Write down plans, due from now on."""
+    return insertion(SkillPlan, [plan.model_dump(include=_OF_THE_PLAN) for plan in plans])
+
+
+async def due(session: AsyncSession) -> list[SkillPlan]:
+    """Plans that are not settled, the oldest first."""
+    result = await session.execute(
+        text("SELECT * FROM skill_scores WHERE state = 'due' ORDER BY planned_at, name"),
+    )
+    return [SkillPlan(**row) for row in result.mappings()]
+
+
+def settling(carried_out: Sequence[tuple[SkillPlan, CarriedOut]], by: str) -> list[Write]:
+    """Settle plans and their outcomes: applied where the score was written, free again where it was not."""
+    rows = [
+        {"plan_id": p.plan_id, "name": p.name, "state": done.state, "moved": done.moved, "settled_by": by}
+        for p, done in carried_out
+        if done.state is not PlanState.due
+    ]
+    return [Write(_SETTLE_MATCHES, as_json(rows)), Write(_SETTLE, as_json(rows))] if rows else []
+
+
+async def settled(session: AsyncSession, by: str) -> list[SkillPlan]:
+    """What a run carried out, by name."""
+    result = await session.execute(
+        text("SELECT * FROM skill_scores WHERE settled_by = :by AND state = 'done' ORDER BY name, planned_at"),
+        {"by": by},
+    )
+    return [SkillPlan(**row) for row in result.mappings()]

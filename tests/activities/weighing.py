@@ -1,0 +1,196 @@
+"""A desk of a test's own for weight cycles: a database, an overlay folder, the activities, and closes to learn from."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import Worker
+
+import store.weights
+from activities.weights import WeightActivities
+from gateways.overlay import OverlayFolder
+from gateways.presets import load_preset
+from models.policy import LearningPolicy
+from models.positions import ClosedPosition
+from models.weights import (
+    ActiveWeights,
+    CycleKey,
+    CycleView,
+    DecisionAnswer,
+    OpenCycle,
+    OpenedCycle,
+    Preset,
+    RecordDecision,
+    Verdict,
+    Weights,
+)
+from store.database import Sessions, open_engine, sessions_of
+from tests.activities.attributing import attributed
+from tests.closes import closed
+from tests.store.databases import query, scratch_database
+from workers.wiring import build_worker
+
+AS_OF = datetime(2026, 4, 6, tzinfo=UTC)  # a Monday: the week is 2026-W15
+BALANCED = {"curator": 0.25, "onchain": 0.25, "tradfi": 0.20, "social": 0.15, "technical": 0.10, "events": 0.05}
+DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+
+
+@dataclasses.dataclass
+class Desk:
+    """See the module."""
+
+    dsn: str
+    engine: AsyncEngine
+    sessions: Sessions
+    client: Client
+    folder: Path
+
+    def activities(
+        self, policy: LearningPolicy | None = None, preset: Preset | None = None, folder: Path | None = None
+    ) -> WeightActivities:
+        return WeightActivities(
+            self.sessions,
+            policy or LearningPolicy(),
+            preset or load_preset("balanced"),
+            OverlayFolder(folder or self.folder),
+            self.client,
+        )
+
+    def worker(self, queue: str, policy: LearningPolicy | None = None) -> Worker:
+        return build_worker(
+            self.client,
+            self.engine,
+            policy or LearningPolicy(),
+            concurrency=12,
+            overlay_folder=self.folder,
+            corpus_folder=self.folder / "corpus",
+            task_queue=queue,
+        )
+
+    async def open(
+        self, book: str, as_of: datetime = AS_OF, activities: WeightActivities | None = None, **changes: Any
+    ) -> OpenedCycle:
+        """Evaluate and propose; the workflow has the id that a dispatch or the CLI would give it."""
+        year, week, _ = as_of.isocalendar()
+        values = {"deadline": None, "workflow_id": f"weights/{book}/{year}-W{week:02}"} | changes
+        return await (activities or self.activities()).open_cycle(OpenCycle(book=book, as_of=as_of, **values))
+
+    async def decide(
+        self, cycle: OpenedCycle, verdict: Verdict, operator: str = "ann", at: datetime | None = None, note: str = ""
+    ) -> DecisionAnswer:
+        decision = RecordDecision(
+            cycle_id=cycle.cycle_id,
+            book=cycle.book,
+            verdict=verdict,
+            operator=operator,
+            note=note,
+            at=at or datetime.now(UTC),
+        )
+        return await self.activities().decide(decision)
+
+    async def revert_deleted(self, key: CycleKey) -> DecisionAnswer:
+        environment = ActivityEnvironment()
+        environment.info = dataclasses.replace(environment.info, scheduled_time=datetime.now(UTC))
+        answer: DecisionAnswer = await environment.run(self.activities().revert_deleted_overlay, key)
+        return answer
+
+    async def view(self, cycle_id: str) -> CycleView:
+        async with self.sessions() as session:
+            row = await store.weights.cycle(session, cycle_id)
+        assert row is not None, cycle_id
+        return store.weights.view(row)
+
+    async def active(self, book: str) -> ActiveWeights | None:
+        async with self.sessions() as session:
+            return await store.weights.active(session, book)
+
+    async def weights(self, book: str) -> Weights:
+        active = await self.active(book)
+        assert active is not None, book
+        return active.weights
+
+    async def events(self, book: str, kind: str = "") -> list[RowMapping]:
+        """Events of weights, of one kind or all: (type, payload)."""
+        return await query(
+            self.sessions,
+            "SELECT type, payload FROM events WHERE payload ->> 'book' = :book AND type LIKE :kind ORDER BY id",
+            book=book,
+            kind=f"learning.weights.{kind}%",
+        )
+
+    async def kinds(self, book: str) -> list[str]:
+        """What happened, in order: the event types without what they share."""
+        return [row["type"].removeprefix("learning.weights.").removesuffix(".v1") for row in await self.events(book)]
+
+    async def until(self, cycle_id: str, state: str) -> CycleView:
+        """The cycle, once it is in this state."""
+        async with asyncio.timeout(60):
+            while True:
+                rows = await query(self.sessions, "SELECT state FROM weight_cycles WHERE cycle_id = :id", id=cycle_id)
+                if rows and rows[0]["state"] == state:
+                    return await self.view(cycle_id)
+                await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def desk_on(dsn: str, client: Client, folder: Path) -> AsyncIterator[Desk]:
+    """A desk with an empty database: nothing of it is seen by the session's worker."""
+    async with scratch_database(dsn) as own:
+        engine = open_engine(own, pool_size=15)
+        try:
+            yield Desk(own, engine, sessions_of(engine), client, folder)
+        finally:
+            await engine.dispose()
+
+
+def close(
+    book: str,
+    name: str,
+    at: datetime,
+    pnl: float,
+    scores: dict[str, float] | None = None,
+    *,
+    opened: datetime | None = None,
+    **changes: Any,
+) -> ClosedPosition:
+    """A closed position with a conviction of these scores."""
+    return closed(
+        book,
+        name,
+        opened_at=(opened or at - 2 * HOUR).isoformat(),
+        closed_at=at.isoformat(),
+        realized_pnl=repr(pnl),
+        conviction={"conviction_id": f"c-{name}", "cycle_id": f"y-{name}", "domain_scores": scores} if scores else None,
+        signals=[],
+        **changes,
+    )
+
+
+def history(
+    book: str, as_of: datetime = AS_OF, n: int = 40, age: timedelta = 120 * DAY, **changes: Any
+) -> list[ClosedPosition]:
+    """One close of that age, then ``n`` within the window: onchain was right, social wrong, technical noise."""
+    rows = [close(book, "first", as_of - age, 1.0)]
+    span = min(29 * DAY, age - HOUR)
+    for i in range(n):
+        won = i % 2 == 0
+        scores = {
+            "onchain": (0.8 if won else 0.2) + 0.01 * (i % 7),
+            "social": (0.1 if won else 0.6) + 0.01 * (i % 5),
+            "technical": ((i * 37) % 19) / 19 - 0.5,
+        }
+        rows.append(close(book, f"h-{i:04}", as_of - span * (i + 0.5) / n, 6.0 if won else -4.0, scores, **changes))
+    return rows
+
+
+async def learn_from(desk: Desk, rows: Sequence[ClosedPosition]) -> None:
+    """Attribute closes."""
+    await attributed(desk.sessions, *rows)

@@ -1,0 +1,118 @@
+"""``status``, ``db``, ``schedules``, ``search-attributes`` and ``worker``."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import asyncpg
+
+import store.schema
+from tests.faults.stack_process import StackProcess
+
+
+async def test_status(stack: StackProcess) -> None:
+    status, text, elsewhere = await asyncio.gather(
+        stack.json("status"),
+        stack.cli("status"),
+        stack.cli("--home", stack.home, "status", "--json", CLOSELOOP_HOME="/nowhere"),
+    )
+    assert status["up"] is True
+    assert status["home"] == str(stack.home)
+    assert status["stack_running"] is True
+    assert {name: status[name]["up"] for name in ("postgres", "schema", "temporal", "worker")} == dict.fromkeys(
+        ("postgres", "schema", "temporal", "worker"), True
+    )
+    assert Path(status["postgres"]["data"]).is_dir()
+    assert status["temporal"]["address"] == f"127.0.0.1:{stack.ports['temporal']}"
+    assert status["temporal"]["ui"] == f"http://127.0.0.1:{stack.ports['ui']}"
+    assert text.status == 0
+    assert str(stack.home) in text.out
+    assert elsewhere.json()["up"] is True
+
+
+async def test_db_url_and_upgrade(stack: StackProcess) -> None:
+    url, first, second = await asyncio.gather(
+        stack.cli("db", "url"), stack.cli("db", "upgrade"), stack.cli("db", "upgrade")
+    )
+    assert url.status == 0
+    connection = await asyncpg.connect(url.out.strip())
+    assert await connection.fetchval("SELECT version_num FROM alembic_version") == store.schema.newest()
+    await connection.close()
+    for upgrade in (first, second):
+        assert (upgrade.status, upgrade.err) == (0, "")
+        assert "nothing to do" in upgrade.out
+
+
+async def test_a_database_without_a_schema(stack: StackProcess) -> None:
+    await stack.sql("CREATE DATABASE fresh")
+    url = (await stack.cli("db", "url")).out.strip().rsplit("/", 1)[0] + "/fresh"
+    reading, status = await asyncio.gather(
+        stack.cli("outcomes", DATABASE_URL=url), stack.cli("status", "--json", DATABASE_URL=url)
+    )
+    assert "closeloop db upgrade" in reading.sentence()
+    assert status.status == 1
+    assert (status.json()["postgres"]["up"], status.json()["schema"]["up"]) == (True, False)
+    both = await asyncio.gather(*(stack.cli("db", "upgrade", DATABASE_URL=url) for _ in range(2)))
+    assert [upgrade.status for upgrade in both] == [0, 0]
+    assert sorted("nothing to do" in upgrade.out for upgrade in both) == [False, True]
+    assert (await stack.cli("outcomes", "--json", DATABASE_URL=url)).json() == []
+
+
+async def test_a_wrong_address_of_the_database(stack: StackProcess) -> None:
+    """One sentence that names DATABASE_URL, never the password."""
+    port = stack.ports["postgres"]
+    urls = [
+        f"postgresql://closeloop:secret@127.0.0.1:{port}/closeloop",
+        f"postgresql://nobody:secret@127.0.0.1:{port}/closeloop",
+        "postgresql://closeloop:secret@nowhere.invalid/closeloop",
+        "mysql://closeloop:secret@127.0.0.1/closeloop",
+    ]
+    results = await asyncio.gather(
+        *(stack.cli("karma", DATABASE_URL=url) for url in urls),
+        stack.cli("db", "upgrade", DATABASE_URL=urls[0]),
+        stack.cli("import", "jsonl", "-", DATABASE_URL=urls[0]),
+    )
+    for result in results:
+        assert "DATABASE_URL" in result.sentence()
+        assert "secret" not in result.err
+
+
+async def test_what_a_namespace_needs(stack: StackProcess) -> None:
+    attributes, schedules, listed = await asyncio.gather(
+        stack.cli("search-attributes", "apply"), stack.cli("schedules", "apply"), stack.json("schedules", "list")
+    )
+    assert (attributes.status, schedules.status) == (0, 0)
+    assert "already" in attributes.out
+    assert {schedule["id"]: schedule["every_seconds"] for schedule in listed}["closeloop/catch-up"] == 300
+    for schedule in listed:
+        assert f"applied {schedule['id']}" in schedules.out
+
+
+async def test_settings_that_cannot_be_used(stack: StackProcess, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("no_such_number: 1\n")
+    settings = {
+        "no_such_number": {"CLOSELOOP_POLICY": str(policy)},
+        "missing.yaml": {"CLOSELOOP_POLICY": str(tmp_path / "missing.yaml")},
+        "log_level": {"CLOSELOOP_LOG_LEVEL": "LOUD"},
+        "worker_concurrency": {"CLOSELOOP_WORKER_CONCURRENCY": "0"},
+    }
+    results = await asyncio.gather(*(stack.cli("worker", **env) for env in settings.values()))
+    for needle, result in zip(settings, results, strict=True):
+        assert needle in result.sentence()
+
+
+async def test_a_second_worker_that_is_stopped(stack: StackProcess) -> None:
+    worker = await stack.begin("worker")
+    assert worker.process.pid != os.getpid()
+    polling = f"{worker.process.pid}@"
+    for _ in range(100):
+        status = await stack.json("status")
+        if any(identity.startswith(polling) for identity in status["worker"]["workers"]):
+            break
+    else:
+        raise AssertionError(status)
+    worker.process.terminate()
+    result = await worker.result()
+    assert result.status == 0
+    assert result.out == "worker ready\n"

@@ -1,0 +1,284 @@
+"""``closeloop dev`` starts, stops, refuses to start, and recovers from ``kill -9``."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from tests.faults.stack_process import StackProcess, alive, names, until
+from tests.faults.trades import assert_attributed_once, start_close, trades
+
+NewStack = Callable[[], StackProcess]
+root_only = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user only when started as root")
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[StackProcess]:
+    """One home for tests that leave it in order, whose name has a blank and an umlaut."""
+    stack = StackProcess()
+    stack.move("a home of trödel")
+    try:
+        yield stack
+    finally:
+        await stack.close()
+
+
+@pytest.fixture
+async def stack(shared: StackProcess) -> StackProcess:
+    """The same, running."""
+    return shared if shared.running else await shared.start()
+
+
+def assert_nothing_left(stack: StackProcess, before: list[psutil.Process]) -> None:
+    assert names([process for process in before if alive(process)]) == []
+    assert names(stack.family()) == []
+    assert stack.listening() == []
+
+
+async def test_it_says_when_it_is_ready(stack: StackProcess) -> None:
+    assert [line.split()[0] for line in stack.lines[:6]] == [
+        *("postgres", "schema", "temporal", "schedules", "worker", "ready")
+    ]
+    assert [line for line in stack.lines if line.startswith("ready")] == [stack.lines[5]]
+    url = f"http://127.0.0.1:{stack.ports['ui']}"
+    assert url in stack.lines[5]
+    with await asyncio.to_thread(urlopen, url) as page:
+        assert page.status == 200
+    assert stack.listening() == ["temporal", "ui", "postgres"]
+    assert stack.errors == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_a_signal_stops_every_child_and_the_data_stays(stack: StackProcess, number: signal.Signals) -> None:
+    row = trades(f"kept-{number.name}", 1)[0]
+    report = await (await start_close(await stack.client(), row)).result()
+    everyone = stack.family()
+    assert len(everyone) > 4
+    result = await stack.stop(number)
+    assert (result.status, result.err) == (0, "")
+    assert_nothing_left(stack, everyone)
+
+    await stack.start()
+    assert await stack.json("outcomes", "--book", row["book"]) == [report["outcome"]]
+    client = await stack.client()
+    assert await client.get_workflow_handle(f"position-close/{row['book']}/{row['position_id']}").result() == report
+    assert (await (await start_close(client, row)).result())["already_attributed"] is True
+    await assert_attributed_once(stack, row["book"], [row])
+
+
+async def test_supervisor_killed_alone(stack: StackProcess) -> None:
+    """Its children live on (nobody tells them); the next start ends them and takes over their ports and data."""
+    row = trades("orphaned", 1)[0]
+    await (await start_close(await stack.client(), row)).result()
+    children = [stack.child(name) for name in ("postgres", "temporal", "worker")]
+    os.kill(stack.pid, signal.SIGKILL)
+    assert (await stack.result()).status == -signal.SIGKILL
+    assert all(alive(child) for child in children)
+    assert stack.listening() == ["temporal", "ui", "postgres"]
+
+    await stack.start()
+    assert names([child for child in children if alive(child)]) == []
+    assert {child.pid for child in psutil.Process(stack.pid).children()}.isdisjoint(child.pid for child in children)
+    await assert_attributed_once(stack, "orphaned", [row])
+    await (await start_close(await stack.client(), row)).result()
+
+
+async def test_a_second_stack_in_the_same_home(stack: StackProcess) -> None:
+    other = await stack.begin("dev", *(x for n, p in stack.ports.items() for x in (f"--{n}-port", p + 1)))
+    sentence = (await other.result()).sentence()
+    assert str(stack.home) in sentence
+    assert "--home" in sentence
+    assert (await stack.json("status"))["up"] is True
+
+
+async def test_a_schema_newer_than_the_code(stack: StackProcess) -> None:
+    revision = (await stack.sql("SELECT version_num FROM alembic_version"))[0][0]
+    await stack.sql("UPDATE alembic_version SET version_num = '9999'")
+    status = await stack.cli("status", "--json")
+    assert status.status == 1
+    assert status.json()["schema"] == {"up": False, "needed": revision, "revision": "9999"}
+    assert "newer" in (await stack.cli("db", "upgrade")).sentence()
+    await stack.stop()
+    sentence = await stack.refused()
+    assert "newer" in sentence
+    assert "9999" in sentence
+    assert stack.listening() == []
+    shutil.rmtree(stack.home)  # for whoever comes next
+
+
+async def test_a_port_in_use(new_stack: NewStack) -> None:
+    async def refusal(stack: StackProcess, part: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", stack.ports[part]))
+            taken.listen()
+            sentence = await stack.refused()
+        assert f"--{part}-port" in sentence
+        assert str(stack.ports[part]) in sentence
+
+    async with asyncio.TaskGroup() as together:
+        for part in ("temporal", "ui", "postgres"):
+            together.create_task(refusal(new_stack(), part))
+
+
+async def test_one_port_for_two_parts(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.ports["ui"] = stack.ports["temporal"]
+    assert "-port" in await stack.refused()
+
+
+async def test_a_home_that_is_a_file(new_stack: NewStack) -> None:
+    stack = new_stack()
+    stack.home.write_text("")
+    sentence = await stack.refused()
+    assert str(stack.home) in sentence
+    assert "--home" in sentence
+    below = await stack.cli("dev", "--home", stack.home / "below")
+    assert "--home" in below.sentence()
+
+
+async def test_a_start_leaves_processes_alone_that_only_name_its_home(new_stack: NewStack) -> None:
+    """``sudo closeloop dev --home=X`` and ``closeloop --home=X import ...`` have the same word in their command."""
+    stack = new_stack()
+    command = [sys.executable, "-c", "import sys; sys.stdin.read()", f"--home={stack.home}"]
+    bystander = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    try:
+        with socket.socket() as taken:  # so that the start ends soon
+            taken.bind(("127.0.0.1", stack.ports["ui"]))
+            taken.listen()
+            await stack.launch()
+            await stack.result()
+        assert bystander.returncode is None, f"it was ended with status {bystander.returncode}"
+    finally:
+        if bystander.returncode is None:
+            bystander.kill()
+        await bystander.communicate()
+
+
+async def test_sigterm_during_the_start(new_stack: NewStack) -> None:
+    async def stop_at(moment: str, stack: StackProcess) -> None:
+        await stack.launch()
+        if moment == "initdb":
+            await until("initdb runs", (stack.home / "postgres.new" / "base").exists, every=0.005)
+        else:
+            await stack.until_line(moment)
+        everyone = stack.family()
+        assert len(everyone) > 1
+        result = await stack.stop(signal.SIGTERM)
+        assert (result.status, result.err) == (0, ""), moment
+        assert not any(line.startswith("ready") for line in stack.lines)
+        assert_nothing_left(stack, everyone)
+
+    async with asyncio.TaskGroup() as together:
+        for moment in ("initdb", "postgres", "temporal", "schedules"):
+            together.create_task(stop_at(moment, new_stack()))
+
+
+async def test_supervisor_killed_while_it_makes_the_cluster(new_stack: NewStack) -> None:
+    """An ``initdb`` of the killed run goes on beside the next start, which must not trip over it."""
+    stack = new_stack()
+    await stack.launch()
+    await until("initdb runs", (stack.home / "postgres.new" / "base").exists, every=0.005)
+    os.kill(stack.pid, signal.SIGKILL)
+    await stack.result()
+    await stack.start()
+    assert (await stack.sql("SELECT count(*) FROM positions"))[0][0] == 0
+
+
+@root_only
+async def test_a_home_that_the_server_user_cannot_reach(new_stack: NewStack) -> None:
+    fallback = Path("/var/lib/closeloop")
+    existed, before = fallback.exists(), set(fallback.glob("*"))
+
+    async def start_and_stop(stack: StackProcess, umask: int) -> None:
+        stack.home.parent.chmod(0o700)
+        await stack.start(umask=umask)
+        data = Path((await stack.json("status"))["postgres"]["data"])
+        stack.places.append(str(data))
+        assert data.is_relative_to(fallback)
+        assert (data / "PG_VERSION").exists()
+        assert str(data) in stack.lines[0]
+        assert (await stack.stop()).status == 0
+        assert_nothing_left(stack, [])
+
+    stacks = {umask: new_stack() for umask in (0o022, 0o077)}
+    try:
+        async with asyncio.TaskGroup() as together:
+            for umask, stack in stacks.items():
+                together.create_task(start_and_stop(stack, umask))
+    finally:
+        for stack in stacks.values():
+            await stack.close()
+        for made in set(fallback.glob("*")) - before:
+            if not made.name.startswith("pginstall"):
+                shutil.rmtree(made)
+        if not existed and fallback.exists() and not any(fallback.iterdir()):
+            fallback.rmdir()
+
+
+async def test_what_the_environment_names_is_used_and_not_started(stack: StackProcess, new_stack: NewStack) -> None:
+    second = new_stack()
+    url = (await stack.cli("db", "url")).out.strip()
+    address = f"127.0.0.1:{stack.ports['temporal']}"
+    await second.start(DATABASE_URL=url, TEMPORAL_ADDRESS=address)
+    assert [c.cmdline()[1:4] for c in psutil.Process(second.pid).children()] == [["-m", "cli.main", "worker"]]
+    assert second.listening() == []
+    assert (await second.stop()).status == 0
+    assert (await stack.json("status"))["up"] is True
+
+
+@pytest.mark.parametrize("url", ["postgresql://a:secret@127.0.0.1:9/c", "localhost/c"])
+async def test_a_database_that_does_not_answer(new_stack: NewStack, url: str) -> None:
+    sentence = await new_stack().refused(DATABASE_URL=url)
+    assert "DATABASE_URL" in sentence
+    assert "secret" not in sentence
+
+
+async def test_a_wrong_password_for_the_database(stack: StackProcess, new_stack: NewStack) -> None:
+    url = f"postgresql://closeloop:wrong@127.0.0.1:{stack.ports['postgres']}/closeloop"
+    sentence = await new_stack().refused(DATABASE_URL=url)
+    assert "DATABASE_URL" in sentence
+    assert "wrong" not in sentence
+
+
+async def test_temporal_address_at_which_nothing_answers(new_stack: NewStack) -> None:
+    """It says that it starts a server of its own then; so it must come up on that one."""
+    stack = await new_stack().start(TEMPORAL_ADDRESS="127.0.0.1:9")
+    assert f"127.0.0.1:{stack.ports['temporal']}" in await stack.until_line("ready")
+
+
+async def test_a_home_with_a_number_sign(new_stack: NewStack) -> None:
+    """Temporal makes a URI of its file's name: what such a sign begins is no part of the path in there."""
+    stack = new_stack()
+    stack.move("run#1")
+    await stack.start()
+    assert [path.name for path in stack.home.parent.iterdir()] == ["run#1"]
+    assert (stack.home / "temporal.db").exists()
+
+
+async def test_a_part_that_ends_again_and_again(stack: StackProcess) -> None:
+    for count in range(1, 6):
+        server = stack.child("temporal")
+        server.kill()
+        if count < 5:
+            await stack.until_line("temporal  up again", count)
+    result = await stack.result()
+    assert "five times" in result.sentence()
+    assert_nothing_left(stack, [])
+
+
+async def test_a_demo_that_is_ended_takes_its_stack_with_it(new_stack: NewStack) -> None:
+    stack = new_stack()
+    demo = await stack.begin("demo")
+    await until("the demo's worker", lambda: any("worker" in p.cmdline() for p in stack.family()), every=0.1)
+    everyone = stack.family()
+    demo.process.terminate()
+    await demo.result()
+    assert names([process for process in everyone if alive(process)]) == []

@@ -1,0 +1,245 @@
+"""A part of the stack is killed in the middle of its work and started again: nothing is lost, nothing is doubled."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from tests.faults.stack_process import Result, StackProcess, alive, until
+from tests.faults.trades import (
+    Trade,
+    assert_attributed_once,
+    assert_karma_in_order,
+    assert_karma_steps_chain,
+    attributed,
+    held,
+    jsonl,
+    reports,
+    start_close,
+    trades,
+    until_attributed,
+    until_someone_waits,
+)
+
+
+@pytest.fixture(scope="module")
+async def stack() -> AsyncIterator[StackProcess]:
+    stack = StackProcess()
+    try:
+        yield await stack.start()
+    finally:
+        await stack.close()
+
+
+@dataclass
+class Killed:
+    """What was killed: what was stored of it by then, and what the command or the workflows said in the end."""
+
+    rows: list[Trade]
+    stored: int
+    answers: list[Any]
+
+
+@dataclass
+class Kills:
+    """See ``kills``."""
+
+    stack: StackProcess
+    other: StackProcess
+    backfill: Killed
+    live: Killed
+    everything: Killed
+
+
+@pytest.fixture(scope="module")
+async def kills(stack: StackProcess, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kills]:
+    """Three kills side by side: each waits out the time after which Temporal gives up on a silent worker."""
+    folder = tmp_path_factory.mktemp("imports")
+    other = StackProcess()
+    try:
+        (backfill, live), everything = await asyncio.gather(
+            _kill_worker(stack, folder), _kill_everything(other, folder)
+        )
+        yield Kills(stack, other, backfill, live, everything)
+    finally:
+        await other.close()
+
+
+async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[Killed, Killed]:
+    history, live = trades("history", 3000), trades("live", 60)
+    file = folder / "history.jsonl"
+    file.write_text(jsonl(history))
+    client = await stack.client()
+    async with held(stack, "history", history[-1:]), held(stack, "live", live[:5]):
+        importing = await stack.begin("import", "jsonl", file, "--json")
+        await until_attributed(stack, "history", 1)
+        await until_someone_waits(stack)
+        handles = await asyncio.gather(*(start_close(client, row) for row in live))
+        await until_attributed(stack, "live", 10)
+        worker = stack.child("worker")
+        worker.send_signal(signal.SIGKILL)
+        await until("worker gone", lambda: not alive(worker))
+        async with stack.database() as connection:
+            stored = [await attributed(connection, book) for book in ("history", "live")]
+    answers = await reports(handles)
+    return Killed(history, stored[0], [await importing.result()]), Killed(live, stored[1], answers)
+
+
+async def _kill_everything(stack: StackProcess, folder: Path) -> Killed:
+    rows = trades("resumed", 3000)
+    file = folder / "resumed.jsonl"
+    file.write_text(jsonl(rows))
+    await stack.start()
+    async with held(stack, "resumed", rows[-1:]):
+        importing = await stack.begin("import", "jsonl", file, "--json")
+        await until_attributed(stack, "resumed", 1)
+        await until_someone_waits(stack)
+        await stack.kill_everything()
+    assert stack.listening() == []
+    await stack.start()
+    async with stack.database() as connection:
+        stored = await attributed(connection, "resumed")
+    return Killed(rows, stored, [await importing.result()])
+
+
+async def test_worker_killed_in_the_middle_of_a_backfill(kills: Kills) -> None:
+    await _assert_import_exact(kills.stack, "history", kills.backfill)
+
+
+async def test_worker_killed_in_the_middle_of_live_closes(kills: Kills) -> None:
+    rows = kills.live.rows
+    assert 0 < kills.live.stored < len(rows)
+    found = {report["outcome"]["position_id"] for report in kills.live.answers}
+    assert found == {row["position_id"] for row in rows}
+    await assert_attributed_once(kills.stack, "live", rows)
+    await assert_karma_steps_chain(kills.stack, "live")
+    await kills.stack.json("karma", "rebuild", "--book", "live")
+    await assert_karma_in_order(kills.stack, "live", rows)
+
+
+async def test_everything_killed_in_the_middle_of_an_import(kills: Kills) -> None:
+    """After the next start the import goes on by itself, and the command that waited for it sees it through."""
+    await _assert_import_exact(kills.other, "resumed", kills.everything)
+
+
+async def _assert_import_exact(stack: StackProcess, book: str, killed: Killed) -> None:
+    result: Result = killed.answers[0]
+    assert 0 < killed.stored < len(killed.rows)
+    assert result.status == 0, result.err
+    count = len(killed.rows)
+    counts = {"read": count, "attributed": count, "already_attributed": 0, "rejected": []}
+    assert result.json()["books"] == {book: counts}
+    await assert_attributed_once(stack, book, killed.rows)
+    await assert_karma_in_order(stack, book, killed.rows)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "stopped"])
+async def test_postgres_ends_while_closes_are_started(
+    stack: StackProcess, number: signal.Signals, tmp_path: Path
+) -> None:
+    live_book, history_book = f"live-{number.name}", f"history-{number.name}"
+    live, history = trades(live_book, 60), trades(history_book, 3000)
+    file = tmp_path / "history.jsonl"
+    file.write_text(jsonl(history))
+    client = await stack.client()
+    restarts = len([line for line in stack.lines if line.startswith("postgres  up again")])
+    async with held(stack, history_book, history[-1:]), held(stack, live_book, live[:3]):
+        importing = await stack.begin("import", "jsonl", file, "--json")
+        await until_attributed(stack, history_book, 1)
+        await until_someone_waits(stack)
+        handles = await asyncio.gather(*(start_close(client, row) for row in live[:30]))
+        await until_attributed(stack, live_book, 5)
+        server = stack.child("postgres")
+        server.send_signal(number)
+        await until("server gone", lambda: not alive(server))
+        handles += await asyncio.gather(*(start_close(client, row) for row in live[30:]))
+    await stack.until_line("postgres  up again", restarts + 1)
+    await reports(handles)
+    await assert_attributed_once(stack, live_book, live)
+    await assert_karma_steps_chain(stack, live_book)
+    result = await importing.result()
+    assert result.status == 0, result.err
+    assert result.json()["books"][history_book]["attributed"] == len(history)
+    await assert_attributed_once(stack, history_book, history)
+    await assert_karma_in_order(stack, history_book, history)
+
+
+async def test_temporal_killed_while_closes_are_under_way(stack: StackProcess) -> None:
+    rows = trades("temporal", 30)
+    client = await stack.client()
+    async with held(stack, "temporal", rows[:3]):
+        handles = await asyncio.gather(*(start_close(client, row) for row in rows))
+        await until_attributed(stack, "temporal", 3)
+        stack.child("temporal").send_signal(signal.SIGKILL)
+        await stack.until_line("temporal  up again")
+    assert len(await reports(handles)) == len(rows)
+    await assert_attributed_once(stack, "temporal", rows)
+    await assert_karma_steps_chain(stack, "temporal")
+
+
+async def test_twenty_clients_start_one_position_at_once(stack: StackProcess) -> None:
+    row = trades("twenty", 1)[0]
+    clients = await asyncio.gather(*(stack.client() for _ in range(20)))
+    handles = await asyncio.gather(*(start_close(client, row) for client in clients))
+    found = await reports(handles)
+    assert {report["outcome"]["position_id"] for report in found} == {row["position_id"]}
+    await assert_attributed_once(stack, "twenty", [row])
+    await assert_karma_in_order(stack, "twenty", [row])
+
+
+async def test_twenty_clients_of_which_one_may_start(stack: StackProcess) -> None:
+    """An engine may ask Temporal to refuse a second start: 19 are told so, and the position is attributed."""
+    row = trades("one-of-twenty", 1)[0]
+    clients = await asyncio.gather(*(stack.client() for _ in range(20)))
+    async with held(stack, "one-of-twenty", [row]):
+        started = await asyncio.gather(
+            *(
+                client.start_workflow(
+                    "PositionCloseWorkflow",
+                    row,
+                    id="position-close/one-of-twenty/p",
+                    task_queue="closeloop",
+                    id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+                )
+                for client in clients
+            ),
+            return_exceptions=True,
+        )
+    assert sum(isinstance(answer, WorkflowAlreadyStartedError) for answer in started) == 19
+    await clients[0].get_workflow_handle("position-close/one-of-twenty/p").result()
+    await assert_attributed_once(stack, "one-of-twenty", [row])
+
+
+async def test_the_same_import_twice_at_once(stack: StackProcess, tmp_path: Path) -> None:
+    rows = trades("twice", 1000)
+    file = tmp_path / "twice.jsonl"
+    file.write_text(jsonl(rows))
+    both = [await stack.begin("import", "jsonl", file, "--json") for _ in range(2)]
+    results = [await command.result() for command in both]
+    assert [result.status for result in results] == [0, 0], results
+    for result in results:
+        counts = result.json()["books"]["twice"]
+        assert counts["read"] == counts["attributed"] + counts["already_attributed"] == len(rows)
+    await assert_attributed_once(stack, "twice", rows)
+    await assert_karma_in_order(stack, "twice", rows)
+
+
+async def test_two_imports_of_the_same_trades_in_another_order_at_once(stack: StackProcess, tmp_path: Path) -> None:
+    """Two files are two imports, which do run at once: what one attributes, the other finds attributed."""
+    rows = trades("mirrored", 1200)
+    for name, order in (("forth", rows), ("back", rows[::-1])):
+        (tmp_path / name).write_text(jsonl(order))
+    both = [await stack.begin("import", "jsonl", tmp_path / name, "--json") for name in ("forth", "back")]
+    results = [await command.result() for command in both]
+    assert [result.status for result in results] == [0, 0], results
+    counts = [result.json()["books"]["mirrored"] for result in results]
+    assert sum(c["attributed"] for c in counts) == len(rows)
+    assert sum(c["already_attributed"] for c in counts) == len(rows)
+    await assert_attributed_once(stack, "mirrored", rows)
+    await assert_karma_in_order(stack, "mirrored", rows)

@@ -1,0 +1,77 @@
+"""A worker process for test_weights_killed.py, which kills it, or which kills itself at a given place."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+
+from activities.weights import WeightActivities
+from gateways.overlay import OverlayFolder
+from gateways.presets import load_preset
+from models.policy import LearningPolicy
+from models.weights import ActiveWeights
+from store.database import open_engine, sessions_of
+from workers.wiring import WORKFLOWS, workflow_runner
+
+READY = "ready"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesBeforeWriting(OverlayFolder):
+    """The weights are in force, the file is as it was."""
+
+    def write(self, active: ActiveWeights) -> None:
+        die()
+
+
+class DiesAfterWriting(OverlayFolder):
+    """The file is written, and that it was is not on record."""
+
+    def write(self, active: ActiveWeights) -> None:
+        super().write(active)
+        die()
+
+
+FOLDERS = {"lives": OverlayFolder, "before": DiesBeforeWriting, "after": DiesAfterWriting}
+
+
+async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> None:
+    client = await Client.connect(address, data_converter=pydantic_data_converter)
+    overlays = FOLDERS[mode](Path(folder))
+    weights = WeightActivities(
+        sessions_of(open_engine(dsn, pool_size=5)), LearningPolicy(), load_preset("balanced"), overlays, client
+    )
+    worker = Worker(
+        client,
+        task_queue=queue,
+        workflows=WORKFLOWS,
+        activities=[
+            weights.open_cycle,
+            weights.decide,
+            weights.expire,
+            weights.remind,
+            weights.refuse_word,
+            weights.when_signalled,
+            weights.write_overlay,
+            weights.check_overlays,
+            weights.revert_deleted_overlay,
+            weights.books_due,
+        ],
+        workflow_runner=workflow_runner(),
+        max_cached_workflows=0,  # a killed worker's sticky queue would be waited for
+    )
+    async with worker:
+        print(READY, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

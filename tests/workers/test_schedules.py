@@ -1,0 +1,114 @@
+"""What repeats is what the table says, however often it is applied, and an operator's pause stays."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+from temporalio.client import (
+    Client,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleActionStartWorkflow,
+    ScheduleDescription,
+    ScheduleHandle,
+    ScheduleIntervalSpec,
+    ScheduleSpec,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from models.positions import CatchUpReport
+from store.database import open_engine, sessions_of
+from tests.activities.attributing import OF_THE_CLOSE, engine_writes
+from tests.store.databases import query, scratch_database
+from tests.workers.namespaces import eventually, own_namespace
+from tests.workers.own_worker import own_worker
+from workers.registration import register_search_attributes
+from workers.schedules import SCHEDULES, apply_schedules
+from workers.wiring import WORKFLOWS
+
+IDS = [repeated.id for repeated in SCHEDULES]
+
+
+async def test_the_schedules_are_those_of_the_table(client: Client) -> None:
+    own = await own_namespace(client)
+    assert await apply_schedules(own) == IDS
+    for repeated in SCHEDULES:
+        schedule = (await own.get_schedule_handle(repeated.id).describe()).schedule
+        assert [interval.every for interval in schedule.spec.intervals] == [repeated.every]
+        assert schedule.policy.overlap == repeated.overlap
+        assert not schedule.state.paused
+        action = schedule.action
+        assert isinstance(action, ScheduleActionStartWorkflow)
+        assert action.workflow == repeated.workflow
+        assert action.task_queue == "closeloop"
+        expected = [] if repeated.argument is None else [repeated.argument]
+        assert await own.data_converter.decode(action.args, [type(argument) for argument in expected]) == expected
+        assert repeated.workflow in {workflow.__name__ for workflow in WORKFLOWS}
+
+
+def test_a_missed_close_is_looked_for_every_five_minutes() -> None:
+    [catch_up] = [repeated for repeated in SCHEDULES if repeated.workflow == "CatchUpWorkflow"]
+    assert catch_up.every == timedelta(minutes=5)
+
+
+async def test_applying_again_changes_nothing(client: Client) -> None:
+    own = await own_namespace(client)
+    await apply_schedules(own)
+    before = {name: told(await own.get_schedule_handle(name).describe()) for name in IDS}
+    assert await apply_schedules(own) == IDS
+    assert {name: told(await own.get_schedule_handle(name).describe()) for name in IDS} == before
+
+    async def listed() -> list[str]:
+        return sorted([schedule.id async for schedule in await own.list_schedules()])
+
+    assert await eventually(listed, lambda ids: ids == sorted(IDS)) == sorted(IDS)
+
+
+async def test_what_was_changed_by_hand_is_put_back_and_what_is_paused_stays_paused(client: Client) -> None:
+    own = await own_namespace(client)
+    await apply_schedules(own)
+    handle = own.get_schedule_handle(SCHEDULES[0].id)
+
+    def slower_and_paused(current: ScheduleUpdateInput) -> ScheduleUpdate:
+        schedule = current.description.schedule
+        schedule.spec = ScheduleSpec(intervals=[ScheduleIntervalSpec(every=timedelta(days=1))])
+        schedule.state.paused, schedule.state.note = True, "the exchange is down"
+        return ScheduleUpdate(schedule=schedule)
+
+    await handle.update(slower_and_paused)
+    await apply_schedules(own)
+    schedule = (await handle.describe()).schedule
+    assert [interval.every for interval in schedule.spec.intervals] == [SCHEDULES[0].every]
+    assert (schedule.state.paused, schedule.state.note) == (True, "the exchange is down")
+
+
+async def test_a_scheduled_run_starts_what_was_missed(dsn: str, client: Client, tmp_path: Path) -> None:
+    own = await own_namespace(client)
+    await register_search_attributes(own)
+    await apply_schedules(own)
+    handle = own.get_schedule_handle("closeloop/catch-up")
+    async with scratch_database(dsn) as scratch:
+        engine = open_engine(scratch, pool_size=4)
+        sessions = sessions_of(engine)
+        await engine_writes(sessions, "b", **OF_THE_CLOSE)
+        async with own_worker(own, engine, tmp_path):
+            await handle.trigger()
+            actions = await eventually(lambda: runs(handle), bool)
+            run = own.get_workflow_handle(actions[0], result_type=CatchUpReport)
+            assert await asyncio.wait_for(run.result(), 30) == CatchUpReport(started=1)
+            await asyncio.wait_for(own.get_workflow_handle("position-close/b/p-1").result(), 30)
+        assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1
+        await engine.dispose()
+
+
+async def runs(schedule: ScheduleHandle) -> list[str]:
+    """Ids of the workflows that a schedule started."""
+    recent = [result.action for result in (await schedule.describe()).info.recent_actions]
+    return [action.workflow_id for action in recent if isinstance(action, ScheduleActionExecutionStartWorkflow)]
+
+
+def told(description: ScheduleDescription) -> tuple[object, ...]:
+    schedule = description.schedule
+    action = schedule.action
+    assert isinstance(action, ScheduleActionStartWorkflow)
+    return schedule.spec, schedule.policy, schedule.state, action.workflow, action.id, action.task_queue, action.args

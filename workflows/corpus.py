@@ -1,0 +1,39 @@
+"""The corpus is tended once a day: outcomes are added to the scores of skills, and skills move by their scores."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from workflows.messages import expect
+
+with workflow.unsafe.imports_passed_through():
+    from activities.corpus import CorpusActivities
+    from models import search_attributes as sa
+    from models.corpus import CorpusReport, CorpusRequest
+
+PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
+
+
+@workflow.defn(name="CorpusWorkflow")
+class CorpusWorkflow:
+    """Add the outcomes of patterns to the scores of their skills, then promote and archive skills.
+
+    Runs from a schedule and from ``closeloop corpus run``. What a killed run left half-done, the next attempt finishes.
+    """
+
+    @workflow.run
+    async def run(self, message: CorpusRequest | None = None) -> CorpusReport:
+        """See the class."""
+        request = expect(message, CorpusRequest)
+        report = await workflow.execute_activity_method(
+            CorpusActivities.tend_corpus,
+            request,
+            start_to_close_timeout=timedelta(minutes=30),
+            heartbeat_timeout=timedelta(minutes=2),
+            retry_policy=PATIENT,
+            summary="Score, promote and archive skills",
+        )
+        workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("corpus")])
+        workflow.upsert_memo({"outcome": report.sentence})
+        return report
