@@ -151,10 +151,8 @@ class LocalStack:
         try:
             await Client.connect(**config)
         except (RuntimeError, RPCError):
-            self._say(
             self._say(f"temporal  nothing answers at TEMPORAL_ADDRESS {address}: starting one here")
             self._say("          (unset TEMPORAL_ADDRESS, or other commands will look for it there)")
-            )
             return None
         return address
 
