@@ -494,6 +494,8 @@ class WeightActivities:
             found = await store.weights.overlay_state(session, key.book)
             if found is None or found.cycle_id != key.cycle_id or not self._is_deleted(key.book, found):
                 # Since it was seen missing, another version came into force, or the file came back.
+                if found is not None and found.overlay == "due":
+                    await self._bring_up_to_date(session, key.book)
                 return DecisionAnswer(
                     accepted=False, state=CycleState.applied, reason="the file is not missing any more"
                 )

@@ -72,7 +72,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
             raise
         fail("Temporal does not answer: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
     except BrokenPipeError:
-        raise  # the reader has enough: not a matter of the database
+        raise typer.Exit(0) from None  # the reader (head, less) had enough
     except DATABASE_ERRORS as error:
         state = sqlstate(error) or ""
         if state in ("42P01", "42703"):

@@ -98,7 +98,7 @@ class OpenCycle(BaseModel):
 
     book: str
     as_of: datetime
-    deadline: timedelta | None
+    deadline: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] | None
     workflow_id: str
 
 
@@ -167,7 +167,7 @@ class Standing(BaseModel):
 class RefusedWord(BaseModel):
     """A signal that could not be understood, for the audit trail."""
 
-    run_id: str
+    run_id: str = ""
     cycle_id: str
     book: str
     signal: str

@@ -5,7 +5,7 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from workflows.messages import expect
 
@@ -62,10 +62,11 @@ class PositionCloseWorkflow:
     async def _attribute(self, position: ClosedPosition) -> AttributedClose:
         try:
             return await self._attribute_at_once(position)
-        except (ActivityError, TimeoutError) as error:  # a timeout is an ActivityError at first, and bare on replay
+        except FailureError as error:
+            # What a local activity raised comes bare or within an ActivityError, and not always alike on replay.
+            cause = error.cause if isinstance(error, ActivityError) else error
             if is_cancelled_exception(error):
                 raise
-            cause = error.cause
             if isinstance(cause, ApplicationError) and cause.non_retryable:
                 raise cause from None  # the workflow fails with the typed error itself
         return await self._attribute_patiently(position)

@@ -439,6 +439,7 @@ async def test_a_proposal_from_weights_that_are_no_longer_in_force_moves_none_fu
     await desk.activities().write_overlay(_key(cycle))
     following = await desk.open(book, AS_OF + WEEK)
     assert following.state == CycleState.proposed
+    overlay(desk, book).unlink()
     await desk.revert_deleted(_key(cycle))
     assert await desk.weights(book) == BALANCED
     await desk.decide(following, Verdict.approve)

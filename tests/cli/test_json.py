@@ -4,8 +4,6 @@ import asyncio
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.cli.test_help import EVERY
 from tests.faults.stack_process import StackProcess
 from tests.faults.trades import Trade, jsonl, trades
@@ -77,9 +75,11 @@ async def test_tables_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
         assert len(result.out.splitlines()) == 1, result.out
 
 
-@pytest.mark.parametrize("command", ["outcomes --json", "events --json", "outcomes", "events"])
-async def test_a_reader_that_has_enough(stack: StackProcess, history: list[Trade], command: str) -> None:
+async def test_a_reader_that_has_enough(stack: StackProcess, history: list[Trade]) -> None:
     """``| head``: neither a traceback nor a wrong sentence."""
-    result = await stack.shell(f'closeloop {command} --book history | head -n 1; echo " ${{PIPESTATUS[0]}}"')
-    assert result.err == ""
-    assert result.out.rsplit(" ", 1)[1].strip() == "0"
+    commands = ("outcomes --json", "events --json", "outcomes", "events")
+    script = 'closeloop {} --book history | head -n 1; echo " ${{PIPESTATUS[0]}}"'
+    results = await asyncio.gather(*(stack.shell(script.format(command)) for command in commands))
+    for command, result in zip(commands, results, strict=True):
+        assert result.err == "", command
+        assert result.out.rsplit(" ", 1)[1].strip() == "0", command

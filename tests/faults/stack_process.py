@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Self
 
@@ -88,6 +89,7 @@ class StackProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._commands: list[Command] = []
+        self._forks: list[ForkServerProcess] = []
         self._turnstile = asyncio.Semaphore(4)
 
     def move(self, name: str) -> None:
@@ -120,9 +122,9 @@ class StackProcess:
             asyncio.create_task(_read(self._process.stderr, self.errors)),
         ]
 
-    async def start(self, umask: int = -1, **env: str) -> Self:
+    async def start(self, **env: str) -> Self:
         """Start it and wait until it is ready."""
-        await self.launch(env, umask)
+        await self.launch(env)
         await self.until_line("ready")
         return self
 
@@ -212,8 +214,11 @@ class StackProcess:
         try:
             for command in self._commands:
                 await command.end()
+            for fork in list(self._forks):
+                fork.kill()
             if self.running:
-                os.kill(self.pid, signal.SIGINT)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(self.pid, signal.SIGINT)
                 with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
                     await asyncio.wait_for(self.result(), 30)
         finally:
@@ -234,7 +239,24 @@ class StackProcess:
         """A ``closeloop`` command, to its end: a process of its own, forked from one that has imported it already."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
         async with self._turnstile:
-            return await asyncio.to_thread(_forked, list(map(str, arguments)), self.env | env, given)
+            return await asyncio.to_thread(self._forked, list(map(str, arguments)), self.env | env, given)
+
+    def _forked(self, arguments: list[str], env: dict[str, str], stdin: bytes) -> Result:
+        with tempfile.TemporaryDirectory(prefix="closeloop-command-") as folder:
+            (Path(folder) / "0").write_bytes(stdin)
+            process = _forks.Process(target=_in_the_fork, args=(arguments, env, folder))
+            process.start()
+            self._forks.append(process)
+            process.join(PATIENCE)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            status = process.exitcode
+            assert status is not None
+            self._forks.remove(process)
+            process.close()
+            out, err = ((Path(folder) / name).read_text() for name in "12")
+            return Result(status, out, err)
 
     async def shell(self, script: str) -> Result:
         """A bash script in which ``closeloop`` is this project's."""
@@ -283,20 +305,6 @@ class StackProcess:
 # A command spends most of its time on imports. The fork server has done them; what it forks is a real process.
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cli.main", __name__])
-
-
-def _forked(arguments: list[str], env: dict[str, str], stdin: bytes) -> Result:
-    with tempfile.TemporaryDirectory(prefix="closeloop-command-") as folder:
-        (Path(folder) / "0").write_bytes(stdin)
-        process = _forks.Process(target=_in_the_fork, args=(arguments, env, folder))
-        process.start()
-        process.join(PATIENCE)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        out, err = ((Path(folder) / name).read_text() for name in "12")
-        assert process.exitcode is not None
-        return Result(process.exitcode, out, err)
 
 
 def _in_the_fork(arguments: list[str], env: dict[str, str], folder: str) -> None:

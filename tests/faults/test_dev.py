@@ -99,21 +99,6 @@ async def test_a_second_stack_in_the_same_home(stack: StackProcess) -> None:
     assert (await stack.json("status"))["up"] is True
 
 
-async def test_a_schema_newer_than_the_code(stack: StackProcess) -> None:
-    revision = (await stack.sql("SELECT version_num FROM alembic_version"))[0][0]
-    await stack.sql("UPDATE alembic_version SET version_num = '9999'")
-    status = await stack.cli("status", "--json")
-    assert status.status == 1
-    assert status.json()["schema"] == {"up": False, "needed": revision, "revision": "9999"}
-    assert "newer" in (await stack.cli("db", "upgrade")).sentence()
-    await stack.stop()
-    sentence = await stack.refused()
-    assert "newer" in sentence
-    assert "9999" in sentence
-    assert stack.listening() == []
-    shutil.rmtree(stack.home)  # for whoever comes next
-
-
 async def test_a_port_in_use(new_stack: NewStack) -> None:
     async def refusal(stack: StackProcess, part: str) -> None:
         with socket.socket() as taken:
@@ -188,8 +173,8 @@ async def test_supervisor_killed_while_it_makes_the_cluster(new_stack: NewStack)
     await until("initdb runs", (stack.home / "postgres.new" / "base").exists, every=0.005)
     os.kill(stack.pid, signal.SIGKILL)
     await stack.result()
-    await stack.start()
-    assert (await stack.sql("SELECT count(*) FROM positions"))[0][0] == 0
+    await stack.launch()
+    await stack.until_line("schema")
 
 
 @root_only
@@ -199,8 +184,9 @@ async def test_a_home_that_the_server_user_cannot_reach(new_stack: NewStack) -> 
 
     async def start_and_stop(stack: StackProcess, umask: int) -> None:
         stack.home.parent.chmod(0o700)
-        await stack.start(umask=umask)
-        data = Path((await stack.json("status"))["postgres"]["data"])
+        await stack.launch(umask=umask)
+        await stack.until_line("schedules")
+        data = Path((await stack.cli("status", "--json")).json()["postgres"]["data"])
         stack.places.append(str(data))
         assert data.is_relative_to(fallback)
         assert (data / "PG_VERSION").exists()
@@ -258,7 +244,8 @@ async def test_a_home_with_a_number_sign(new_stack: NewStack) -> None:
     """Temporal makes a URI of its file's name: what such a sign begins is no part of the path in there."""
     stack = new_stack()
     stack.move("run#1")
-    await stack.start()
+    await stack.launch()
+    await stack.until_line("temporal")
     assert [path.name for path in stack.home.parent.iterdir()] == ["run#1"]
     assert (stack.home / "temporal.db").exists()
 
@@ -282,3 +269,17 @@ async def test_a_demo_that_is_ended_takes_its_stack_with_it(new_stack: NewStack)
     demo.process.terminate()
     await demo.result()
     assert names([process for process in everyone if alive(process)]) == []
+
+
+async def test_a_schema_newer_than_the_code(stack: StackProcess) -> None:
+    revision = (await stack.sql("SELECT version_num FROM alembic_version"))[0][0]
+    await stack.sql("UPDATE alembic_version SET version_num = '9999'")
+    status = await stack.cli("status", "--json")
+    assert status.status == 1
+    assert status.json()["schema"] == {"up": False, "needed": revision, "revision": "9999"}
+    assert "newer" in (await stack.cli("db", "upgrade")).sentence()
+    await stack.stop()
+    sentence = await stack.refused()
+    assert "newer" in sentence
+    assert "9999" in sentence
+    assert stack.listening() == []

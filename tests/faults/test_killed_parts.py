@@ -58,26 +58,31 @@ class Kills:
 
 
 @pytest.fixture(scope="module")
-async def kills(stack: StackProcess, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kills]:
-    """Three kills side by side: each waits out the time after which Temporal gives up on a silent worker."""
-    folder = tmp_path_factory.mktemp("imports")
+async def other() -> AsyncIterator[StackProcess]:
+    """A second stack, starting."""
     other = StackProcess()
     try:
-        (backfill, live), everything = await asyncio.gather(
-            _kill_worker(stack, folder), _kill_everything(other, folder)
-        )
-        yield Kills(stack, other, backfill, live, everything)
+        await other.launch()
+        yield other
     finally:
         await other.close()
 
 
+@pytest.fixture(scope="module")
+async def kills(other: StackProcess, stack: StackProcess, tmp_path_factory: pytest.TempPathFactory) -> Kills:
+    """Three kills side by side: each waits out the time after which Temporal gives up on a silent worker."""
+    folder = tmp_path_factory.mktemp("imports")
+    (backfill, live), everything = await asyncio.gather(_kill_worker(stack, folder), _kill_everything(other, folder))
+    return Kills(stack, other, backfill, live, everything)
+
+
 async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[Killed, Killed]:
-    history, live = trades("history", 3000), trades("live", 60)
+    history, live = trades("history", 2100), trades("live", 60)
     file = folder / "history.jsonl"
     file.write_text(jsonl(history))
     client = await stack.client()
     async with held(stack, "history", history[-1:]), held(stack, "live", live[:5]):
-        importing = await stack.begin("import", "jsonl", file, "--json")
+        importing = asyncio.create_task(stack.cli("import", "jsonl", file, "--json"))
         await until_attributed(stack, "history", 1)
         await until_someone_waits(stack)
         handles = await asyncio.gather(*(start_close(client, row) for row in live))
@@ -88,16 +93,16 @@ async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[Killed, Kille
         async with stack.database() as connection:
             stored = [await attributed(connection, book) for book in ("history", "live")]
     answers = await reports(handles)
-    return Killed(history, stored[0], [await importing.result()]), Killed(live, stored[1], answers)
+    return Killed(history, stored[0], [await importing]), Killed(live, stored[1], answers)
 
 
 async def _kill_everything(stack: StackProcess, folder: Path) -> Killed:
-    rows = trades("resumed", 3000)
+    rows = trades("resumed", 2100)
     file = folder / "resumed.jsonl"
     file.write_text(jsonl(rows))
-    await stack.start()
+    await stack.until_line("ready")
     async with held(stack, "resumed", rows[-1:]):
-        importing = await stack.begin("import", "jsonl", file, "--json")
+        importing = asyncio.create_task(stack.cli("import", "jsonl", file, "--json"))
         await until_attributed(stack, "resumed", 1)
         await until_someone_waits(stack)
         await stack.kill_everything()
@@ -105,7 +110,7 @@ async def _kill_everything(stack: StackProcess, folder: Path) -> Killed:
     await stack.start()
     async with stack.database() as connection:
         stored = await attributed(connection, "resumed")
-    return Killed(rows, stored, [await importing.result()])
+    return Killed(rows, stored, [await importing])
 
 
 async def test_worker_killed_in_the_middle_of_a_backfill(kills: Kills) -> None:
@@ -144,13 +149,13 @@ async def test_postgres_ends_while_closes_are_started(
     stack: StackProcess, number: signal.Signals, tmp_path: Path
 ) -> None:
     live_book, history_book = f"live-{number.name}", f"history-{number.name}"
-    live, history = trades(live_book, 60), trades(history_book, 3000)
+    live, history = trades(live_book, 60), trades(history_book, 2100)
     file = tmp_path / "history.jsonl"
     file.write_text(jsonl(history))
     client = await stack.client()
     restarts = len([line for line in stack.lines if line.startswith("postgres  up again")])
     async with held(stack, history_book, history[-1:]), held(stack, live_book, live[:3]):
-        importing = await stack.begin("import", "jsonl", file, "--json")
+        importing = asyncio.create_task(stack.cli("import", "jsonl", file, "--json"))
         await until_attributed(stack, history_book, 1)
         await until_someone_waits(stack)
         handles = await asyncio.gather(*(start_close(client, row) for row in live[:30]))
@@ -163,7 +168,7 @@ async def test_postgres_ends_while_closes_are_started(
     await reports(handles)
     await assert_attributed_once(stack, live_book, live)
     await assert_karma_steps_chain(stack, live_book)
-    result = await importing.result()
+    result = await importing
     assert result.status == 0, result.err
     assert result.json()["books"][history_book]["attributed"] == len(history)
     await assert_attributed_once(stack, history_book, history)
@@ -220,8 +225,7 @@ async def test_the_same_import_twice_at_once(stack: StackProcess, tmp_path: Path
     rows = trades("twice", 1000)
     file = tmp_path / "twice.jsonl"
     file.write_text(jsonl(rows))
-    both = [await stack.begin("import", "jsonl", file, "--json") for _ in range(2)]
-    results = [await command.result() for command in both]
+    results = await asyncio.gather(*(stack.cli("import", "jsonl", file, "--json") for _ in range(2)))
     assert [result.status for result in results] == [0, 0], results
     for result in results:
         counts = result.json()["books"]["twice"]
@@ -235,8 +239,8 @@ async def test_two_imports_of_the_same_trades_in_another_order_at_once(stack: St
     rows = trades("mirrored", 1200)
     for name, order in (("forth", rows), ("back", rows[::-1])):
         (tmp_path / name).write_text(jsonl(order))
-    both = [await stack.begin("import", "jsonl", tmp_path / name, "--json") for name in ("forth", "back")]
-    results = [await command.result() for command in both]
+    imports = (stack.cli("import", "jsonl", tmp_path / name, "--json") for name in ("forth", "back"))
+    results = await asyncio.gather(*imports)
     assert [result.status for result in results] == [0, 0], results
     counts = [result.json()["books"]["mirrored"] for result in results]
     assert sum(c["attributed"] for c in counts) == len(rows)

@@ -60,6 +60,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
             weights.remind,
             weights.refuse_word,
             weights.when_signalled,
+            weights.standing,
             weights.write_overlay,
             weights.check_overlays,
             weights.revert_deleted_overlay,

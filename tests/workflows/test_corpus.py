@@ -38,14 +38,13 @@ async def test_a_close_scores_its_pattern_and_the_daily_run_promotes_it(
         engine = open_engine(scratch, pool_size=4)
         async with own_worker(own, engine, tmp_path):
             context = {"actions": [{"pattern_key": "pm.uptrend.S1.buy_flag", "action_category": "entry"}]}
-            close = await own.execute_workflow(
+            await own.execute_workflow(
                 "PositionCloseWorkflow",
                 message("b", entry_context=context),
                 id="position-close/b/p-1",
                 task_queue="closeloop",
                 result_type=CloseReport,
             )
-            assert close.learned == ["patterns-matched"]
 
             schedule = own.get_schedule_handle("closeloop/corpus")
             action = (await schedule.describe()).schedule.action

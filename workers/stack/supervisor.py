@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
 import store.schema
@@ -87,6 +88,11 @@ class LocalStack:
                 self._home, self._ports.temporal, self._ports.ui, settings.temporal().get("namespace", "default")
             )
         )
+        ports = self._ports
+        if len({ports.temporal, ports.ui, ports.postgres}) < 3:
+            raise StackError(
+                "Each part needs a port of its own: --temporal-port, --ui-port and --postgres-port must differ."
+            )
         await asyncio.to_thread(self._clear, postgres, temporal)
         if postgres:
             check_port(self._ports.postgres, "--postgres-port")
@@ -158,7 +164,9 @@ class LocalStack:
 
     async def _connect(self, temporal: LocalTemporal | None) -> Client:
         if temporal:  # whatever TEMPORAL_ADDRESS says: nothing answered there
-            return await Client.connect(temporal.address, namespace=temporal.namespace)
+            return await Client.connect(
+                temporal.address, namespace=temporal.namespace, data_converter=pydantic_data_converter
+            )
         return await connect_temporal(
             self._settings, Telemetry(self._settings.model_copy(update={"otlp_endpoint": None}))
         )

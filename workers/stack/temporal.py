@@ -49,20 +49,21 @@ class LocalTemporal:
                 *("server", "start-dev", "--ip", "127.0.0.1", "--ui-ip", "127.0.0.1"),
                 *("--port", str(self._port), "--ui-port", str(self._ui_port)),
                 *("--namespace", self.namespace),
-                *("--db-filename", str(self._home.temporal_db)),
+                *("--db-filename", self._home.temporal_db.name),  # a whole path would be read as a URI
                 # Readers do not wait for writers; a power cut may cost the last instants, a killed process nothing.
                 *("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"),
                 *("--log-level", "error"),
             ],
             log=self._home.logs / "temporal.log",
             stop_signal=signal.SIGINT,
+            folder=self._home.path,
         )
         return await until_up(child, self._answer(child))
 
     def end_leftovers(self) -> None:
         """End a server that a killed run left on this data file."""
-        file = str(self._home.temporal_db)
-        end_leftovers(lambda process: process.name() == "temporal" and file in process.cmdline())
+        home = str(self._home.path)
+        end_leftovers(lambda process: process.name() == "temporal" and process.cwd() == home)
 
     async def _answer(self, child: Child) -> None:
         for _ in range(300):
