@@ -48,7 +48,8 @@ async def record_matches(session: AsyncSession) -> None:
             "FROM attributions a JOIN positions p USING (book_id, position_id) CROSS JOIN LATERAL jsonb_array_elements("
             "CASE WHEN jsonb_typeof(p.entry_context -> 'actions') = 'array' THEN p.entry_context -> 'actions' "
             "ELSE '[]' END) action WHERE jsonb_typeof(action -> 'pattern_key') = 'string' "
-            "AND octet_length(action ->> 'pattern_key') BETWEEN 1 AND 200 AND action ->> 'pattern_key' !~ '[[:cntrl:]]' "
+            "AND octet_length(action ->> 'pattern_key') BETWEEN 1 AND 200 "
+            "AND action ->> 'pattern_key' !~ '[[:cntrl:]]' "
             "ORDER BY 1, 2, 3 ON CONFLICT (book_id, position_id, pattern_key) DO NOTHING"
         )
     )
