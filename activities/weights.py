@@ -257,7 +257,10 @@ class WeightActivities:
             row["reason"] = "no_change"
             return
         wait = timedelta(hours=policy.approval_hours) if request.deadline is None else request.deadline
-        row |= {"state": CycleState.proposed, "new": new, "deadline": now + wait}
+        try:
+            row |= {"state": CycleState.proposed, "new": new, "deadline": now + wait}
+        except OverflowError:
+            raise _refused("deadline: lies beyond the calendar") from None
 
     def _evidence(self, closes: Sequence[RowMapping], weights: Weights) -> dict[str, Correlation]:
         pairs: dict[str, list[tuple[float, int]]] = {domain: [] for domain in weights}

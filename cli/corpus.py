@@ -47,7 +47,8 @@ def corpus_list(as_json: AsJson = False) -> None:
 
 
 async def _list() -> list[dict[str, Any]]:
-    async with database() as session:
+    async with database() as session, session.begin():
+        await store.corpus.record_matches(session)  # what the next run would find
         pending = {row["pattern_key"]: row for row in await store.corpus.unapplied(session)}
     files = SkillFolder(settings().corpus_folder()).scan()
     rows = [_row(file) for file in files]

@@ -98,7 +98,7 @@ class OpenCycle(BaseModel):
 
     book: str
     as_of: datetime
-    deadline: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] | None
+    deadline: timedelta | None
     workflow_id: str
 
 

@@ -106,8 +106,9 @@ class LocalPostgres:
         """Make the cluster if there is none; check that the binaries can open the one there is."""
         if self._account:
             if self._place != self._home.path:
-                FALLBACK.mkdir(mode=0o755, exist_ok=True)
-                self._place.mkdir(mode=0o755, exist_ok=True)
+                for folder in (FALLBACK, self._place):
+                    folder.mkdir(exist_ok=True)
+                    folder.chmod(0o755)  # whatever the umask: the server's user must get through
             log = self._place / "postgres.log"
             log.touch()
             os.chown(log, self._account.pw_uid, self._account.pw_gid)
@@ -153,7 +154,8 @@ class LocalPostgres:
         installation = self._binaries.parent
         copy = FALLBACK / f"{installation.name}-{hashlib.sha256(str(installation).encode()).hexdigest()[:8]}"
         if not copy.exists():
-            FALLBACK.mkdir(mode=0o755, exist_ok=True)
+            FALLBACK.mkdir(exist_ok=True)
+            FALLBACK.chmod(0o755)
             partial = copy.with_name(f"{copy.name}.{os.getpid()}")
             shutil.copytree(installation, partial, symlinks=True)
             partial.chmod(0o755)
