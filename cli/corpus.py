@@ -4,7 +4,6 @@ import uuid
 from typing import Any
 
 import typer
-from rich.markup import escape
 
 import store.corpus
 from activities.starting import TASK_QUEUE
@@ -36,12 +35,12 @@ def corpus_list(as_json: AsJson = False) -> None:
     )
     for r in rows:
         shown.add_row(
-            escape(r["name"]),
+            r["name"],
             r["state"] or "no file",
             "-" if r["score"] is None else str(r["score"]),
             str(r["pending_matches"]),
             f"{r['pending_outcome']:+d}" if r["pending_matches"] else "-",
-            escape(r["problem"] or ""),
+            r["problem"] or "",
         )
     return out.print(shown)
 
