@@ -53,9 +53,6 @@ async def main() -> None:
         client = await connect_temporal(settings, Telemetry(settings))
         engine = open_database(settings)
         live_ratio = await live(client)
-        if os.environ.get("LIVE"):
-            print(live_ratio)
-            return
         bulk_ratio, bulk_rate = await bulk(client, sessions_of(engine))
         before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
         await engine.dispose()
