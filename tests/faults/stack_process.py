@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -245,16 +247,17 @@ class StackProcess:
         with tempfile.TemporaryDirectory(prefix="closeloop-command-") as folder:
             (Path(folder) / "0").write_bytes(stdin)
             process = _forks.Process(target=_in_the_fork, args=(arguments, env, folder))
-            process.start()
+            with _FORKING:
+                process.start()
             self._forks.append(process)
-            process.join(PATIENCE)
-            if process.is_alive():
+            if not multiprocessing.connection.wait([process.sentinel], PATIENCE):
                 process.kill()
+            with _FORKING:
                 process.join()
-            status = process.exitcode
+                status = process.exitcode
+                self._forks.remove(process)
+                process.close()
             assert status is not None
-            self._forks.remove(process)
-            process.close()
             out, err = ((Path(folder) / name).read_text() for name in "12")
             return Result(status, out, err)
 
@@ -303,6 +306,8 @@ class StackProcess:
 
 
 # A command spends most of its time on imports. The fork server has done them; what it forks is a real process.
+# Each start looks at the exit statuses of all forks; two threads that read one at a time would each get half of it.
+_FORKING = threading.Lock()
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["cli.main", __name__])
 
