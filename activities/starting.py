@@ -8,6 +8,7 @@ from models.search_attributes import position_attributes
 from models.sentences import opening_line
 
 TASK_QUEUE = "closeloop"
+MARKET_TASK_QUEUE = "closeloop-market"
 POSITION_CLOSE = "PositionCloseWorkflow"
 
 

@@ -76,6 +76,68 @@ class LearningPolicy(BaseModel):
         "Null: never.",
     )
 
+    forecast_grace_minutes: int = Field(
+        default=5, ge=0, le=24 * 60, description="Minutes after its horizon at which a forecast is due."
+    )
+    price_tolerance_minutes: int = Field(
+        default=30,
+        ge=1,
+        le=30,
+        description="How long before an instant the candle that prices it may have ended (min).",
+    )
+    flat_band_pct: float = Field(
+        default=0.25, ge=0.0, le=100.0, description="A return within this band, inclusive, is flat (percent)."
+    )
+    unresolvable_days: int = Field(
+        default=7, ge=1, le=365, description="Days after its target at which a forecast without a price is given up."
+    )
+    performance_window_days: int = Field(
+        default=90, ge=1, le=3650, description="Days of outcomes, by target time, that a producer's scores look at."
+    )
+    performance_min_outcomes: int = Field(
+        default=5, ge=1, description="Outcomes below which a producer has counts but no rates (count)."
+    )
+    agreement_block_hours: int = Field(
+        default=2, ge=1, le=24, description="Two producers spoke together within the same block of this length (hours)."
+    )
+    recalibration_min_outcomes: int = Field(
+        default=100, ge=20, description="Outcomes below which no recalibration is tried (count)."
+    )
+    recalibration_growth: float = Field(
+        default=0.10,
+        gt=0.0,
+        le=10.0,
+        description="New outcomes after which a recalibration is tried again (share of the last count): looking after "
+        "each outcome would adopt noise sooner or later.",
+    )
+    meta_min_outcomes: int = Field(
+        default=500, ge=1, description="Outcomes of a book before which the meta-producer always abstains (count)."
+    )
+    meta_min_episodes: int = Field(
+        default=10, ge=1, description="Earlier episodes of the same state below which it abstains (count)."
+    )
+    meta_min_share: float = Field(
+        default=0.60, ge=0.0, le=1.0, description="Least share of episodes that went the same way (share of 1)."
+    )
+    meta_state_hours: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=24.0,
+        description="Age to which a producer's last forecast is part of the state (hours).",
+    )
+    meta_approval_hours: float = Field(
+        default=72.0,
+        gt=0.0,
+        le=24 * 90,
+        description="How long a proposal to leave shadow waits for an operator (hours).",
+    )
+    health_min_observations: int = Field(
+        default=20, ge=1, description="Heartbeats below which a producer's health has no score (count)."
+    )
+    health_stale_minutes: int = Field(
+        default=60, ge=1, le=60 * 24 * 30, description="Minutes without a success after which a producer is stale."
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_domain_weight > self.max_domain_weight:

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 import models.corpus
 import models.events
+import models.forecasts
 import models.imports
 import models.positions
 import models.weights
@@ -74,6 +75,7 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
 TABLES = (
     models.corpus,
     models.events,
+    models.forecasts,
     models.imports,
     models.positions,
     models.weights,

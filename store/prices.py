@@ -1,0 +1,72 @@
+"""Prices: candles that ended, and what the source said it does not have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.forecasts import PriceCandle, PriceCoverage
+from store.rows import as_json, execute, insertion, recordset
+
+_SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of candles: ``differing`` ones are on record with other prices, and stay as they are."""
+
+    new: int
+    differing: list[datetime]
+
+
+async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> Added:
+    """Store candles (rows of price_history, distinct keys). What is on record is never changed."""
+    written = await execute(
+        session, insertion(PriceCandle, candles, on_conflict="DO NOTHING", returning="asset, interval_seconds, ends_at")
+    )
+    if len(written) == len(candles):
+        return Added(len(written), [])
+    differing = await session.execute(
+        text(
+            f"SELECT r.ends_at FROM {recordset(PriceCandle)} r JOIN price_history p "  # noqa: S608
+            f"USING (asset, interval_seconds, ends_at) WHERE NOT ({_SAME}) ORDER BY 1"
+        ),
+        {"rows": as_json(candles)},
+    )
+    return Added(len(written), list(differing.scalars()))
+
+
+async def cover(session: AsyncSession, asset: str, interval_seconds: int, from_at: datetime, to_at: datetime) -> None:
+    """Record that the source gave every candle that it has of this range (by their ends)."""
+    row = {"asset": asset, "interval_seconds": interval_seconds, "from_at": from_at, "to_at": to_at}
+    await execute(session, insertion(PriceCoverage, [row], on_conflict="DO NOTHING"))
+
+
+async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
+    """Forecasts of these assets that were given up, or wait for their next attempt, may be priced now; how many."""
+    result = await session.execute(
+        text(
+            "UPDATE forecast_resolution_state SET state = 'pending', next_attempt_at = NULL, "
+            "first_attempt_at = NULL, attempts = 0, "
+            "reason = CASE WHEN state = 'unresolvable' THEN 'prices were imported: to be tried again' ELSE reason END "
+            "WHERE asset = ANY(CAST(:assets AS text[])) AND (state = 'unresolvable' OR next_attempt_at IS NOT NULL) "
+            "RETURNING 1"
+        ),
+        {"assets": list(assets)},
+    )
+    return len(result.all())
+
+
+async def listing(session: AsyncSession) -> Sequence[RowMapping]:
+    """What prices there are, by asset and interval."""
+    result = await session.execute(
+        text(
+            "SELECT asset, interval_seconds, count(*) AS candles, min(ends_at) AS first_end, max(ends_at) AS last_end, "
+            "array_agg(DISTINCT source ORDER BY source) AS sources "
+            "FROM price_history GROUP BY asset, interval_seconds ORDER BY asset, interval_seconds"
+        )
+    )
+    return result.mappings().all()

@@ -1,0 +1,227 @@
+"""Forecasts are recorded, resolved once their horizon has elapsed, and learned from."""
+
+import hashlib
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes
+from temporalio.exceptions import ActivityError, ChildWorkflowError, WorkflowAlreadyStartedError
+
+from workflows.messages import expect
+from workflows.weight_adjustment import scheduled_time
+
+with workflow.unsafe.imports_passed_through():
+    from activities.forecasts import ForecastActivities
+    from activities.prices import PriceActivities
+    from activities.producers import ProducerActivities
+    from activities.starting import MARKET_TASK_QUEUE
+    from models import search_attributes as sa
+    from models.forecasts import (
+        FetchPrices,
+        Forecast,
+        ForecastReport,
+        Heartbeat,
+        MetaRequest,
+        PerformanceRequest,
+        PricesFetched,
+        ResolutionKey,
+        ResolutionReport,
+        ResolutionRequest,
+        ResolvePages,
+    )
+
+PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+A_TRANSACTION = timedelta(seconds=30)
+ROUNDS = 10
+
+
+@workflow.defn(name="ForecastResolutionWorkflow")
+class ForecastResolutionWorkflow:
+    """Every forecast whose horizon has elapsed gets its outcome, once.
+
+    1. *Resolve* what is due from the prices on record.
+    2. *Ask* the price source for what is missing, and resolve again; what still has no price stays pending with its
+       reason. A source that is out of reach costs nothing but that.
+    3. *Learn*: performance, agreement, recalibration; then the meta-producer speaks.
+
+    Run twice at once, or killed anywhere and run again, it writes every outcome once.
+    """
+
+    def __init__(self) -> None:
+        self._activities = 0
+
+    @workflow.run
+    async def run(self, message: ResolutionRequest | None = None) -> ResolutionReport:
+        """See the class. Continues as new where the backlog is large."""
+        request = expect(message, ResolutionRequest)
+        info = workflow.info()
+        as_of = request.as_of or scheduled_time()
+        key = ResolutionKey(
+            resolution_id=request.resolution_id or f"{info.workflow_id}/{info.first_execution_run_id}",
+            as_of=as_of,
+            workflow_id=info.workflow_id,
+        )
+        workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("forecast-resolution")])
+        again = ResolutionRequest(as_of=as_of, ask_again=request.ask_again, resolution_id=key.resolution_id)
+        left = await self._resolve(key, again)
+        ask_again, rounds = request.ask_again and request.resolution_id is None, 0
+        while left:
+            fetched = await self._fetch(key, ask_again)
+            ask_again = False
+            left = await self._resolve(key, again, fetched)
+            rounds += 1
+            if not fetched.more:
+                break
+            if rounds >= ROUNDS:
+                workflow.continue_as_new(again)
+        report = await workflow.execute_activity_method(
+            ForecastActivities.report_resolution,
+            key,
+            start_to_close_timeout=A_TRANSACTION,
+            retry_policy=PATIENT,
+            summary="What came out",
+        )
+        workflow.upsert_memo({"outcome": report.sentence[:2000]})
+        await self._learn(as_of)
+        return report
+
+    async def _resolve(
+        self, key: ResolutionKey, again: ResolutionRequest, fetched: PricesFetched | None = None
+    ) -> int:
+        """All pages of what is due; how many forecasts have no price."""
+        left, after = 0, None
+        while True:
+            pages = await workflow.execute_activity_method(
+                ForecastActivities.resolve_pages,
+                ResolvePages(
+                    resolution_id=key.resolution_id,
+                    as_of=key.as_of,
+                    after=after,
+                    asked=fetched is not None,
+                    all_asked=fetched is not None and not fetched.more,
+                    failures=fetched.failures if fetched else {},
+                    unknown=fetched.unknown if fetched else [],
+                ),
+                start_to_close_timeout=timedelta(minutes=30),
+                heartbeat_timeout=timedelta(seconds=20),
+                retry_policy=PATIENT,
+                summary="Resolve from the prices on record"
+                if fetched is None
+                else "Resolve with what the source gave",
+            )
+            self._activities += 1
+            left += pages.left
+            after = pages.after
+            if after is None:
+                return left
+            if fetched is None and workflow.info().is_continue_as_new_suggested() or self._activities > 100:
+                workflow.continue_as_new(again)
+
+    async def _fetch(self, key: ResolutionKey, ask_again: bool) -> PricesFetched:
+        """Ask the source. What it did not answer is retried by the next run, not by this one."""
+        try:
+            return await workflow.execute_activity_method(
+                PriceActivities.fetch_prices,
+                FetchPrices(resolution_id=key.resolution_id, as_of=key.as_of, ask_again=ask_again),
+                task_queue=MARKET_TASK_QUEUE,
+                schedule_to_start_timeout=timedelta(seconds=15),
+                start_to_close_timeout=timedelta(seconds=90),
+                heartbeat_timeout=timedelta(seconds=20),
+                retry_policy=RetryPolicy(maximum_attempts=2),
+                summary="Ask the price source for what is missing",
+            )
+        except ActivityError:
+            workflow.logger.warning("the price source could not be asked", exc_info=True)
+            return PricesFetched()
+
+    async def _learn(self, as_of: datetime) -> None:
+        request = PerformanceRequest(as_of=as_of)
+        for activity_, summary in (
+            (ProducerActivities.update_performance, "Performance and agreement of producers"),
+            (ProducerActivities.update_recalibration, "Recalibration of producers"),
+        ):
+            await workflow.execute_activity_method(
+                activity_,
+                request,
+                start_to_close_timeout=timedelta(minutes=30),
+                heartbeat_timeout=timedelta(seconds=30),
+                retry_policy=PATIENT,
+                summary=summary,
+            )
+        try:
+            await workflow.execute_child_workflow(
+                "MetaForecastWorkflow",
+                MetaRequest(as_of=as_of),
+                id=f"meta/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
+                static_summary=f"The meta-producer as of {as_of:%Y-%m-%d %H:%M} UTC",
+                search_attributes=TypedSearchAttributes([SearchAttributePair(sa.LIFECYCLE, "meta")]),
+            )
+        except WorkflowAlreadyStartedError:
+            workflow.logger.info("another resolution of this instant lets the meta-producer speak")
+        except ChildWorkflowError:
+            # What was resolved stands; the failed child says in the audit trail what was wrong.
+            workflow.logger.warning("the meta-producer did not speak", exc_info=True)
+
+
+@workflow.defn(name="ForecastWorkflow")
+class ForecastWorkflow:
+    """Record one forecast, as an engine sends it."""
+
+    @workflow.run
+    async def run(self, message: Forecast | None = None) -> ForecastReport:
+        """See the class."""
+        forecast = expect(message, Forecast)
+        workflow.upsert_search_attributes(
+            [
+                sa.LIFECYCLE.value_set("forecast"),
+                sa.BOOK.value_set(forecast.book),
+                sa.SYMBOL.value_set(forecast.asset),
+                sa.DIRECTION.value_set(forecast.action),
+                sa.PRODUCERS.value_set([forecast.producer_id]),
+            ]
+        )
+        try:
+            report = await workflow.execute_activity_method(
+                ForecastActivities.record_forecast,
+                forecast,
+                start_to_close_timeout=A_TRANSACTION,
+                retry_policy=PATIENT,
+                summary="Record the forecast",
+            )
+        except ActivityError as error:
+            raise error.cause or error from None
+        confidence = "" if forecast.confidence is None else f" at {forecast.confidence:.0%}"
+        workflow.upsert_memo(
+            {"outcome": f"{forecast.producer_id}: {forecast.asset} {forecast.action}{confidence} over {forecast.horizon}"}
+        )
+        return report
+
+
+@workflow.defn(name="HeartbeatWorkflow")
+class HeartbeatWorkflow:
+    """Count a producer's sign of life. The same workflow id, or the same heartbeat_id, counts once."""
+
+    @workflow.run
+    async def run(self, message: Heartbeat | None = None) -> bool:
+        """See the class; false if it was counted before."""
+        heartbeat = expect(message, Heartbeat)
+        filled = heartbeat.model_copy(
+            update={
+                "heartbeat_id": heartbeat.heartbeat_id or _identifier(workflow.info().workflow_id),
+                "at": min(heartbeat.at, workflow.now()) if heartbeat.at else workflow.now(),
+            }
+        )
+        return await workflow.execute_activity_method(
+            ForecastActivities.record_heartbeat,
+            filled,
+            start_to_close_timeout=A_TRANSACTION,
+            retry_policy=PATIENT,
+            summary="Count the heartbeat",
+        )
+
+
+def _identifier(workflow_id: str) -> str:
+    """At most 200 bytes that are as good a name as the workflow's id."""
+    if len(workflow_id.encode()) <= 200:
+        return workflow_id
+    return hashlib.sha256(workflow_id.encode()).hexdigest()
