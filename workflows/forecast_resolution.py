@@ -7,8 +7,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ActivityError, ChildWorkflowError, WorkflowAlreadyStartedError
 
+from workflows.decisions import scheduled_time
 from workflows.messages import expect
-from workflows.weight_adjustment import scheduled_time
 
 with workflow.unsafe.imports_passed_through():
     from activities.forecasts import ForecastActivities
@@ -32,7 +32,8 @@ with workflow.unsafe.imports_passed_through():
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 A_TRANSACTION = timedelta(seconds=30)
-ROUNDS = 10
+# An activity takes about 100,000 forecasts.
+ACTIVITIES = 50
 
 
 @workflow.defn(name="ForecastResolutionWorkflow")
@@ -64,16 +65,13 @@ class ForecastResolutionWorkflow:
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("forecast-resolution")])
         again = ResolutionRequest(as_of=as_of, ask_again=request.ask_again, resolution_id=key.resolution_id)
         left = await self._resolve(key, again)
-        ask_again, rounds = request.ask_again and request.resolution_id is None, 0
+        ask_again = request.ask_again and request.resolution_id is None
         while left:
             fetched = await self._fetch(key, ask_again)
             ask_again = False
             left = await self._resolve(key, again, fetched)
-            rounds += 1
             if not fetched.more:
                 break
-            if rounds >= ROUNDS:
-                workflow.continue_as_new(again)
         report = await workflow.execute_activity_method(
             ForecastActivities.report_resolution,
             key,
@@ -85,9 +83,7 @@ class ForecastResolutionWorkflow:
         await self._learn(as_of)
         return report
 
-    async def _resolve(
-        self, key: ResolutionKey, again: ResolutionRequest, fetched: PricesFetched | None = None
-    ) -> int:
+    async def _resolve(self, key: ResolutionKey, again: ResolutionRequest, fetched: PricesFetched | None = None) -> int:
         """All pages of what is due; how many forecasts have no price."""
         left, after = 0, None
         while True:
@@ -105,16 +101,14 @@ class ForecastResolutionWorkflow:
                 start_to_close_timeout=timedelta(minutes=30),
                 heartbeat_timeout=timedelta(seconds=20),
                 retry_policy=PATIENT,
-                summary="Resolve from the prices on record"
-                if fetched is None
-                else "Resolve with what the source gave",
+                summary="Resolve from the prices on record" if fetched is None else "Resolve with what the source gave",
             )
             self._activities += 1
             left += pages.left
             after = pages.after
             if after is None:
                 return left
-            if fetched is None and workflow.info().is_continue_as_new_suggested() or self._activities > 100:
+            if self._activities > ACTIVITIES:
                 workflow.continue_as_new(again)
 
     async def _fetch(self, key: ResolutionKey, ask_again: bool) -> PricesFetched:
@@ -192,7 +186,9 @@ class ForecastWorkflow:
             raise error.cause or error from None
         confidence = "" if forecast.confidence is None else f" at {forecast.confidence:.0%}"
         workflow.upsert_memo(
-            {"outcome": f"{forecast.producer_id}: {forecast.asset} {forecast.action}{confidence} over {forecast.horizon}"}
+            {
+                "outcome": f"{forecast.producer_id}: {forecast.asset} {forecast.action}{confidence} over {forecast.horizon}"
+            }
         )
         return report
 

@@ -1,0 +1,132 @@
+"""Prices that are missing, asked of the source: one request for a symbol and range, as few as there can be."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Any, Protocol
+
+from temporalio import activity
+
+import store.forecasts
+import store.prices
+from activities.forecasts import due_at
+from activities.heartbeats import beating
+from activities.transactions import transaction
+from gateways.binance import Klines, Page, SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol, pages
+from models.forecasts import FetchPrices, PricesFetched
+from models.policy import LearningPolicy
+from store.database import Sessions
+
+FORECASTS_AT_ONCE = 20_000
+# Instants further apart than this are asked for separately: candles in between would be finer without them.
+RANGE = timedelta(days=3)
+ASKING_SECONDS = 30.0
+LONGEST_PAUSE_SECONDS = 15.0
+WORTH_GOING_ON = 10
+
+
+class PriceSource(Protocol):
+    """Where candles come from (gateways/binance.py)."""
+
+    async def candles(self, asset: str, page: Page, now: datetime) -> Klines:
+        """One request. Raises SourceUnavailable, SourceNonsense, SourceRefused, UnknownSymbol."""
+        ...
+
+
+class PriceActivities:
+    """Asks the price source, on a task queue of its own: its slowness is nobody else's."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, source: PriceSource) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._source = source
+
+    @activity.defn(name="fetch_prices")
+    async def fetch_prices(self, request: FetchPrices) -> PricesFetched:
+        """Ask for what is due and has no price, for at most half a minute; every answer is stored as it comes."""
+        policy = self._policy
+        tolerance = timedelta(minutes=policy.price_tolerance_minutes)
+        due = due_at(request.as_of, policy)
+        async with transaction(self._sessions) as session:
+            if request.ask_again:
+                await store.forecasts.ask_again(session, due)
+            missing = await store.forecasts.missing_prices(session, due, tolerance, request.as_of, FORECASTS_AT_ONCE)
+        report = PricesFetched(more=len(missing) >= FORECASTS_AT_ONCE)
+        deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
+        todo = [(asset, page) for asset, page in _requests(missing, tolerance)]
+        async with beating():
+            while todo:
+                asset, page = todo.pop(0)
+                if asset in report.failures:
+                    continue
+                if asyncio.get_running_loop().time() > deadline:
+                    report.more = report.ranges >= WORTH_GOING_ON
+                    if not report.more:
+                        slow = "the price source is too slow: it has not been asked for this yet"
+                        report.failures |= dict.fromkeys([asset, *(other for other, _ in todo)], slow)
+                    break
+                try:
+                    klines = await self._ask(asset, page, deadline)
+                except SourceUnavailable as error:
+                    # Holds for every asset: the rest would only wait for the same silence.
+                    report.failures |= dict.fromkeys([asset, *(other for other, _ in todo)], error.reason)
+                    break
+                except UnknownSymbol:
+                    report.unknown.append(asset)
+                    report.failures[asset] = "unknown"
+                except (SourceNonsense, SourceRefused) as error:
+                    report.failures[asset] = str(error)
+                else:
+                    report.ranges += 1
+                    report.candles += await self._store(asset, klines, request)
+        report.more = report.more and report.ranges > 0
+        return report
+
+    async def _ask(self, asset: str, page: Page, deadline: float) -> Klines:
+        """One request; where the source says to wait a little, one more after that."""
+        try:
+            return await self._source.candles(asset, page, datetime.now(UTC))
+        except SourceUnavailable as error:
+            wait = error.retry_after
+            left = deadline - asyncio.get_running_loop().time()
+            if wait is None or wait > min(LONGEST_PAUSE_SECONDS, left):
+                raise
+            await asyncio.sleep(wait)
+            return await self._source.candles(asset, page, datetime.now(UTC))
+
+    async def _store(self, asset: str, klines: Klines, request: FetchPrices) -> int:
+        step = timedelta(seconds=klines.interval_seconds)
+        rows: list[dict[str, Any]] = [
+            {
+                "asset": asset,
+                "interval_seconds": klines.interval_seconds,
+                "ends_at": c.start + step,
+                "open": c.open,
+                "high": c.high,
+                "low": c.low,
+                "close": c.close,
+                "volume": c.volume,
+                "source": "binance",
+            }
+            for c in klines.candles
+        ]
+        async with transaction(self._sessions) as session:
+            new = (await store.prices.add(session, rows)).new if rows else 0
+            if klines.covered:
+                await store.prices.cover(session, asset, klines.interval_seconds, *klines.covered)
+            await store.forecasts.count(session, request.resolution_id, request.as_of, candles=new)
+        return new
+
+
+def _requests(missing: Sequence[tuple[str, datetime]], tolerance: timedelta) -> Iterator[tuple[str, Page]]:
+    """What to ask for: (asset, page), from (asset, instant) sorted by both."""
+    for asset, instants in groupby(missing, key=lambda one: one[0]):
+        times = [instant for _, instant in instants]
+        start = last = times[0]
+        for instant in times[1:]:
+            if instant - start > RANGE:
+                yield from ((asset, page) for page in pages(start - tolerance, last))
+                start = instant
+            last = instant
+        yield from ((asset, page) for page in pages(start - tolerance, last))
