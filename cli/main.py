@@ -8,7 +8,24 @@ from typing import Annotated
 
 import typer
 
-from cli import books, convictions, corpus, db, demo, events, imports, karma, operations, outcomes, positions, weights
+from cli import (
+    books,
+    convictions,
+    corpus,
+    db,
+    demo,
+    events,
+    forecasts,
+    imports,
+    karma,
+    meta,
+    operations,
+    outcomes,
+    positions,
+    prices,
+    producers,
+    weights,
+)
 from cli.console import err, set_home
 
 app = typer.Typer(
@@ -44,6 +61,10 @@ app.add_typer(events.app, name="events")
 app.add_typer(books.app, name="books")
 app.add_typer(weights.app, name="weights")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(forecasts.app, name="forecasts")
+app.add_typer(prices.app, name="prices")
+app.add_typer(producers.app, name="producers")
+app.add_typer(meta.app, name="meta")
 
 
 def main() -> None:

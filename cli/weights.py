@@ -3,7 +3,7 @@
 import asyncio
 import math
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -19,7 +19,24 @@ import store.weights
 from activities.starting import TASK_QUEUE
 from activities.weights import preset_version, preset_weights
 from cli.connections import database, temporal
-from cli.console import AsJson, Book, BookOption, at, fail, hinting, number, out, print_json, run, settings, table
+from cli.console import (
+    AsJson,
+    AsOf,
+    Book,
+    BookOption,
+    By,
+    Note,
+    at,
+    fail,
+    hinting,
+    instant_of,
+    number,
+    out,
+    print_json,
+    run,
+    settings,
+    table,
+)
 from gateways.presets import UnknownPreset, load_preset
 from learning.weights import InfeasibleBounds
 from models.events import EventType
@@ -28,18 +45,13 @@ from models.weights import ActiveWeights, Cadence, CycleRequest, CycleState, Cyc
 
 app = typer.Typer(help="Governed weights: what is proposed and why; approve, reject, revert.", no_args_is_help=True)
 
-By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
-Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]
 CycleId = Annotated[str, typer.Argument(metavar="ID", help="The proposal, as 'weights proposals' shows it.")]
 
 
 @app.command()
 def cycle(
     book: Book,
-    as_of: Annotated[
-        str | None,
-        typer.Option("--as-of", help="The instant to compute for, such as 2026-10-01T00:00:00Z. Default: now."),
-    ] = None,
+    as_of: AsOf = None,
     deadline_hours: Annotated[
         float | None,
         typer.Option("--deadline-hours", min=0, max=2160, help="How long a proposal waits. Default: the policy's."),
@@ -50,7 +62,7 @@ def cycle(
 
     Started twice for the same period, it is the same cycle.
     """
-    instant = _instant(as_of)
+    instant = instant_of(as_of)
     if deadline_hours is not None and math.isnan(deadline_hours):
         raise typer.BadParameter("must be a number of hours", param_hint="--deadline-hours")
     wait = None if deadline_hours is None else timedelta(hours=deadline_hours)
@@ -58,18 +70,6 @@ def cycle(
     if as_json:
         return print_json(view)
     return _print_cycle(view)
-
-
-def _instant(value: str | None) -> datetime:
-    if value is None:
-        return datetime.now(UTC)
-    try:
-        instant = datetime.fromisoformat(value)
-    except ValueError:
-        raise typer.BadParameter("must be a time such as 2026-10-01T00:00:00Z", param_hint="--as-of") from None
-    if instant.tzinfo is None:
-        raise typer.BadParameter("must carry a UTC offset, such as 2026-10-01T00:00:00Z", param_hint="--as-of")
-    return instant.astimezone(UTC)
 
 
 async def _cycle(book: str, as_of: datetime, deadline: timedelta | None) -> CycleView:

@@ -27,6 +27,7 @@ class EventType(StrEnum):
     forecast_outcome = "forecast.outcome.v1"
     forecast_unresolvable = "forecast.unresolvable.v1"
     recalibration = "producer.recalibration.v1"
+    meta_shadowed = "meta.shadowed.v1"
     approval_approved = "learning.approval.approved.v1"
     approval_rejected = "learning.approval.rejected.v1"
     approval_expired = "learning.approval.expired.v1"

@@ -617,3 +617,38 @@ class MetaDecision(SQLModel, table=True):
     evidence: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
     forecast_id: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class MetaMode(SQLModel, table=True):
+    """Whether a book's meta-producer speaks (``live``) or only says what it would have said; no row: it does not."""
+
+    __tablename__ = "meta_modes"
+    __table_args__ = (ForeignKeyConstraint(["book_id"], ["books.book_id"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    live: bool = Col(sa_column=Column(Boolean, nullable=False))
+    since: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    operator: str = Col(sa_column=Column(Text, nullable=False))
+    note: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class MetaProposal(SQLModel, table=True):
+    """A proposal that the meta-producer leaves shadow, with its track record; it waits for an operator."""
+
+    __tablename__ = "meta_proposals"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id"], ["books.book_id"]),
+        Index("meta_proposals_pending", "book_id", unique=True, postgresql_where=text("state = 'pending'")),
+    )
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    number: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    state: str = Col(sa_column=Column(Text, nullable=False))
+    evidence: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
+    proposed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    deadline: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    verdict: str | None = Col(default=None, sa_column=Column(Text))
+    operator: str | None = Col(default=None, sa_column=Column(Text))
+    note: str | None = Col(default=None, sa_column=Column(Text))
+    decided_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))

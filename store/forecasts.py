@@ -90,7 +90,8 @@ _PRICE_AT = """
         OR EXISTS (SELECT 1 FROM price_history l WHERE l.asset = i.asset
                    AND l.interval_seconds = c.interval_seconds AND l.ends_at > i.t)
         OR EXISTS (SELECT 1 FROM price_coverage k WHERE k.asset = i.asset
-                   AND k.interval_seconds = c.interval_seconds AND k.from_at <= c.ends_at
+                   AND k.interval_seconds = c.interval_seconds
+                   AND k.from_at <= c.ends_at + make_interval(secs => c.interval_seconds)
                    AND k.to_at > i.t - make_interval(secs => c.interval_seconds))
     ) AS certain
     FROM price_history c
@@ -101,8 +102,9 @@ _PRICE_AT = """
 
 # The source gave all that it has of the time in which a candle could price t.
 _COVERED = """p.close IS NULL AND EXISTS (
-            SELECT 1 FROM price_coverage k WHERE k.asset = i.asset AND k.from_at <= i.t - CAST(:tolerance AS interval)
-            AND k.to_at > i.t - make_interval(secs => k.interval_seconds)
+            SELECT 1 FROM price_coverage k
+            WHERE k.asset = i.asset AND k.to_at > i.t - make_interval(secs => k.interval_seconds)
+            AND k.from_at < i.t - CAST(:tolerance AS interval) + make_interval(secs => k.interval_seconds)
         )"""
 
 _DUE = f"""

@@ -21,8 +21,10 @@ from store.database import Sessions, open_engine, sessions_of
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack, Ports
 from workers.telemetry import Telemetry
-from workers.wiring import build_worker, connect_temporal
+from workers.wiring import build_market_worker, build_worker, connect_temporal
 
+# Nobody listens there: prices come from what tests put into the database.
+NO_SOURCE = "http://127.0.0.1:9"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -107,8 +109,10 @@ async def client(settings: Settings) -> Client:
 @pytest.fixture(scope="session")
 async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterator[None]:
     """A worker with every workflow and activity, polling for the whole session."""
-    async with build_worker(
-        client, engine, LearningPolicy(), concurrency=16, overlay_folder=home, corpus_folder=home / "corpus"
+    policy = LearningPolicy()
+    async with (
+        build_worker(client, engine, policy, concurrency=16, overlay_folder=home, corpus_folder=home / "corpus"),
+        build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
     ):
         yield
 

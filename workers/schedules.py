@@ -20,6 +20,7 @@ from temporalio.client import (
 
 from activities.starting import TASK_QUEUE
 from models.corpus import CorpusRequest
+from models.forecasts import ResolutionRequest
 from models.positions import CatchUpRequest
 
 
@@ -67,6 +68,14 @@ SCHEDULES = (
         every=timedelta(days=1),
         overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same files
         summary="Score, promote and archive skills",
+    ),
+    Repeated(
+        id="closeloop/forecast-resolution",
+        workflow="ForecastResolutionWorkflow",
+        argument=ResolutionRequest(),
+        every=timedelta(minutes=30),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
+        summary="Resolve every forecast whose horizon has elapsed",
     ),
 )
 

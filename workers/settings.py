@@ -42,6 +42,11 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("OTEL_EXPORTER_OTLP_ENDPOINT", "otlp_endpoint"),
         description="OpenTelemetry collector (OTLP over HTTP), such as http://localhost:4318. Absent: no telemetry.",
     )
+    binance_url: str = Field(
+        default="https://api.binance.com",
+        max_length=2000,
+        description="Where prices are asked for that are not on record: Binance's public API, or a server like it.",
+    )
     worker_concurrency: int = Field(
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
     )
@@ -57,6 +62,14 @@ class Settings(BaseSettings):
         if not usable:
             raise ValueError("must be a URL such as postgresql://user:password@host:5432/database (escape / as %2F)")
         return value or None
+
+    @field_validator("binance_url")
+    @classmethod
+    def _is_price_source(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL such as https://api.binance.com")
+        return value
 
     @field_validator("otlp_endpoint")
     @classmethod

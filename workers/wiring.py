@@ -12,12 +12,17 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.approvals import ApprovalActivities, Subject
 from activities.corpus import CorpusActivities
+from activities.forecasts import ForecastActivities
 from activities.imports import ImportActivities
 from activities.karma import KarmaActivities
 from activities.learners import Learner, LearnerActivities
+from activities.meta import LeavingShadow, MetaActivities
 from activities.positions import PositionActivities
-from activities.starting import TASK_QUEUE
+from activities.prices import PriceActivities
+from activities.producers import ProducerActivities
+from activities.starting import MARKET_TASK_QUEUE, TASK_QUEUE
 from activities.weights import WeightActivities
+from gateways.binance import Binance
 from gateways.overlay import OverlayFolder
 from gateways.presets import load_preset
 from gateways.skills import SkillFolder
@@ -30,7 +35,9 @@ from workflows.approval import ApprovalWorkflow
 from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
 from workflows.corpus import CorpusWorkflow
+from workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
 from workflows.messages import ArgumentCount
+from workflows.meta import MetaForecastWorkflow
 from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
 from workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
@@ -45,13 +52,17 @@ WORKFLOWS = [
     OverlayWatchWorkflow,
     CorpusWorkflow,
     ApprovalWorkflow,
+    ForecastWorkflow,
+    HeartbeatWorkflow,
+    ForecastResolutionWorkflow,
+    MetaForecastWorkflow,
 ]
 
 # Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution itself.
 LEARNERS: Sequence[Learner] = ()
 
 # What an operator decides on through the ApprovalWorkflow (activities/approvals.py).
-SUBJECTS: Sequence[Subject] = ()
+SUBJECTS: Sequence[Subject] = (LeavingShadow(),)
 
 # The sandbox imports a workflow's modules again for each run. Of ours only workflows/ must be: a C extension that is
 # imported twice crashes the process.
@@ -112,6 +123,8 @@ def build_worker(
     weights = WeightActivities(
         sessions, policy, load_preset(policy.default_preset), OverlayFolder(overlay_folder), client
     )
+    forecasts = ForecastActivities(sessions, policy)
+    producers = ProducerActivities(sessions, policy)
     return Worker(
         client,
         task_queue=task_queue,
@@ -139,6 +152,13 @@ def build_worker(
             approvals.decide,
             approvals.standing,
             approvals.refuse_word,
+            forecasts.record_forecast,
+            forecasts.record_heartbeat,
+            forecasts.resolve_pages,
+            forecasts.report_resolution,
+            producers.update_performance,
+            producers.update_recalibration,
+            MetaActivities(sessions, policy).speak_meta,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[ArgumentCount()],
@@ -147,3 +167,16 @@ def build_worker(
         max_concurrent_activities=concurrency,
         max_concurrent_local_activities=concurrency,
     )
+
+
+def build_market_worker(
+    client: Client,
+    engine: AsyncEngine,
+    policy: LearningPolicy,
+    *,
+    binance_url: str,
+    task_queue: str = MARKET_TASK_QUEUE,
+) -> Worker:
+    """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
+    prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
+    return Worker(client, task_queue=task_queue, activities=[prices.fetch_prices], max_concurrent_activities=1)

@@ -146,7 +146,7 @@ class ForecastResolutionWorkflow:
             await workflow.execute_child_workflow(
                 "MetaForecastWorkflow",
                 MetaRequest(as_of=as_of),
-                id=f"meta/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
+                id=f"meta-forecast/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
                 static_summary=f"The meta-producer as of {as_of:%Y-%m-%d %H:%M} UTC",
                 search_attributes=TypedSearchAttributes([SearchAttributePair(sa.LIFECYCLE, "meta")]),
             )
@@ -185,11 +185,8 @@ class ForecastWorkflow:
         except ActivityError as error:
             raise error.cause or error from None
         confidence = "" if forecast.confidence is None else f" at {forecast.confidence:.0%}"
-        workflow.upsert_memo(
-            {
-                "outcome": f"{forecast.producer_id}: {forecast.asset} {forecast.action}{confidence} over {forecast.horizon}"
-            }
-        )
+        said = f"{forecast.producer_id}: {forecast.asset} {forecast.action}{confidence} over {forecast.horizon}"
+        workflow.upsert_memo({"outcome": said})
         return report
 
 

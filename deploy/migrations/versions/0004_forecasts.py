@@ -231,6 +231,45 @@ def upgrade() -> None:
     op.create_index("forecasts_ensemble", "forecasts", ["book_id", "asset", "horizon", "issued_at"], unique=False)
     op.create_index("forecasts_issued", "forecasts", ["book_id", "issued_at"], unique=False)
     op.create_table(
+        "meta_modes",
+        sa.Column("book_id", sa.Text(), nullable=False),
+        sa.Column("live", sa.Boolean(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("operator", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["book_id"],
+            ["books.book_id"],
+        ),
+        sa.PrimaryKeyConstraint("book_id"),
+    )
+    op.create_table(
+        "meta_proposals",
+        sa.Column("book_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("evidence", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("proposed_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("deadline", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("verdict", sa.Text(), nullable=True),
+        sa.Column("operator", sa.Text(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("policy_hash", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["book_id"],
+            ["books.book_id"],
+        ),
+        sa.PrimaryKeyConstraint("book_id", "number"),
+    )
+    op.create_index(
+        "meta_proposals_pending",
+        "meta_proposals",
+        ["book_id"],
+        unique=True,
+        postgresql_where=sa.text("state = 'pending'"),
+    )
+    op.create_table(
         "producer_health",
         sa.Column("book_id", sa.Text(), nullable=False),
         sa.Column("producer_id", sa.Text(collation="C"), nullable=False),
@@ -319,6 +358,9 @@ def downgrade() -> None:
     op.drop_index("forecast_outcomes_stream", table_name="forecast_outcomes")
     op.drop_table("forecast_outcomes")
     op.drop_table("producer_health")
+    op.drop_index("meta_proposals_pending", table_name="meta_proposals", postgresql_where=sa.text("state = 'pending'"))
+    op.drop_table("meta_proposals")
+    op.drop_table("meta_modes")
     op.drop_index("forecasts_issued", table_name="forecasts")
     op.drop_index("forecasts_ensemble", table_name="forecasts")
     op.drop_index("forecasts_abstentions", table_name="forecasts", postgresql_where=sa.text("action = 'no_forecast'"))

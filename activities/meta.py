@@ -1,0 +1,292 @@
+"""The meta-producer: it listens to the others and says what usually followed, once an operator lets it."""
+
+import asyncio
+import hashlib
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+from temporalio.client import Client
+
+import store.books
+import store.events
+import store.forecasts
+import store.meta
+import store.rows
+from activities.approvals import ask
+from activities.heartbeats import beating
+from activities.producers import microseconds
+from activities.transactions import transaction
+from learning.ensemble import Emission, History, emission, state
+from learning.intervals import wilson_interval
+from learning.scoring import ACTION_CODES
+from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
+from models.events import EventType
+from models.forecasts import META, Action, Forecast, MetaReport, MetaRequest, seconds_of
+from models.policy import LearningPolicy
+from store.database import Sessions
+
+KIND = "meta"
+_ACTIONS = {code: Action(name) for name, code in ACTION_CODES.items()}
+
+
+class MetaActivities:
+    """Lets the meta-producer speak."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
+        self._sessions = sessions
+        self._policy = policy
+
+    @activity.defn(name="speak_meta")
+    async def speak_meta(self, request: MetaRequest) -> MetaReport:
+        """An emission or an abstention for each asset and horizon that producers spoke of. Said once for an instant."""
+        assert request.as_of is not None, "the workflow fills it in"
+        as_of = request.as_of
+        report = MetaReport()
+        async with beating():
+            async with transaction(self._sessions) as session:
+                books = request.books or await store.meta.books(session, as_of, self._state_age)
+            for book in books:
+                async with transaction(self._sessions) as session:
+                    in_all = await store.meta.outcomes_in_all(session, book, as_of)
+                    spoken_of = await store.meta.spoken_of(session, book, as_of, self._state_age)
+                for asset, horizon in spoken_of:
+                    self._count(report, await self._speak(book, asset, horizon, as_of, in_all))
+        return report
+
+    @property
+    def _state_age(self) -> timedelta:
+        return timedelta(hours=self._policy.meta_state_hours)
+
+    async def _speak(self, book: str, asset: str, horizon: str, as_of: datetime, in_all: int) -> Emission:
+        async with transaction(self._sessions) as session:
+            rows = await store.meta.history(session, book, asset, horizon, as_of)
+        names = sorted({row[0] for row in rows})
+        code = {name: number for number, name in enumerate(names)}
+        known = History(
+            producer=np.array([code[row[0]] for row in rows], dtype=np.int64),
+            issued_at=np.array([row[1] for row in rows], dtype=np.int64),
+            target_at=np.array([row[2] for row in rows], dtype=np.int64),
+            action=np.array([ACTION_CODES[row[3]] for row in rows], dtype=np.int8),
+            return_pct=np.array([np.nan if row[4] is None else row[4] for row in rows], dtype=np.float64),
+        )
+        policy, itself, now = self._policy, code.get(META), microseconds(as_of)
+        age = int(self._state_age / timedelta(microseconds=1))
+        standing = state(known, now, itself=itself, state_us=age)
+        async with transaction(self._sessions) as session:
+            mode = await store.meta.mode(session, book)
+            said = await asyncio.to_thread(
+                emission,
+                known,
+                standing,
+                now,
+                seconds_of(horizon) * 1_000_000,
+                in_all,
+                itself=itself,
+                shadow=not (mode and mode["live"]),
+                flat_band_pct=policy.flat_band_pct,
+                min_outcomes=policy.meta_min_outcomes,
+                min_episodes=policy.meta_min_episodes,
+                min_share=policy.meta_min_share,
+                state_us=age,
+            )
+            listened = {names[producer]: _ACTIONS[action] for producer, action in sorted(standing.items())}
+            await self._write(session, book, asset, horizon, as_of, said, listened)
+        return said
+
+    async def _write(
+        self,
+        session: AsyncSession,
+        book: str,
+        asset: str,
+        horizon: str,
+        as_of: datetime,
+        said: Emission,
+        listened: dict[str, Action],
+    ) -> None:
+        key = f"{book}/{horizon}/{as_of.isoformat()}/{asset}"
+        emitted = said.abstention in (None, "shadow_mode")
+        forecast_id = f"meta-{hashlib.sha256(key.encode()).hexdigest()[:32]}" if emitted else None
+        live = said.abstention is None
+        action = _ACTIONS[said.direction] if said.direction is not None and emitted else Action.no_forecast
+        row = {
+            "book_id": book,
+            "asset": asset,
+            "horizon": horizon,
+            "as_of": as_of,
+            "dedupe_key": key,
+            "action": action if live else Action.no_forecast,
+            "reason": said.abstention,
+            "confidence": said.confidence,
+            "state": listened,
+            "evidence": {
+                "direction": None if said.direction is None else _ACTIONS[said.direction],
+                "k": said.k,
+                "n": said.n,
+                "share": said.share,
+                "wilson_low": said.wilson_low,
+                "base_rate": said.base_rate,
+            },
+            "forecast_id": forecast_id,
+            "policy_hash": self._policy.policy_hash,
+        }
+        if key in await store.meta.decide(session, [row]) and forecast_id is not None:
+            forecast = Forecast(
+                forecast_id=forecast_id,
+                book=book,
+                producer_id=META,
+                asset=asset,
+                horizon=horizon,
+                action=action,
+                confidence=said.confidence,
+                issued_at=as_of,
+            )
+            await store.forecasts.record(session, [forecast], shadow=not live)
+
+    def _count(self, report: MetaReport, said: Emission) -> None:
+        if said.abstention is None:
+            report.emitted += 1
+        elif said.abstention == "shadow_mode":
+            report.shadowed += 1
+        else:
+            report.abstained[said.abstention] = report.abstained.get(said.abstention, 0) + 1
+
+
+class LeavingShadow:
+    """What an operator decides on: whether a book's meta-producer speaks (activities/approvals.py)."""
+
+    kind = KIND
+
+    async def hold(self, session: AsyncSession, key: ApprovalKey) -> RecordApproval | ApprovalState | None:
+        """See Subject."""
+        if not key.id.isdecimal():
+            return None
+        row = await store.meta.hold_proposal(session, key.book, int(key.id))
+        if row is None:
+            return None
+        if row["verdict"] is None:
+            return ApprovalState(row["state"])
+        return RecordApproval(
+            **key.model_dump(include={"kind", "book", "id"}),
+            verdict=ApprovalVerdict(row["verdict"]),
+            operator=row["operator"],
+            note=row["note"],
+            at=row["decided_at"],
+        )
+
+    async def settle(self, session: AsyncSession, decision: RecordApproval, state: ApprovalState) -> str:
+        """See Subject."""
+        await store.meta.settle_proposal(
+            session,
+            decision.book,
+            int(decision.id),
+            state,
+            decision.verdict,
+            decision.operator,
+            decision.note,
+            decision.at,
+        )
+        if state != ApprovalState.approved:
+            return "the meta-producer stays in shadow"
+        if not await store.meta.set_mode(session, decision.book, True, decision.at, decision.operator, decision.note):
+            return "the meta-producer was live already"
+        return "the meta-producer speaks from now on; 'closeloop meta shadow' sends it back"
+
+
+async def propose_leaving_shadow(
+    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, evidence: dict[str, Any]
+) -> ApprovalRequest:
+    """Propose that a book's meta-producer leaves shadow, and start the workflow that waits for an operator.
+
+    Asked again while a proposal waits, it is the same proposal.
+    """
+    now = datetime.now(UTC)
+    async with transaction(sessions) as session:
+        await store.books.hold(session, book)
+        row = await store.meta.propose(
+            session,
+            {
+                "book_id": book,
+                "state": ApprovalState.pending,
+                "evidence": evidence,
+                "proposed_at": now,
+                "deadline": now + timedelta(hours=policy.meta_approval_hours),
+                "policy_hash": policy.policy_hash,
+            },
+        )
+    request = ApprovalRequest(
+        kind=KIND,
+        book=book,
+        id=str(row["number"]),
+        proposal=f"Let the meta-producer of {book} speak: {record_sentence(row['evidence'])}"[:2000],
+        deadline=row["deadline"],
+    )
+    await ask(client, request)
+    return request
+
+
+async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str) -> bool:
+    """At once, without approval: it is the safe direction. False if it was in shadow."""
+    now = datetime.now(UTC)
+    async with transaction(sessions) as session:
+        await store.books.hold(session, book)
+        mode = await store.meta.mode(session, book)
+        if not (mode and mode["live"]):
+            return False
+        await store.meta.set_mode(session, book, False, now, operator, note)
+        told = {"book": book, "operator": operator, "note": note, "at": now, "was_live_since": mode["since"]}
+        event = (EventType.meta_shadowed, f"{book}/{now.isoformat()}", told)
+        await store.rows.execute(session, store.events.appending([event]))
+    return True
+
+
+async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> dict[str, Any]:
+    """The gate, what it said and would have said, and how that turned out."""
+    record = await store.meta.record(session, book)
+    outcomes = await store.meta.outcomes_in_all(session, book, as_of)
+    mode = await store.meta.mode(session, book)
+    scores: dict[str, dict[str, Any] | None] = {"shadow": None, "live": None}
+    for row in record["scored"]:
+        scores["shadow" if row.pop("shadow") else "live"] = row | _hit_rate(row)
+    spoken: Counter[str] = Counter()
+    for row in record["decisions"]:
+        spoken[row["reason"]] += row["n"]
+    return {
+        "book": book,
+        "outcomes": outcomes,
+        "outcomes_needed": policy.meta_min_outcomes,
+        "gate_open": outcomes >= policy.meta_min_outcomes,
+        "mode": "live" if mode and mode["live"] else "shadow",
+        "since": mode["since"] if mode else None,
+        "decided_by": mode["operator"] if mode else None,
+        "said": dict(spoken),
+        "shadow": scores["shadow"],
+        "live": scores["live"],
+        "producers_meanwhile": record["producers_meanwhile"] | _hit_rate(record["producers_meanwhile"]),
+        "policy_hash": policy.policy_hash,
+    }
+
+
+def _hit_rate(row: dict[str, Any]) -> dict[str, Any]:
+    interval = wilson_interval(row["correct"], row["n"])
+    if interval is None:
+        return {"hit_rate": None, "hit_low": None, "hit_high": None}
+    return {"hit_rate": row["correct"] / row["n"], "hit_low": interval[0], "hit_high": interval[1]}
+
+
+def record_sentence(evidence: dict[str, Any]) -> str:
+    """A track record in a sentence."""
+    shadow = evidence.get("shadow")
+    if not shadow:
+        return "no track record yet: nothing that it would have said has been resolved"
+    others = evidence["producers_meanwhile"]
+    beside = (
+        f"; the producers it listened to: {others['hit_rate']:.1%}, Brier {others['brier']:.3f}" if others["n"] else ""
+    )
+    return (
+        f"in shadow it was right in {shadow['correct']} of {shadow['n']} ({shadow['hit_low']:.1%} to "
+        f"{shadow['hit_high']:.1%}), Brier {shadow['brier']:.3f}{beside}"
+    )

@@ -1,0 +1,218 @@
+"""The meta-producer: what it reads (forecasts and outcomes, never prices), what it said, and whether it may speak."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+import store.books
+from models.forecasts import META, MetaDecision, MetaProposal
+from store.rows import execute, insertion
+
+_MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
+
+
+async def books(session: AsyncSession, as_of: datetime, state: timedelta) -> list[str]:
+    """Books in which a producer spoke lately."""
+    result = await session.execute(
+        text(
+            "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id "
+            "AND f.issued_at > :after AND f.issued_at <= :as_of AND f.action <> 'no_forecast') ORDER BY book_id"
+        ),
+        {"after": as_of - state, "as_of": as_of},
+    )
+    return list(result.scalars())
+
+
+async def outcomes_in_all(session: AsyncSession, book: str, as_of: datetime) -> int:
+    """Resolved outcomes of a book by an instant."""
+    result = await session.execute(
+        text("SELECT count(*) FROM forecast_outcomes WHERE book_id = :book AND target_at <= :as_of AND NOT shadow"),
+        {"book": book, "as_of": as_of},
+    )
+    return int(result.scalar_one())
+
+
+async def spoken_of(session: AsyncSession, book: str, as_of: datetime, state: timedelta) -> list[tuple[str, str]]:
+    """(asset, horizon) of which producers, the meta-producer excluded, spoke lately."""
+    result = await session.execute(
+        text(
+            "SELECT DISTINCT asset, horizon FROM forecasts WHERE book_id = :book AND issued_at > :after "
+            "AND issued_at <= :as_of AND action <> 'no_forecast' AND producer_id <> :meta AND NOT shadow ORDER BY 1, 2"
+        ),
+        {"book": book, "after": as_of - state, "as_of": as_of, "meta": META},
+    )
+    return [(asset, horizon) for asset, horizon in result]
+
+
+async def history(
+    session: AsyncSession, book: str, asset: str, horizon: str, as_of: datetime
+) -> list[tuple[str, int, int, str, float | None]]:
+    """(producer, issued_at, target_at in µs since 1970, action, return_pct) of what was issued by an instant."""
+    result = await session.execute(
+        text(
+            f"SELECT f.producer_id, {_MICROSECONDS.format('f.issued_at')}, {_MICROSECONDS.format('f.target_at')}, "  # noqa: S608
+            "f.action, o.return_pct FROM forecasts f LEFT JOIN forecast_outcomes o USING (book_id, forecast_id) "
+            "WHERE f.book_id = :book AND f.asset = :asset AND f.horizon = :horizon AND f.issued_at <= :as_of "
+            "AND f.action <> 'no_forecast' AND NOT f.shadow ORDER BY f.issued_at, f.forecast_id"
+        ),
+        {"book": book, "asset": asset, "horizon": horizon, "as_of": as_of},
+    )
+    return [tuple(row) for row in result]
+
+
+async def decide(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Record what the meta-producer said, once; the dedupe keys of what is new."""
+    written = await execute(
+        session, insertion(MetaDecision, rows, on_conflict="(dedupe_key) DO NOTHING", returning="dedupe_key")
+    )
+    return {row.dedupe_key for row in written}
+
+
+async def decisions(session: AsyncSession, book: str | None, last: int | None = None) -> AsyncIterator[RowMapping]:
+    """What it said, oldest first, with how that turned out."""
+    query = (
+        "SELECT d.id, d.book_id AS book, d.asset, d.horizon, d.as_of, d.action, d.reason, d.confidence, d.state, "
+        "d.evidence, d.forecast_id, d.policy_hash, o.return_pct, o.direction_correct, o.brier_score "
+        "FROM meta_decisions d LEFT JOIN forecast_outcomes o ON o.book_id = d.book_id "
+        "AND o.forecast_id = d.forecast_id WHERE (CAST(:book AS text) IS NULL OR d.book_id = :book) ORDER BY d.id"
+    )
+    if last is not None:
+        query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
+    result = await session.stream(
+        text(query),
+        {"book": book} | ({} if last is None else {"last": last}),
+        execution_options={"yield_per": 1000},
+    )
+    async for row in result.mappings():
+        yield row
+
+
+async def record(session: AsyncSession, book: str) -> dict[str, Any]:
+    """The track record of what it said or would have said, beside that of the producers it listened to."""
+    said = await session.execute(
+        text(
+            "SELECT action = 'no_forecast' AS abstained, coalesce(reason, 'emitted') AS reason, count(*) AS n "
+            "FROM meta_decisions WHERE book_id = :book GROUP BY 1, 2 ORDER BY 1, 3 DESC"
+        ),
+        {"book": book},
+    )
+    scored = await session.execute(
+        text(
+            "SELECT o.shadow, count(*) AS n, count(*) FILTER (WHERE o.direction_correct) AS correct, "
+            "avg(o.confidence) AS mean_confidence, avg(o.brier_score) AS brier, "
+            "avg(CASE o.action WHEN 'long' THEN o.return_pct WHEN 'short' THEN -o.return_pct END) AS return_pct, "
+            "min(o.issued_at) AS first_at, max(o.issued_at) AS last_at "
+            "FROM forecast_outcomes o WHERE o.book_id = :book AND o.producer_id = :meta GROUP BY 1"
+        ),
+        {"book": book, "meta": META},
+    )
+    others = await session.execute(
+        text(
+            "SELECT count(*) AS n, count(*) FILTER (WHERE p.direction_correct) AS correct, avg(p.brier_score) AS brier "
+            "FROM (SELECT DISTINCT asset, horizon, issued_at FROM forecast_outcomes WHERE book_id = :book "
+            "AND producer_id = :meta) m JOIN forecast_outcomes p ON p.book_id = :book AND p.asset = m.asset "
+            "AND p.horizon = m.horizon AND p.issued_at > m.issued_at - interval '2 hours' "
+            "AND p.issued_at <= m.issued_at AND p.producer_id <> :meta AND NOT p.shadow"
+        ),
+        {"book": book, "meta": META},
+    )
+    return {
+        "decisions": [dict(row) for row in said.mappings()],
+        "scored": [dict(row) for row in scored.mappings()],
+        "producers_meanwhile": dict(others.mappings().one()),
+    }
+
+
+# -- shadow and live ---------------------------------------------------------------------------------------------------
+
+
+async def mode(session: AsyncSession, book: str) -> RowMapping | None:
+    """Whether a book's meta-producer is live, since when and by whom; None: nobody ever decided."""
+    result = await session.execute(
+        text("SELECT live, since, operator, note FROM meta_modes WHERE book_id = :book"), {"book": book}
+    )
+    return result.mappings().first()
+
+
+async def set_mode(session: AsyncSession, book: str, live: bool, since: datetime, operator: str, note: str) -> bool:
+    """Let it speak, or send it back to shadow; False if that is how it was."""
+    await execute(session, store.books.meeting([book]))
+    result = await session.execute(
+        text(
+            "INSERT INTO meta_modes AS m (book_id, live, since, operator, note) "
+            "VALUES (:book, :live, :since, :operator, :note) ON CONFLICT (book_id) DO UPDATE SET "
+            "live = excluded.live, since = excluded.since, operator = excluded.operator, note = excluded.note "
+            "WHERE m.live <> excluded.live RETURNING 1"
+        ),
+        {"book": book, "live": live, "since": since, "operator": operator, "note": note},
+    )
+    return result.first() is not None
+
+
+async def propose(session: AsyncSession, row: Mapping[str, Any]) -> RowMapping:
+    """The proposal that waits: this one, or the one that waited already. The caller holds the book."""
+    pending = await proposals(session, row["book_id"], "pending")
+    if not pending:
+        number = await session.execute(
+            text("SELECT coalesce(max(number), 0) + 1 FROM meta_proposals WHERE book_id = :book"),
+            {"book": row["book_id"]},
+        )
+        await execute(session, insertion(MetaProposal, [dict(row) | {"number": number.scalar_one()}]))
+        pending = await proposals(session, row["book_id"], "pending")
+    return pending[0]
+
+
+async def proposals(session: AsyncSession, book: str | None, state: str | None = None) -> Sequence[RowMapping]:
+    """Proposals to leave shadow, oldest first."""
+    result = await session.execute(
+        text(
+            "SELECT book_id AS book, number, state, evidence, proposed_at, deadline, verdict, operator, note, "
+            "decided_at, policy_hash FROM meta_proposals WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
+            "AND (CAST(:state AS text) IS NULL OR state = :state) ORDER BY book_id, number"
+        ),
+        {"book": book, "state": state},
+    )
+    return result.mappings().all()
+
+
+async def hold_proposal(session: AsyncSession, book: str, number: int) -> RowMapping | None:
+    """A proposal, held until the transaction ends."""
+    result = await session.execute(
+        text(
+            "SELECT state, verdict, operator, note, decided_at FROM meta_proposals "
+            "WHERE book_id = :book AND number = :number FOR UPDATE"
+        ),
+        {"book": book, "number": number},
+    )
+    return result.mappings().first()
+
+
+async def settle_proposal(
+    session: AsyncSession,
+    book: str,
+    number: int,
+    state: str,
+    verdict: str | None,
+    operator: str,
+    note: str,
+    at: datetime,
+) -> None:
+    """Record what was decided. The caller holds the proposal."""
+    await session.execute(
+        text(
+            "UPDATE meta_proposals SET state = :state, verdict = :verdict, operator = :operator, note = :note, "
+            "decided_at = :at WHERE book_id = :book AND number = :number"
+        ),
+        {
+            "book": book,
+            "number": number,
+            "state": state,
+            "verdict": verdict,
+            "operator": operator,
+            "note": note,
+            "at": at,
+        },
+    )

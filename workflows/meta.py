@@ -1,0 +1,39 @@
+"""The meta-producer speaks after each resolution."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from workflows.decisions import scheduled_time
+from workflows.messages import expect
+
+with workflow.unsafe.imports_passed_through():
+    from activities.meta import MetaActivities
+    from models import search_attributes as sa
+    from models.forecasts import MetaReport, MetaRequest
+
+PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+
+
+@workflow.defn(name="MetaForecastWorkflow")
+class MetaForecastWorkflow:
+    """For each asset and horizon that producers spoke of lately: emit, or abstain with the reason."""
+
+    @workflow.run
+    async def run(self, message: MetaRequest | None = None) -> MetaReport:
+        """See the class."""
+        request = expect(message, MetaRequest)
+        report = await workflow.execute_activity_method(
+            MetaActivities.speak_meta,
+            request.model_copy(update={"as_of": request.as_of or scheduled_time()}),
+            start_to_close_timeout=timedelta(minutes=30),
+            heartbeat_timeout=timedelta(seconds=30),
+            retry_policy=PATIENT,
+            summary="What usually followed when the producers stood as they do?",
+        )
+        told = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]
+        told += [f"{count} abstained ({reason})" for reason, count in sorted(report.abstained.items())]
+        workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("meta")])
+        workflow.upsert_memo({"outcome": ", ".join(told)[:2000]})
+        return report
