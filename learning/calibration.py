@@ -1,0 +1,443 @@
+"""Calibration: of what was said with a confidence of 70 %, did 70 % come true?
+
+Everything that :func:`performance` reports is computed from sums that add up: over the days of a window, over regimes,
+over workers. So the sums of a day are stored once, and a window costs a sum over days, however many outcomes it holds.
+
+Outcomes whose horizons overlap are not independent. Each outcome carries its share of an independent one
+(:func:`independent_shares`), which adds up too; intervals and standard errors use the sum of the shares.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, special, stats
+
+from learning.intervals import Z95
+from learning.scoring import brier, log_score
+
+BINS: Final = 10
+BIN_EDGES: Final = tuple(k / BINS for k in range(1, BINS))
+"""Inner edges of the bins [k/10, (k+1)/10); the last bin is closed. SQL: ``width_bucket(confidence, BIN_EDGES)``."""
+
+COLUMNS: Final = (
+    "outcomes",
+    "correct",
+    "independent",
+    "confidence",
+    "confidence_squared",
+    "confidence_correct",
+    "brier_squared",
+    "log_score",
+    "log_score_squared",
+)
+"""What is summed over the outcomes of a bin, the last axis of every array of sums: 1, correct (0 or 1), share of an
+independent outcome, p, p², p where correct, (p - correct)⁴, log score, its square. The sum of the Brier scores is not
+stored: it is Σp² - 2 Σp·correct + Σcorrect."""
+
+ALL: Final = -1
+"""The code that stands for all assets, horizons or regimes."""
+
+_INDEPENDENT: Final = COLUMNS.index("independent")
+_NO_VARIANCE: Final = 1e-10
+_DAY: Final = 86_400_000_000
+
+
+def bin_of(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Bin 0 to 9 of each confidence, by comparison with k/10 (multiplying by ten would round some across an edge).
+
+    >>> bin_of(np.array([0.0, 0.1, 0.3, 0.7, 1.0])).tolist()
+    [0, 1, 3, 7, 9]
+    """
+    return np.searchsorted(BIN_EDGES, confidence, side="right")
+
+
+def independent_shares(
+    stream: NDArray[np.int64], target_at: NDArray[np.int64], horizon: NDArray[np.int64] | int
+) -> NDArray[np.float64]:
+    """What each outcome adds to the number of independent ones: min(1, time since the previous target / horizon).
+
+    ``stream`` codes producer x asset x horizon; the times are in one unit (microseconds). The first of a stream adds 1.
+    Added up, it is the time that the forecasts cover together, in horizons: the sum of the "uniqueness" of Lopez de
+    Prado (2018, ch. 4) for equal horizons. Rounded down it equals the largest number of outcomes that do not overlap
+    wherever forecasts are evenly spaced by a divisor of the horizon, or do not overlap.
+    SQL: ``least(1, (target_at - lag(target_at) OVER (PARTITION BY stream ORDER BY target_at)) / horizon)``, null: 1.
+    """
+    order = np.lexsort((target_at, stream))
+    ordered_stream, ordered_target = stream[order], target_at[order]
+    lengths = np.broadcast_to(np.asarray(horizon), stream.shape)[order]
+    ordered = np.ones(len(stream))
+    follows = ordered_stream[1:] == ordered_stream[:-1]
+    ordered[1:][follows] = np.minimum(1.0, np.diff(ordered_target)[follows] / lengths[1:][follows])
+    shares = np.empty(len(stream))
+    shares[order] = ordered
+    return shares
+
+
+def sums(
+    group: NDArray[np.int64],
+    confidence: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    independent: NDArray[np.float64],
+    groups: int,
+) -> NDArray[np.float64]:
+    """Sums of ``groups`` groups of outcomes, shape (groups, BINS, len(COLUMNS)); ``group`` codes 0 to groups - 1."""
+    log_scores = log_score(confidence, correct)
+    columns = {
+        "outcomes": np.ones(len(confidence)),
+        "correct": correct.astype(np.float64),
+        "independent": independent,
+        "confidence": confidence,
+        "confidence_squared": confidence**2,
+        "confidence_correct": np.where(correct, confidence, 0.0),
+        "brier_squared": brier(confidence, correct) ** 2,
+        "log_score": log_scores,
+        "log_score_squared": log_scores**2,
+    }
+    return _added(group * BINS + bin_of(confidence), [columns[name] for name in COLUMNS], groups)
+
+
+def dense(
+    group: NDArray[np.int64], bins: NDArray[np.int64], rows: NDArray[np.float64], groups: int
+) -> NDArray[np.float64]:
+    """Add rows of sums, shape (rows, len(COLUMNS)), each of a group and a bin, to an array (groups, BINS, COLUMNS).
+
+    Rows of the same group and bin (of several days) add up: this is how stored rows become a window.
+    """
+    return _added(group * BINS + bins, list(rows.T), groups)
+
+
+def _added(cell: NDArray[np.int64], columns: list[NDArray[np.float64]], groups: int) -> NDArray[np.float64]:
+    """Columns added up by cell, group x bin."""
+    added = np.empty((groups * BINS, len(COLUMNS)))
+    for place, column in enumerate(columns):
+        added[:, place] = np.bincount(cell, weights=column, minlength=groups * BINS)
+    return added.reshape(groups, BINS, len(COLUMNS))
+
+
+def with_all(keys: NDArray[np.int64], sums: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Sums of every producer x asset x horizon x regime, and of each with :data:`ALL` assets, horizons and regimes.
+
+    ``keys`` (streams, 4) codes producer, asset, horizon, regime, none of them negative, each row once; returns keys and
+    sums with the further rows. Regimes add up in every column. Over assets and horizons, outcomes of one time overlap,
+    and assets move together: there the number of independent outcomes is that of the richest (asset, horizon), its
+    bins scaled down alike. It is the cautious end: the sum would be the other.
+    """
+    any_regime = keys.copy()
+    any_regime[:, 3] = ALL
+    regimes, order, starts = _grouped(any_regime)
+    keys = np.concatenate([keys, regimes])
+    sums = np.concatenate([sums, np.add.reduceat(sums[order], starts, axis=0)])
+    all_keys, all_sums = [keys], [sums]
+    if not len(keys):
+        return keys, sums
+    of_stream = sums[:, :, _INDEPENDENT].sum(axis=1)
+    for pooled in ([1], [2], [1, 2]):
+        pool_keys = keys.copy()
+        pool_keys[:, pooled] = ALL
+        pools, order, starts = _grouped(pool_keys)
+        pool_sums = np.add.reduceat(sums[order], starts, axis=0)
+        richest = np.maximum.reduceat(of_stream[order], starts)
+        together = np.add.reduceat(of_stream[order], starts)
+        pool_sums[:, :, _INDEPENDENT] *= (richest / np.maximum(together, np.finfo(np.float64).tiny))[:, None]
+        all_keys.append(pools)
+        all_sums.append(pool_sums)
+    return np.concatenate(all_keys), np.concatenate(all_sums)
+
+
+def _grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.intp]]:
+    """Distinct rows, the order that brings equal rows together, and where each distinct row starts in it."""
+    order = np.lexsort(keys.T[::-1])
+    ordered = keys[order]
+    is_first = np.ones(len(keys), np.bool_)
+    is_first[1:] = np.any(ordered[1:] != ordered[:-1], axis=1)
+    starts = np.flatnonzero(is_first)
+    return ordered[starts], order, starts
+
+
+@dataclass(frozen=True)
+class Performance:
+    """Scores of g groups of outcomes, an array (g,) each; NaN where undefined, or on fewer outcomes than are needed.
+
+    ``independent``: outcomes that do not overlap (see :func:`independent_shares`), whole, from 1 to ``outcomes``; the
+    Wilson 95 % interval ``hit_low``, ``hit_high`` and the standard errors ``*_se`` use it.
+    ``brier`` = ``reliability`` - ``resolution`` + ``uncertainty`` + ``within_bin_variance`` -
+    ``within_bin_covariance`` (Murphy 1973; Stephenson, Coelho & Jolliffe 2008), an identity.
+    ``calibration_error`` is the expected calibration error, Σ n_k |ō_k - p̄_k| / n over the bins, and
+    ``calibration_error_if_perfect`` what a perfectly calibrated forecaster with these bins would show on average.
+    ``correlation`` is Pearson's, of confidence and correctness; NaN where either does not vary (confidences whose
+    standard deviation is below 1e-5 count as equal: sums cannot tell less from rounding).
+    """
+
+    outcomes: NDArray[np.int64]
+    correct: NDArray[np.int64]
+    independent: NDArray[np.int64]
+    hit_rate: NDArray[np.float64]
+    hit_low: NDArray[np.float64]
+    hit_high: NDArray[np.float64]
+    mean_confidence: NDArray[np.float64]
+    mean_confidence_se: NDArray[np.float64]
+    brier: NDArray[np.float64]
+    brier_se: NDArray[np.float64]
+    reliability: NDArray[np.float64]
+    resolution: NDArray[np.float64]
+    uncertainty: NDArray[np.float64]
+    within_bin_variance: NDArray[np.float64]
+    within_bin_covariance: NDArray[np.float64]
+    log_score: NDArray[np.float64]
+    log_score_se: NDArray[np.float64]
+    calibration_error: NDArray[np.float64]
+    calibration_error_if_perfect: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+
+
+def performance(sums: NDArray[np.float64], min_outcomes: int = 5) -> Performance:
+    """Performance of g groups from their sums, shape (g, BINS, len(COLUMNS)); on fewer outcomes only the counts."""
+    n, hits, shares, p, pp, po, brier_squared, logs, logs_squared = (sums[:, :, i] for i in range(len(COLUMNS)))
+    total, total_hits = n.sum(axis=1), hits.sum(axis=1)
+    independent = _whole(shares.sum(axis=1), total)
+    known = total >= max(1, min_outcomes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+
+        def mean(column: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.where(known, column.sum(axis=1) / total, np.nan)
+
+        def standard_error(mean: NDArray[np.float64], mean_square: NDArray[np.float64]) -> NDArray[np.float64]:
+            variance = np.maximum(0.0, mean_square - mean**2) * total / (total - 1)
+            error: NDArray[np.float64] = np.sqrt(variance / independent)
+            return error
+
+        hit_rate, mean_p = mean(hits), mean(p)
+        hit_low, hit_high = wilson_intervals(hit_rate, independent)
+        brier, log_mean = mean(pp - 2 * po + hits), mean(logs)
+        # Empty bins: 0 of everything, so dividing by 1 keeps them out of every sum.
+        size = np.maximum(n, 1.0)
+        bin_p, bin_hits = p / size, hits / size
+        gap = np.abs(bin_hits - bin_p)
+        variance = mean(pp) - mean_p**2
+        covariance = mean(po) - mean_p * hit_rate
+        varies = (variance > _NO_VARIANCE) & (total_hits > 0) & (total_hits < total)
+        correlation = covariance / np.sqrt(np.where(varies, variance * hit_rate * (1 - hit_rate), np.nan))
+        return Performance(
+            outcomes=_counts(total),
+            correct=_counts(total_hits),
+            independent=_counts(independent),
+            hit_rate=hit_rate,
+            hit_low=hit_low,
+            hit_high=hit_high,
+            mean_confidence=mean_p,
+            mean_confidence_se=standard_error(mean_p, mean(pp)),
+            brier=brier,
+            brier_se=standard_error(brier, mean(brier_squared)),
+            reliability=mean(n * gap**2),
+            resolution=mean(n * (bin_hits - hit_rate[:, None]) ** 2),
+            uncertainty=hit_rate * (1 - hit_rate),
+            within_bin_variance=mean(pp - p * bin_p),
+            within_bin_covariance=2 * mean(po - bin_hits * p),
+            log_score=log_mean,
+            log_score_se=standard_error(log_mean, mean(logs_squared)),
+            calibration_error=mean(n * gap),
+            calibration_error_if_perfect=mean(n * _mean_deviation(_whole(shares, n), bin_p)),
+            correlation=np.clip(correlation, -1.0, 1.0),
+        )
+
+
+def wilson_intervals(
+    rate: NDArray[np.float64], trials: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Wilson's 95 % interval (learning/intervals.py) of each rate over its number of independent trials.
+
+    NaN where the rate is, or without trials.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = 1.0 + Z95 * Z95 / trials
+        centre = (rate + Z95 * Z95 / (2 * trials)) / scale
+        half = Z95 / scale * np.sqrt(rate * (1 - rate) / trials + Z95 * Z95 / (4 * trials * trials))
+        low = np.where(rate == 0.0, 0.0, np.maximum(0.0, centre - half))
+        high = np.where(rate == 1.0, 1.0, np.minimum(1.0, centre + half))
+        return np.where(trials > 0, low, np.nan), np.where(trials > 0, high, np.nan)
+
+
+def _whole(shares: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Independent outcomes, rounded down, but for the rounding of the shares themselves; at least 1 where any."""
+    return np.clip(np.floor(shares + 1e-6), np.minimum(outcomes, 1.0), outcomes)
+
+
+def _counts(column: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.rint(column).astype(np.int64)
+
+
+def _mean_deviation(trials: NDArray[np.float64], p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """E|X/n - p| of a binomial X (n, p), exactly, by De Moivre's formula (Diaconis & Zabell 1991)."""
+    above = np.floor(trials * p) + 1
+    inside = (trials > 0) & (p > 0) & (p < 1)
+    n, k, q = np.where(inside, trials, 1.0), np.where(inside, above, 1.0), np.where(inside, p, 0.5)
+    ways = special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    return np.where(inside, 2 * k / n * np.exp(ways + k * np.log(q) + (n - k + 1) * np.log1p(-q)), 0.0)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A point of the reliability diagram: of ``outcomes`` said with about ``mean_confidence``, ``hit_rate`` came true.
+
+    The Wilson 95 % interval uses the ``independent`` ones. Means are None in an empty bin.
+    """
+
+    low: float
+    high: float
+    outcomes: int
+    independent: int
+    mean_confidence: float | None
+    hit_rate: float | None
+    hit_low: float | None
+    hit_high: float | None
+
+
+def reliability(sums: NDArray[np.float64]) -> list[Bin]:
+    """The reliability diagram of one group from its sums, shape (BINS, len(COLUMNS)): all ten bins, in order."""
+    n, hits, p = (sums[:, COLUMNS.index(name)] for name in ("outcomes", "correct", "confidence"))
+    independent = _whole(sums[:, _INDEPENDENT], n)
+    with np.errstate(invalid="ignore"):
+        rate, mean = hits / n, p / n
+    low, high = wilson_intervals(rate, independent)
+    return [
+        Bin(
+            low=k / BINS,
+            high=(k + 1) / BINS,
+            outcomes=round(n[k]),
+            independent=round(independent[k]),
+            mean_confidence=_known(mean[k]),
+            hit_rate=_known(rate[k]),
+            hit_low=_known(low[k]),
+            hit_high=_known(high[k]),
+        )
+        for k in range(BINS)
+    ]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+@dataclass(frozen=True)
+class Map:
+    """A monotone map of confidences: linear between the break points (x, y), constant beyond the first and last."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+    def __call__(self, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The recalibrated confidences."""
+        return np.interp(confidence, self.x, self.y)
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """A map fitted to the whole history, and the evidence, from forward folds, whether to use it.
+
+    ``gain``: mean of Brier score as said minus Brier score as mapped, out of sample (positive: the map is better), over
+    ``tested`` outcomes; ``gain_se`` its standard error, clustered by ``clusters`` periods of ``cluster_days``;
+    ``gain_low`` its one-sided 95 % lower bound (Student's t, clusters - 1 degrees of freedom). ``adopted`` where that
+    is above 0. None where there was nothing to compute; ``reason`` says why, in words.
+    """
+
+    outcomes: int
+    map: Map | None
+    tested: int
+    clusters: int
+    cluster_days: float
+    brier_before: float | None
+    brier_after: float | None
+    gain: float | None
+    gain_se: float | None
+    gain_low: float | None
+    adopted: bool
+    reason: Literal["better_out_of_sample", "not_better_out_of_sample", "too_few_outcomes", "too_few_days"]
+
+
+def fit(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Map:
+    """Isotonic regression of correctness on confidence (Zadrozny & Elkan 2002), at least one outcome.
+
+    The output lies in [1/(n + 2), 1 - 1/(n + 2)] for n outcomes: no history makes a certainty.
+    """
+    n = len(confidence)
+    said, inverse, times = np.unique(confidence, return_inverse=True, return_counts=True)
+    came_true = np.bincount(inverse, weights=correct) / times
+    fitted = optimize.isotonic_regression(came_true, weights=times)
+    # A block of equal values needs its two ends only.
+    starts = fitted.blocks[:-1]
+    ends = fitted.blocks[1:] - 1
+    kept = np.unique(np.concatenate([starts, ends]))
+    y = np.clip(fitted.x[kept], 1 / (n + 2), 1 - 1 / (n + 2))
+    return Map(tuple(said[kept].tolist()), tuple(y.tolist()))
+
+
+def recalibrate(
+    issued_at: NDArray[np.int64],
+    target_at: NDArray[np.int64],
+    confidence: NDArray[np.float64],
+    correct: NDArray[np.bool_],
+    as_of: int,
+    *,
+    min_outcomes: int = 100,
+    folds: int = 5,
+    min_clusters: int = 5,
+) -> Recalibration:
+    """Fit a producer's map to what elapsed by ``as_of``, and test it forward. Times in microseconds since 1970 (UTC).
+
+    From half of the history (by issue) on, five folds of equal size: each is mapped by what had elapsed
+    (``target_at`` at or before) when its first forecast was issued. Outcomes of a day share what the market did, and
+    overlapping ones share more: the error of the paired difference is clustered by periods of a day, or of the longest
+    horizon where that is longer (cluster-robust variance with the G/(G-1) correction, Liang & Zeger 1986).
+    """
+    elapsed = np.flatnonzero(target_at <= as_of)
+    order = elapsed[np.argsort(issued_at[elapsed], kind="stable")]
+    issued_at, target_at, confidence, correct = issued_at[order], target_at[order], confidence[order], correct[order]
+    n = len(order)
+    period = max(_DAY, int((target_at - issued_at).max(initial=0)))
+    untested = Recalibration(
+        outcomes=n,
+        map=None,
+        tested=0,
+        clusters=0,
+        cluster_days=period / _DAY,
+        brier_before=None,
+        brier_after=None,
+        gain=None,
+        gain_se=None,
+        gain_low=None,
+        adopted=False,
+        reason="too_few_outcomes",
+    )
+    if n < max(1, min_outcomes):
+        return untested
+    fitted = fit(confidence, correct)
+    mapped = np.full(n, np.nan)
+    for fold in np.array_split(np.arange(n // 2, n), folds):
+        known = target_at <= issued_at[fold[0]] if len(fold) else np.zeros(n, np.bool_)
+        if known.sum() >= max(1, min_outcomes // 2):
+            mapped[fold] = fit(confidence[known], correct[known])(confidence[fold])
+    tested = ~np.isnan(mapped)
+    clusters, cluster = np.unique(issued_at[tested] // period, return_inverse=True)
+    found = replace(untested, map=fitted, tested=int(tested.sum()), clusters=len(clusters), reason="too_few_days")
+    if len(clusters) < max(2, min_clusters):
+        return found
+    before = brier(confidence[tested], correct[tested])
+    after = brier(mapped[tested], correct[tested])
+    gains = before - after
+    gain = float(gains.mean())
+    of_cluster = np.bincount(cluster, weights=gains - gain)
+    se = math.sqrt(len(clusters) / (len(clusters) - 1) * float(of_cluster @ of_cluster)) / len(gains)
+    low = gain - float(stats.t.ppf(0.95, len(clusters) - 1)) * se
+    return replace(
+        found,
+        brier_before=float(before.mean()),
+        brier_after=float(after.mean()),
+        gain=gain,
+        gain_se=se,
+        gain_low=low,
+        adopted=low > 0,
+        reason="better_out_of_sample" if low > 0 else "not_better_out_of_sample",
+    )

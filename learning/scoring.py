@@ -1,0 +1,60 @@
+"""Was a forecast right, and how good was its confidence? Proper scores of single forecasts, over arrays.
+
+Actions are codes: :data:`LONG`, :data:`SHORT`, :data:`FLAT`. An abstention has no code: it is counted, never scored.
+"""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+LONG: Final = 1
+SHORT: Final = -1
+FLAT: Final = 0
+ACTION_CODES: Final = {"long": LONG, "short": SHORT, "flat": FLAT}
+
+LOG_SCORE_CLIP: Final = 1e-6
+"""A confidence of 0 or 1 that is wrong costs -ln(1e-6) = 13.8, not infinity: one outcome must not decide a mean."""
+
+
+def returns_pct(p_issue: NDArray[np.float64], p_target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Change of the price from issue to target in percent (5 means 5 %), in this order of operations.
+
+    >>> returns_pct(np.array([100.0]), np.array([101.0])).tolist()
+    [1.0]
+    """
+    return 100 * (p_target - p_issue) / p_issue
+
+
+def correct(
+    action: NDArray[np.int8], return_pct: NDArray[np.float64], flat_band_pct: float = 0.25
+) -> NDArray[np.bool_]:
+    """Whether each action was right: long above 0, short below 0, flat within ``flat_band_pct`` (percent, inclusive).
+
+    A small rise makes both long and flat right; no change makes only flat right.
+
+    >>> correct(np.array([LONG, SHORT, FLAT, FLAT], np.int8), np.array([0.1, 0.1, 0.1, 0.3])).tolist()
+    [True, False, True, False]
+    """
+    return np.where(action == FLAT, np.abs(return_pct) <= flat_band_pct, action * return_pct > 0)
+
+
+def brier(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Brier score of each forecast (Brier 1950), ``(confidence - correct)**2``: 0 is best, 1 is worst.
+
+    >>> brier(np.array([0.75]), np.array([True])).tolist()
+    [0.0625]
+    """
+    return (confidence - correct) ** 2
+
+
+def log_score(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Logarithmic score of each forecast (Good 1952): -ln of the probability given to what happened, in nats.
+
+    The confidence is clipped to [1e-6, 1 - 1e-6] first.
+
+    >>> log_score(np.array([0.5, 1.0]), np.array([True, False])).round(4).tolist()
+    [0.6931, 13.8155]
+    """
+    clipped = np.clip(confidence, LOG_SCORE_CLIP, 1 - LOG_SCORE_CLIP)
+    return -np.where(correct, np.log(clipped), np.log1p(-clipped))

@@ -1,0 +1,331 @@
+"""The meta-producer and the agreement of pairs, against plain Python that looks at one forecast at a time."""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import binomtest
+
+from learning.calibration import wilson_intervals
+from learning.ensemble import PAIR_COLUMNS, Emission, History, agreement, emission, pair_counts, state
+from learning.scoring import FLAT, LONG, SHORT
+
+untimed = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+HOUR = 3_600_000_000
+
+
+class Row(NamedTuple):
+    producer: int
+    issued_at: int
+    target_at: int
+    action: int
+    return_pct: float
+
+
+def columns(rows: Sequence[Row]) -> History:
+    return History(
+        np.array([r.producer for r in rows], np.int64),
+        np.array([r.issued_at for r in rows], np.int64),
+        np.array([r.target_at for r in rows], np.int64),
+        np.array([r.action for r in rows], np.int8),
+        np.array([r.return_pct for r in rows], np.float64),
+    )
+
+
+def right(action: int, return_pct: float, band: float = 0.25) -> bool:
+    return {LONG: return_pct > 0, SHORT: return_pct < 0, FLAT: abs(return_pct) <= band}[action]
+
+
+def stood(rows: Sequence[Row], at: int, back: int) -> dict[int, int]:
+    """Where each producer stood: of its forecasts of (at - back, at] the latest, of one instant the last listed."""
+    found: dict[int, tuple[int, int]] = {}
+    for row in rows:
+        if at - back < row.issued_at <= at and row.issued_at >= found.get(row.producer, (-(10**20), 0))[0]:
+            found[row.producer] = (row.issued_at, row.action)
+    return {producer: action for producer, (_, action) in found.items()}
+
+
+def plain_episodes(
+    rows: Sequence[Row], now: Mapping[int, int], as_of: int, horizon: int, back: int
+) -> tuple[list[float], list[float]]:
+    """Returns of the episodes, and of every resolved instant."""
+    returns = {r.issued_at: r.return_pct for r in rows if r.target_at <= as_of and r.return_pct == r.return_pct}
+    taken: list[int] = []
+    for at in sorted(returns):
+        then = stood(rows, at, back)
+        if any(then.get(producer) != action for producer, action in now.items()):
+            continue
+        if not taken or at - taken[-1] >= max(back, horizon):
+            taken.append(at)
+    return [returns[at] for at in taken], list(returns.values())
+
+
+# Small numbers in place of microseconds: collisions, windows and distances are met often.
+BACK, HORIZON = 4, 3
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Row]:
+    """Up to sixty forecasts; drawn by a seed, because lists that shrink well are seldom full."""
+    rng = random.Random(draw(st.integers(0, 2**32)))
+    moves = rng.choices([-1.0, -0.1, 0.0, 0.25, 0.5, float("nan")], k=60)
+    actions = rng.sample([-1, 0, 1], rng.randint(1, 3))
+    spoken = [(rng.randrange(3), rng.randrange(60), rng.choice(actions)) for _ in range(rng.randrange(61))]
+    return [Row(p, t, t + HORIZON, a, moves[t]) for p, t, a in spoken]
+
+
+def emitted(rows: Sequence[Row], now: Mapping[int, int], as_of: int, **given: int) -> Emission:
+    return emission(
+        columns(rows), now, as_of, HORIZON, 500, **{"min_episodes": 2, "state_us": BACK, "shadow": False, **given}
+    )
+
+
+@pytest.mark.parametrize("back", [2, 4])
+@untimed
+@given(histories(), st.dictionaries(st.integers(0, 2), st.sampled_from([-1, 0, 1]), min_size=1), st.integers(0, 65))
+def test_episodes_are_the_instants_at_which_everyone_stood_so(
+    back: int, rows: list[Row], now: dict[int, int], as_of: int
+) -> None:
+    found = emitted(rows, now, as_of, state_us=back)
+    episodes, every = plain_episodes(rows, now, as_of, HORIZON, back)
+    n = len(episodes)
+    assert found.n == n
+    if n == 0:
+        assert found == Emission(None, 0, 0, None, None, None, None, "insufficient_data")
+        return
+    hits = {d: sum(right(d, r) for r in episodes) for d in (LONG, SHORT, FLAT)}
+    best = max(hits, key=lambda d: (hits[d], d == LONG, d == SHORT))
+    k = hits[best]
+    low = binomtest(k, n).proportion_ci(method="wilson").low
+    base = sum(right(best, r) for r in every) / len(every)
+    assert (found.direction, found.k) == (best, k)
+    assert found.share == pytest.approx(k / n)
+    assert found.wilson_low == pytest.approx(low, abs=1e-9)
+    assert found.base_rate == pytest.approx(base)
+    assert found.confidence == pytest.approx((k + 1) / (n + 2))
+    speaks = k / n >= 0.6 and low > base
+    assert found.abstention == ("insufficient_data" if n < 2 else None if speaks else "low_confidence")
+
+
+@untimed
+@given(histories(), st.integers(0, 65), st.sampled_from([None, 0, 1]))
+def test_the_state_is_where_each_producer_stands(rows: list[Row], as_of: int, itself: int | None) -> None:
+    expected = stood(rows, as_of, BACK)
+    expected.pop(itself, None) if itself is not None else None
+    assert state(columns(rows), as_of, itself=itself, state_us=BACK) == expected
+
+
+@untimed
+@given(histories(), st.integers(0, 65), st.randoms())
+def test_what_comes_after_as_of_changes_nothing(rows: list[Row], as_of: int, rng: random.Random) -> None:
+    now = state(columns(rows), as_of, state_us=BACK)
+    found = emitted(rows, now, as_of)
+    # The future as it was, as it might have been, and not at all.
+    other = [r if r.target_at <= as_of else r._replace(return_pct=rng.uniform(-5, 5)) for r in rows]
+    other = [r if r.issued_at <= as_of else r._replace(action=rng.choice([-1, 0, 1])) for r in other]
+    past = [r for r in rows if r.issued_at <= as_of]
+    for changed in (other, past):
+        assert state(columns(changed), as_of, state_us=BACK) == now
+        assert emitted(changed, now, as_of) == found
+
+
+@untimed
+@given(histories(), st.integers(0, 65))
+def test_it_never_listens_to_itself(rows: list[Row], as_of: int) -> None:
+    others = [r for r in rows if r.producer != 2]
+    now = state(columns(rows), as_of, itself=2, state_us=BACK)
+    assert emitted(rows, now | {2: LONG}, as_of, itself=2) == emitted(others, now, as_of)
+
+
+# -- the gate ----------------------------------------------------------------------------------------------------------
+
+
+def market(seed: int, planted: bool, hours: int = 24 * 60, producers: int = 3) -> tuple[list[Row], int]:
+    """A coin for a market, producers that speak every hour; planted: it mostly rises when 0 and 1 are long."""
+    rng = random.Random(seed)
+    rows: list[Row] = []
+    for hour in range(hours):
+        said = [rng.choice([LONG, SHORT]) for _ in range(producers)]
+        rises = 0.85 if planted and said[:2] == [LONG, LONG] else 0.5
+        move = 1.0 if rng.random() < rises else -1.0
+        rows += [Row(p, hour * HOUR, (hour + 1) * HOUR, action, move) for p, action in enumerate(said)]
+    return rows, (hours + 1) * HOUR
+
+
+def test_a_planted_ensemble_is_found() -> None:
+    for seed in range(10):
+        rows, as_of = market(seed, planted=True)
+        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), shadow=False)
+        assert (found.direction, found.abstention) == (LONG, None)
+        assert found.confidence == pytest.approx(0.85, abs=0.1)
+        assert found.base_rate == pytest.approx(0.5 + 0.35 / 4, abs=0.06)
+
+
+def test_noise_seldom_speaks() -> None:
+    """A 95 % interval lies above the truth 1 time in 40, for each of two directions: about 5 in 100."""
+    spoke = 0
+    for seed in range(300):
+        rows, as_of = market(seed, planted=False, hours=24 * 15)
+        now = {0: LONG, 1: SHORT, 2: LONG}
+        spoke += emission(columns(rows), now, as_of, HOUR, len(rows), shadow=False).abstention is None
+    assert spoke <= 24
+
+
+@pytest.mark.parametrize(
+    ("given_", "reason"),
+    [
+        ({"outcomes_in_all": 499}, "insufficient_data"),
+        ({"min_episodes": 10_000}, "insufficient_data"),
+        ({"min_share": 0.99}, "low_confidence"),
+        ({"shadow": True}, "shadow_mode"),
+        ({"shadow": True, "min_share": 0.99}, "low_confidence"),
+        ({}, None),
+        ({"outcomes_in_all": 500}, None),
+    ],
+)
+def test_reasons_to_abstain(given_: dict[str, float], reason: str | None) -> None:
+    rows, as_of = market(1, planted=True)
+    found = emission(
+        columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, **{"outcomes_in_all": len(rows), "shadow": False, **given_}
+    )
+    assert found.abstention == reason
+    # What it would have said is known all the same.
+    assert found.direction == LONG
+    assert found.confidence == (found.k + 1) / (found.n + 2)
+
+
+def test_without_anyone_speaking_there_is_nothing_to_say() -> None:
+    rows, as_of = market(1, planted=True)
+    assert emission(columns(rows), {}, as_of, HOUR, 5000).abstention == "insufficient_data"
+    assert emission(columns([]), {0: LONG}, as_of, HOUR, 5000).abstention == "insufficient_data"
+
+
+def test_a_direction_that_is_common_anyway_is_no_news() -> None:
+    rng = random.Random(2)
+    moves = [1.0 if rng.random() < 0.8 else -1.0 for _ in range(600)]
+    rows = [Row(0, h * HOUR, (h + 1) * HOUR, rng.choice([LONG, SHORT]), move) for h, move in enumerate(moves)]
+    found = emission(columns(rows), {0: LONG}, 700 * HOUR, HOUR, 600, shadow=False)
+    assert found.share is not None
+    assert found.share > 0.6
+    assert found.abstention == "low_confidence"
+
+
+def test_its_confidence_is_worth_what_it_says() -> None:
+    """Scored on the next hour, as every forecast is: of what it says with 0.85, about 85 % comes true."""
+    came_true, said = [], []
+    for seed in range(150):
+        rows, as_of = market(seed, planted=True, hours=24 * 30)
+        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), shadow=False)
+        if found.abstention is None and found.direction is not None and found.confidence is not None:
+            move = 1.0 if random.Random(f"next {seed}").random() < 0.85 else -1.0
+            came_true.append(right(found.direction, move))
+            said.append(found.confidence)
+    assert len(said) > 140
+    assert np.mean(came_true) == pytest.approx(np.mean(said), abs=0.08)
+
+
+# -- agreement ---------------------------------------------------------------------------------------------------------
+
+Spoken = tuple[int, int, int, int, bool]
+"""(group, producer, issued_at, action, correct)"""
+spoken_lists = st.lists(
+    st.tuples(
+        st.integers(0, 2), st.integers(0, 4), st.integers(0, 30), st.sampled_from([LONG, SHORT, FLAT]), st.booleans()
+    ),
+    max_size=80,
+)
+BLOCK = 5
+
+
+def counted(spoken: Sequence[Spoken]) -> dict[tuple[int, int, int], list[int]]:
+    found = pair_counts(
+        np.array([x[0] for x in spoken], np.int64),
+        np.array([x[1] for x in spoken], np.int64),
+        np.array([x[2] for x in spoken], np.int64),
+        np.array([x[3] for x in spoken], np.int8),
+        np.array([x[4] for x in spoken], np.bool_),
+        block_us=BLOCK,
+    )
+    keys = zip(found.group.tolist(), found.first.tolist(), found.second.tolist(), strict=True)
+    rows = dict(zip(keys, found.counts.tolist(), strict=True))
+    assert len(rows) == len(found.group)
+    return rows
+
+
+def plain_counts(spoken: Sequence[Spoken]) -> dict[tuple[int, int, int], list[int]]:
+    last: dict[tuple[int, int], dict[int, Spoken]] = defaultdict(dict)
+    for x in spoken:
+        block = last[x[0], x[2] // BLOCK]
+        if x[1] not in block or x[2] >= block[x[1]][2]:
+            block[x[1]] = x
+    counts: dict[tuple[int, int, int], Counter[str]] = defaultdict(Counter)
+    for (group, _), block in last.items():
+        for first in block:
+            for second in block:
+                if first < second:
+                    a, b, pair = block[first], block[second], counts[group, first, second]
+                    agreed = "agreed" if a[3] == b[3] else "disagreed"
+                    pair.update(
+                        {"samples": 1, agreed: 1, f"{agreed}_correct_first": a[4], f"{agreed}_correct_second": b[4]}
+                    )
+    return {key: [pair[name] for name in PAIR_COLUMNS] for key, pair in counts.items()}
+
+
+@untimed
+@given(spoken_lists)
+def test_pairs_are_counted_block_by_block(spoken: list[Spoken]) -> None:
+    assert counted(spoken) == plain_counts(spoken)
+
+
+@untimed
+@given(spoken_lists, st.integers(0, 6))
+def test_counts_of_whole_blocks_add_up(spoken: list[Spoken], cut: int) -> None:
+    before = counted([x for x in spoken if x[2] < cut * BLOCK])
+    after = counted([x for x in spoken if x[2] >= cut * BLOCK])
+    nothing = [0] * len(PAIR_COLUMNS)
+    added = {
+        key: [a + b for a, b in zip(before.get(key, nothing), after.get(key, nothing), strict=True)]
+        for key in before.keys() | after.keys()
+    }
+    assert added == counted(spoken)
+
+
+def rates(counts: list[list[int]], horizon: int = HOUR, min_samples: int = 1) -> dict[str, NDArray[np.float64]]:
+    of = np.array(counts, np.int64)
+    return vars(agreement(of, np.full(len(of), horizon, np.int64), min_samples=min_samples))
+
+
+def test_rates_and_their_intervals() -> None:
+    found = rates([[40, 30, 20, 22, 7, 3]])
+    expected = {
+        "agreement": (30, 40),
+        "hit_agreed": (21, 30),
+        "hit_first_disagreed": (7, 10),
+        "hit_second_disagreed": (3, 10),
+    }
+    for name, (k, n) in expected.items():
+        interval = binomtest(k, n).proportion_ci(method="wilson")
+        assert found[name][0] == pytest.approx(k / n), name
+        assert (found[f"{name}_low"][0], found[f"{name}_high"][0]) == pytest.approx((interval.low, interval.high)), name
+
+
+def test_blocks_shorter_than_the_horizon_count_for_less() -> None:
+    found = rates([[40, 30, 20, 22, 7, 3]], horizon=8 * HOUR)
+    low, high = wilson_intervals(np.array([30 / 40]), np.array([10.0]))
+    assert found["agreement"][0] == 30 / 40
+    assert (found["agreement_low"][0], found["agreement_high"][0]) == pytest.approx((low[0], high[0]))
+
+
+def test_rates_of_too_little_are_unknown() -> None:
+    found = rates([[4, 4, 3, 3, 0, 0], [9, 5, 5, 5, 1, 3], [9, 4, 2, 1, 3, 2]], min_samples=5)
+    assert np.isnan(found["agreement"]).tolist() == [True, False, False]
+    assert np.isnan(found["hit_agreed"]).tolist() == [True, False, True]
+    assert np.isnan(found["hit_first_disagreed"]).tolist() == [True, True, False]
+    assert np.isnan(found["hit_second_disagreed_high"]).tolist() == [True, True, False]
+    assert np.isnan(rates([[0] * 6])["agreement"]).tolist() == [True]

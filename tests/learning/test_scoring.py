@@ -1,0 +1,76 @@
+"""Scores of single forecasts, against the formulas one number at a time."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learning.scoring import ACTION_CODES, FLAT, LONG, SHORT, brier, correct, log_score, returns_pct
+
+prices = st.floats(1e-8, 1e8)
+confidences = st.floats(0, 1)
+
+
+@given(st.lists(st.tuples(prices, prices), min_size=1))
+def test_returns_are_the_formula_in_its_order(pairs: list[tuple[float, float]]) -> None:
+    found = returns_pct(np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])).tolist()
+    assert found == [100 * (b - a) / a for a, b in pairs]
+
+
+@given(prices, prices)
+def test_returns_are_percent(issue: float, target: float) -> None:
+    exact = (Fraction(target) - Fraction(issue)) / Fraction(issue) * 100
+    assert returns_pct(np.array([issue]), np.array([target]))[0] == pytest.approx(float(exact), rel=1e-14)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["long", "short", "flat"]), st.floats(-50, 50)), min_size=1), st.floats(0, 5))
+def test_correct_is_the_rule(forecasts: list[tuple[str, float]], band: float) -> None:
+    codes = np.array([ACTION_CODES[action] for action, _ in forecasts], np.int8)
+    found = correct(codes, np.array([r for _, r in forecasts]), band).tolist()
+    rules = {"long": lambda r: r > 0, "short": lambda r: r < 0, "flat": lambda r: abs(r) <= band}
+    assert found == [rules[action](r) for action, r in forecasts]
+
+
+@pytest.mark.parametrize(
+    ("action", "return_pct", "right"),
+    [
+        (LONG, 0.0, False),
+        (SHORT, 0.0, False),
+        (FLAT, 0.0, True),
+        (LONG, 5e-324, True),
+        (SHORT, -5e-324, True),
+        (FLAT, 0.25, True),
+        (FLAT, -0.25, True),
+        (FLAT, math.nextafter(0.25, 1), False),
+        (FLAT, math.nextafter(-0.25, -1), False),
+    ],
+)
+def test_edges(action: int, return_pct: float, right: bool) -> None:
+    assert correct(np.array([action], np.int8), np.array([return_pct])).tolist() == [right]
+
+
+@given(st.lists(st.tuples(confidences, st.booleans()), min_size=1))
+def test_brier_and_log_score(forecasts: list[tuple[float, bool]]) -> None:
+    p, o = np.array([p for p, _ in forecasts]), np.array([o for _, o in forecasts])
+    assert brier(p, o).tolist() == [(p - o) ** 2 for p, o in forecasts]
+    given_to_it = [min(max(p if o else 1 - p, 1e-6), 1 - 1e-6) for p, o in forecasts]
+    assert log_score(p, o) == pytest.approx([-math.log(q) for q in given_to_it], rel=1e-9, abs=1e-15)
+
+
+def test_certainty_that_is_wrong_costs_a_finite_sum() -> None:
+    costs = log_score(np.array([0.0, 1.0, 0.0, 1.0]), np.array([True, False, False, True]))
+    assert costs[:2] == pytest.approx([-math.log(1e-6)] * 2, rel=1e-9)
+    assert costs[2:] == pytest.approx([-math.log(1 - 1e-6)] * 2, rel=1e-6)
+
+
+@given(confidences)
+def test_both_scores_are_proper(belief: float) -> None:
+    """Whoever believes p does worst by saying anything else than p."""
+    said = np.linspace(0.001, 0.999, 999)
+    for score in (brier, log_score):
+        true, false = np.ones(999, np.bool_), np.zeros(999, np.bool_)
+        expected = belief * score(said, true) + (1 - belief) * score(said, false)
+        assert abs(said[np.argmin(expected)] - belief) <= 0.0011
