@@ -97,15 +97,12 @@ class ForecastActivities:
             tolerance = timedelta(minutes=policy.price_tolerance_minutes)
             page = await store.forecasts.due_with_prices(session, due_at(request.as_of, policy), tolerance, after, PAGE)
             abstained = [_key(row) for row in page if row["action"] == Action.no_forecast]
-            priced = [row for row in page if row["certain_at_issue"] and row["certain_at_target"]]
+            said = [row for row in page if row["action"] != Action.no_forecast]
+            priced = [row for row in said if row["certain_at_issue"] and row["certain_at_target"]]
             resolved = await self._settle(session, priced, request)
             if abstained:
                 await store.forecasts.drop_abstentions(session, abstained)
-            unpriced = [
-                row
-                for row in page
-                if row["action"] != Action.no_forecast and not (row["certain_at_issue"] and row["certain_at_target"])
-            ]
+            unpriced = [row for row in said if not (row["certain_at_issue"] and row["certain_at_target"])]
             left = [one for row in unpriced if (one := self._left(row, request))] if request.asked else []
             await store.forecasts.leave(session, left)
             given_up = sum(one.given_up for one in left)
