@@ -26,6 +26,7 @@ from store.database import Sessions
 from store.producers import Window
 
 LONGEST_HISTORY = 200_000
+AT_ONCE = 2
 HEARTBEATS_KEPT_DAYS = 30
 
 Key = tuple[str, str, str, str]
@@ -78,10 +79,12 @@ class ProducerActivities:
             return await store.producers.books_with_outcomes(session)
 
     async def _add_up(self, book: str) -> int:
+        return sum(await asyncio.gather(*(self._add_up_days(book) for _ in range(AT_ONCE))))
+
+    async def _add_up_days(self, book: str) -> int:
         total = 0
         while True:
             async with transaction(self._sessions) as session:
-                await store.producers.take_turns(session, book)
                 days = await store.producers.add_up_due_days(session, book, self._block)
             if not days:
                 return total
@@ -169,11 +172,11 @@ def performance_rows(
         rows.append(
             _keyed(key)
             | {name: _number(array[i]) for name, array in vars(scores).items()}
-            | {"abstentions": silent.pop(key, 0), "bins": [asdict(b) for b in reliability(all_sums[i])]}
+            | {"abstentions": silent.pop(key, 0), "sums": all_sums[i].tolist()}
         )
     nothing = performance(np.zeros((1, *all_sums.shape[1:])), min_outcomes)
     empty = {name: _number(array[0]) for name, array in vars(nothing).items()}
-    return rows + [_keyed(key) | empty | {"abstentions": n, "bins": []} for key, n in sorted(silent.items())]
+    return rows + [_keyed(key) | empty | {"abstentions": n, "sums": []} for key, n in sorted(silent.items())]
 
 
 def _abstentions(rows: Sequence[tuple[Any, ...]]) -> Counter[Key]:
@@ -205,6 +208,11 @@ def _number(value: Any) -> Any:
     """A NumPy number as JSON has it; None where it is undefined."""
     plain = value.item()
     return None if isinstance(plain, float) and plain != plain else plain
+
+
+def bins_of(sums: Sequence[Sequence[float]] | None) -> list[dict[str, Any]]:
+    """The reliability diagram of a row of producer_performance."""
+    return [asdict(b) for b in reliability(np.array(sums, dtype=np.float64))] if sums else []
 
 
 def health_row(row: Mapping[str, Any], policy: LearningPolicy, as_of: datetime) -> dict[str, Any]:

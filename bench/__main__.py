@@ -11,8 +11,10 @@ from pathlib import Path
 import psutil
 
 from bench.bulk import bulk, memory
+from bench.forecasts import forecasts
 from bench.live import live
 from store.database import sessions_of
+from workers.addresses import database_url
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack, Ports
 from workers.telemetry import Telemetry
@@ -55,6 +57,7 @@ async def main() -> None:
         live_ratio = await live(client)
         bulk_ratio, bulk_rate = await bulk(client, sessions_of(engine))
         before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
+        loop = await forecasts(sessions_of(engine), database_url(settings))
         await engine.dispose()
         print()
         _verdict("live closes / empty workflows", live_ratio, 0.8)
@@ -62,6 +65,13 @@ async def main() -> None:
         _verdict("backfill", bulk_rate, 2000, "positions/s")
         _verdict("worker's memory at most", highest, 400, "MiB", at_least=False)
         _verdict("growth of it", highest / before, 2, at_least=False)
+        _verdict("forecasts resolved / row by row", loop.bulk_ratio, 15)
+        _verdict("100,000 due forecasts", loop.bulk_seconds, 20, "s", at_least=False)
+        _verdict("1,000 due beside a million / alone", loop.beside_history, 1.5, at_least=False)
+        _verdict("performance / plain Python", loop.from_scratch_ratio, 4)
+        _verdict("performance of a million outcomes", loop.from_scratch_seconds, 10, "s", at_least=False)
+        _verdict("memory of that", loop.memory_mib, 500, "MiB", at_least=False)
+        _verdict("after 1,000 more outcomes", loop.brought_up_to_date_seconds, 1, "s", at_least=False)
     finally:
         worker.terminate()
         await worker.wait()

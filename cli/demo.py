@@ -17,10 +17,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
+import store.forecasts
 import store.karma
+import store.prices
+import store.producers
 import store.weights
+from cli import simulated_forecasts as simulated
 from cli.connections import database, temporal
 from cli.console import err, out, run, settings, table
+from cli.forecasts import resolve_forecasts
 from cli.karma import rebuild_karma
 from cli.outcomes import summarise
 from cli.positions import AT_ONCE, close_position
@@ -60,9 +65,11 @@ async def _demo() -> None:
             for book in BOOKS:
                 await rebuild_karma(client, book.name)
             cycles = {book.name: await _weekly_cycles(client, book) for book in BOOKS}
+            await _forecast(client)
         for book in BOOKS:
             await _show(book)
             await _show_weights(book, cycles[book.name])
+        await _show_forecasters()
         if not new:
             out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
         _what_next(started_here, [view for views in cycles.values() for view in views])
@@ -140,6 +147,46 @@ async def _weekly_cycles(client: Client, book: SimulatedBook) -> list[CycleView]
     return views
 
 
+async def _forecast(client: Client) -> None:
+    """Simulated prices, forecasts of three producers, and their resolution as of the simulation's end."""
+    err.print("forecasts of simulated prices", end="\r" if err.is_terminal else "\n")
+    async with database() as session:
+        rows = list(simulated.candles())
+        said = list(simulated.forecasts())
+        async with session.begin():
+            for start in range(0, len(rows), 5_000):
+                await store.prices.add(session, rows[start : start + 5_000])
+            await store.forecasts.record(session, sorted(said, key=lambda f: f.key))
+    await resolve_forecasts(client, simulated.UNTIL)
+
+
+async def _show_forecasters() -> None:
+    async with database() as session:
+        rows = {r["producer_id"]: r for r in await store.producers.listing(session, simulated.BOOK)}
+        maps = {m["producer_id"]: m for m in await store.producers.recalibrations(session, simulated.BOOK)}
+    out.print(
+        f"Forecasts over 1h of two simulated prices, {simulated.DAYS} days; how well each knows the future is planted:"
+    )
+    numbers = ("forecasts", "right (95 %)", "planted", "says", "Brier")
+    shown = table("producer", *numbers, "recalibration", numbers=numbers)
+    for producer in simulated.PRODUCERS:
+        row = rows.get(producer.name)
+        if row is None or row["hit_rate"] is None:
+            continue
+        found = maps.get(producer.name)
+        shown.add_row(
+            producer.name,
+            str(row["outcomes"]),
+            f"{row['hit_rate']:.1%} ({row['hit_low']:.1%} to {row['hit_high']:.1%})",
+            f"{producer.right:.0%}",
+            f"{row['mean_confidence']:.1%}",
+            f"{row['brier']:.3f}",
+            "-" if found is None else "adopted" if found["adopted"] else "not needed: no better out of sample",
+        )
+    out.print(shown)
+    out.print("A Brier score below 0.25 is better than always saying 50 %; what is said too boldly is recalibrated.\n")
+
+
 async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> None:
     counted = Counter(view.reason if view.state == CycleState.no_adjustment else str(view.state) for view in cycles)
     told = ", ".join(f"{number} {(what or '').replace('_', ' ')}" for what, number in counted.items())
@@ -214,6 +261,11 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
     steps += [
         (f"{command} outcomes --book {BOOKS[0].name} --last 10", "what became of the last positions"),
         (f"{command} karma", "trust in each producer"),
+        (f"{command} producers --book {simulated.BOOK}", "scores of the producers' forecasts"),
+        (
+            f"{command} producers calibration boaster --book {simulated.BOOK} --plot boaster.svg",
+            "said against came true, as a picture",
+        ),
         (f"{command} import freqtrade FILE", "the same with your own trades"),
     ]
     out.print("What next", style="bold")

@@ -69,7 +69,8 @@ def status(book: Book = "default", as_json: AsJson = False) -> None:
         out.print("Nothing that it would have said has been resolved yet.")
     elif (others := record["producers_meanwhile"])["n"]:
         out.print(
-            f"The producers that it listened to were right in {others['hit_rate']:.1%} then, Brier {others['brier']:.3f}."
+            f"The producers that it listened to were right in {others['hit_rate']:.1%} then, "
+            f"Brier {others['brier']:.3f}."
         )
     for waiting in record["proposals"]:
         out.print(
@@ -106,7 +107,8 @@ async def _decisions(book: str | None, last: int | None, as_json: bool) -> None:
             right = "-" if r["direction_correct"] is None else "yes" if r["direction_correct"] else "no"
             shown.add_row(
                 r["book"], at(r["as_of"]), r["asset"], r["horizon"], evidence["direction"] or "-",
-                f"{evidence['k']} of {evidence['n']}", number(r["confidence"]), (r["reason"] or "-").replace("_", " "), right,
+                f"{evidence['k']} of {evidence['n']}", number(r["confidence"]),
+                (r["reason"] or "-").replace("_", " "), right,
             )  # fmt: skip
     if not count:
         return out.print(

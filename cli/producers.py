@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 import store.producers
-from activities.producers import health_row
+from activities.producers import bins_of, health_row
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
 from cli.console import (
@@ -67,7 +67,7 @@ async def _load(book: str | None, **slices: str | None) -> list[dict[str, Any]]:
     for row in rows:
         told = {k: v for k, v in row.items() if k not in _HEARTBEATS}
         counts = {"outcomes": 0, "correct": 0, "independent": 0, "abstentions": 0}
-        told |= {name: told[name] or 0 for name in counts} | {"bins": told["bins"] or []}
+        told |= {name: told[name] or 0 for name in counts} | {"bins": bins_of(told.pop("sums"))}
         loaded.append(told | {"health": health_row(dict(row), policy, now) | {name: row[name] for name in _HEARTBEATS}})
     return loaded
 

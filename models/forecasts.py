@@ -446,14 +446,16 @@ class ProducerDayBin(SQLModel, table=True):
     """Sums over a producer's outcomes of a day (of target times, UTC) in a confidence bin (learning/calibration.py)."""
 
     __tablename__ = "producer_daily_bins"
+    __table_args__ = (Index("producer_daily_bins_day", "book_id", "day"),)
 
-    book_id: str = Col(sa_column=Column(Text, primary_key=True))
-    day: Any = Col(sa_column=Column(Date, primary_key=True))
-    producer_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    asset: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    horizon: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    regime: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    bin: int = Col(sa_column=Column(SmallInteger, primary_key=True, autoincrement=False))
+    id: int | None = Col(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    day: Any = Col(sa_column=Column(Date, nullable=False))
+    producer_id: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    asset: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    horizon: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    regime: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    bin: int = Col(sa_column=Column(SmallInteger, nullable=False))
     outcomes: int = Col(sa_column=Column(Integer, nullable=False))
     correct: int = Col(sa_column=Column(Integer, nullable=False))
     independent: float = Col(sa_column=Column(Double, nullable=False))
@@ -469,13 +471,15 @@ class PairDay(SQLModel, table=True):
     """Two producers' shared 2-hour blocks of a day: how often they agreed, and who was right."""
 
     __tablename__ = "pair_daily"
+    __table_args__ = (Index("pair_daily_day", "book_id", "day"),)
 
-    book_id: str = Col(sa_column=Column(Text, primary_key=True))
-    day: Any = Col(sa_column=Column(Date, primary_key=True))
-    asset: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    horizon: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    first: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    second: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    id: int | None = Col(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    day: Any = Col(sa_column=Column(Date, nullable=False))
+    asset: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    horizon: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    first: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    second: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     horizon_seconds: int = Col(sa_column=Column(Integer, nullable=False))
     samples: int = Col(sa_column=Column(Integer, nullable=False))
     agreed: int = Col(sa_column=Column(Integer, nullable=False))
@@ -520,7 +524,7 @@ class ProducerPerformance(SQLModel, table=True):
     calibration_error: float | None = _rate()
     calibration_error_if_perfect: float | None = _rate()
     correlation: float | None = _rate()
-    bins: list[Any] = Col(sa_column=Column(JSONB, nullable=False))
+    sums: list[Any] = Col(sa_column=Column(JSONB, nullable=False))
     as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 # A host that is lost in the middle of a transaction must not hold its locks for hours.
 _SERVER_SETTINGS = {
     "application_name": "closeloop",
+    "timezone": "UTC",  # a day is a day of UTC, in the database too
     "idle_in_transaction_session_timeout": "120000",
     "tcp_keepalives_idle": "30",
 }

@@ -233,7 +233,7 @@ _SETTLE = text(
         FROM new WHERE NOT shadow ON CONFLICT (dedupe_key) DO NOTHING
     ), streams AS (
         SELECT DISTINCT book_id, producer_id, asset, horizon, target_at - issued_at AS length, target_at::date AS day,
-               (to_timestamp(floor(extract(epoch FROM issued_at) / :block) * :block) + (target_at - issued_at))::date
+               (date_bin(make_interval(secs => :block), issued_at, '1970-01-01Z') + (target_at - issued_at))::date
                AS pair_day
         FROM new WHERE NOT shadow
     ), days AS (

@@ -14,7 +14,7 @@ from learning.ensemble import PAIR_COLUMNS
 from models.forecasts import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
 from store.rows import execute, insertion
 
-DAYS_AT_ONCE = 10
+DAYS_AT_ONCE = 16
 _KEYS = "producer_id, asset, horizon, regime"
 _SUMS = ", ".join(COLUMNS)
 _TOTALS = ", ".join(f"sum({c})::float8 AS {c}" for c in COLUMNS)
@@ -24,8 +24,8 @@ _RAW = f"""
     SELECT o.day, o.producer_id, o.asset, o.horizon, o.regime,
            width_bucket(o.confidence, CAST('{{{", ".join(map(str, BIN_EDGES))}}}' AS float8[])) AS bin,
            count(*) AS outcomes, count(*) FILTER (WHERE direction_correct) AS correct,
-           sum(coalesce(least(1.0, extract(epoch FROM target_at - before) / extract(epoch FROM target_at - issued_at)),
-                        1.0))::float8 AS independent,
+           sum(coalesce(least(1.0, date_part('epoch', target_at - before) / date_part('epoch', target_at - issued_at)),
+                        1.0)) AS independent,
            sum(confidence) AS confidence, sum(confidence * confidence) AS confidence_squared,
            coalesce(sum(confidence) FILTER (WHERE direction_correct), 0) AS confidence_correct,
            sum(brier_score * brier_score) AS brier_squared, sum(log_score) AS log_score,
@@ -49,18 +49,26 @@ _PAIR_SUMS = ", ".join(PAIR_COLUMNS)
 _PAIR_TOTALS = ", ".join(f"sum({c})::bigint AS {c}" for c in PAIR_COLUMNS)
 # A block's day is that of its start plus the horizon. Of each producer and block its last forecast counts.
 _RAW_PAIRS = """
-    WITH spoken AS (
-        SELECT DISTINCT ON (o.asset, o.horizon, r.from_at, b.block, o.producer_id)
-               (b.block + (o.target_at - o.issued_at))::date AS day, o.asset, o.horizon, r.from_at, b.block,
-               o.producer_id, o.action, o.direction_correct AS correct,
-               extract(epoch FROM o.target_at - o.issued_at)::int AS horizon_seconds
+    WITH said AS (
+        SELECT o.asset, o.horizon, r.from_at, b.block, o.producer_id, o.issued_at, o.forecast_id, o.action,
+               o.direction_correct AS correct, o.target_at - o.issued_at AS length
         FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
         JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at
              AND o.target_at < r.to_at + make_interval(secs => :block) AND o.target_at <= CAST(:as_of AS timestamptz)
-        CROSS JOIN LATERAL (SELECT to_timestamp(floor(extract(epoch FROM o.issued_at) / :block) * :block)) AS b (block)
+        CROSS JOIN LATERAL (
+            SELECT date_bin(make_interval(secs => :block), o.issued_at, '1970-01-01Z')
+        ) AS b (block)
         WHERE NOT o.shadow AND b.block + (o.target_at - o.issued_at) >= r.from_at
               AND b.block + (o.target_at - o.issued_at) < r.to_at
-        ORDER BY o.asset, o.horizon, r.from_at, b.block, o.producer_id, o.issued_at DESC, o.forecast_id DESC
+    ), latest AS (  -- hashed first: sorting everything would cost most of the time
+        SELECT asset, horizon, from_at, block, producer_id, max(issued_at) AS issued_at
+        FROM said GROUP BY 1, 2, 3, 4, 5
+    ), spoken AS (
+        SELECT DISTINCT ON (asset, horizon, from_at, block, producer_id)
+               (block + length)::date AS day, asset, horizon, from_at, block, producer_id, action, correct,
+               date_part('epoch', length)::int AS horizon_seconds
+        FROM said JOIN latest USING (asset, horizon, from_at, block, producer_id, issued_at)
+        ORDER BY asset, horizon, from_at, block, producer_id, forecast_id DESC
     )
     SELECT f.day, f.asset, f.horizon, f.producer_id AS first, s.producer_id AS second,
            max(f.horizon_seconds) AS horizon_seconds, count(*) AS samples,
@@ -143,13 +151,14 @@ async def take_turns(session: AsyncSession, book: str) -> None:
 async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
     """Bring the sums of some days whose outcomes changed up to date; how many days, 0 if none was left.
 
-    A day is added up anew from its outcomes: late ones, and a repetition, come out right.
+    A day is added up anew from its outcomes: late ones, and a repetition, come out right. Who takes a day's mark owns
+    its sums until the transaction ends; others take other days meanwhile.
     """
     await session.execute(text("SELECT set_config('work_mem', '64MB', true)"))
     result = await session.execute(
         text(
-            "DELETE FROM performance_due WHERE book_id = :book AND day IN "
-            "(SELECT day FROM performance_due WHERE book_id = :book ORDER BY day LIMIT :limit) RETURNING day"
+            "DELETE FROM performance_due WHERE book_id = :book AND day IN (SELECT day FROM performance_due "
+            "WHERE book_id = :book ORDER BY day LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING day"
         ),
         {"book": book, "limit": limit},
     )
@@ -163,7 +172,9 @@ async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, li
             text(f"DELETE FROM {table} WHERE book_id = :book AND day = ANY(CAST(:days AS date[]))"),  # noqa: S608
             values,
         )
-    ranges = {"from_at": [_midnight(d) for d in days], "to_at": [_midnight(d + timedelta(1)) for d in days]}
+    begins = [d for d in days if d - timedelta(1) not in days]
+    ends = [d for d in days if d + timedelta(1) not in days]
+    ranges = {"from_at": [_midnight(d) for d in begins], "to_at": [_midnight(d + timedelta(1)) for d in ends]}
     await session.execute(_ADD_UP_DAYS, {"book": book} | ranges)
     forever = datetime(9999, 12, 31, tzinfo=UTC)
     await session.execute(_ADD_UP_PAIRS, {"book": book, "block": int(block.total_seconds()), "as_of": forever} | ranges)
@@ -355,7 +366,7 @@ async def listing(
             "p.outcomes, p.correct, p.independent, p.abstentions, p.hit_rate, "
             "p.hit_low, p.hit_high, p.mean_confidence, p.mean_confidence_se, p.brier, p.brier_se, p.reliability, "
             "p.resolution, p.uncertainty, p.within_bin_variance, p.within_bin_covariance, p.log_score, p.log_score_se, "
-            "p.calibration_error, p.calibration_error_if_perfect, p.correlation, p.bins, p.as_of, p.policy_hash, "
+            "p.calibration_error, p.calibration_error_if_perfect, p.correlation, p.sums, p.as_of, p.policy_hash, "
             "a.karma, h.successes, h.failures, h.last_success_at, h.last_failure_at, h.last_error FROM known k "
             "LEFT JOIN producer_performance p ON p.book_id = k.book_id AND p.producer_id = k.producer_id "
             "AND p.asset = coalesce(CAST(:asset AS text), '') AND p.horizon = coalesce(CAST(:horizon AS text), '') "

@@ -32,6 +32,7 @@ def upgrade() -> None:
     op.create_index("meta_decisions_book", "meta_decisions", ["book_id", "as_of"], unique=False)
     op.create_table(
         "pair_daily",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("book_id", sa.Text(), nullable=False),
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("asset", sa.Text(collation="C"), nullable=False),
@@ -45,8 +46,9 @@ def upgrade() -> None:
         sa.Column("agreed_correct_second", sa.Integer(), nullable=False),
         sa.Column("disagreed_correct_first", sa.Integer(), nullable=False),
         sa.Column("disagreed_correct_second", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("book_id", "day", "asset", "horizon", "first", "second"),
+        sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("pair_daily_day", "pair_daily", ["book_id", "day"], unique=False)
     op.create_table(
         "performance_due",
         sa.Column("book_id", sa.Text(), nullable=False),
@@ -109,13 +111,14 @@ def upgrade() -> None:
     )
     op.create_table(
         "producer_daily_bins",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("book_id", sa.Text(), nullable=False),
         sa.Column("day", sa.Date(), nullable=False),
         sa.Column("producer_id", sa.Text(collation="C"), nullable=False),
         sa.Column("asset", sa.Text(collation="C"), nullable=False),
         sa.Column("horizon", sa.Text(collation="C"), nullable=False),
         sa.Column("regime", sa.Text(collation="C"), nullable=False),
-        sa.Column("bin", sa.SmallInteger(), autoincrement=False, nullable=False),
+        sa.Column("bin", sa.SmallInteger(), nullable=False),
         sa.Column("outcomes", sa.Integer(), nullable=False),
         sa.Column("correct", sa.Integer(), nullable=False),
         sa.Column("independent", sa.Double(), nullable=False),
@@ -125,8 +128,9 @@ def upgrade() -> None:
         sa.Column("brier_squared", sa.Double(), nullable=False),
         sa.Column("log_score", sa.Double(), nullable=False),
         sa.Column("log_score_squared", sa.Double(), nullable=False),
-        sa.PrimaryKeyConstraint("book_id", "day", "producer_id", "asset", "horizon", "regime", "bin"),
+        sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("producer_daily_bins_day", "producer_daily_bins", ["book_id", "day"], unique=False)
     op.create_table(
         "producer_heartbeats",
         sa.Column("book_id", sa.Text(), nullable=False),
@@ -163,7 +167,7 @@ def upgrade() -> None:
         sa.Column("calibration_error", sa.Double(), nullable=True),
         sa.Column("calibration_error_if_perfect", sa.Double(), nullable=True),
         sa.Column("correlation", sa.Double(), nullable=True),
-        sa.Column("bins", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("sums", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("as_of", sa.DateTime(timezone=True), nullable=False),
         sa.Column("policy_hash", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("book_id", "producer_id", "asset", "horizon", "regime"),
@@ -369,12 +373,14 @@ def downgrade() -> None:
     op.drop_table("recalibration_maps")
     op.drop_table("producer_performance")
     op.drop_table("producer_heartbeats")
+    op.drop_index("producer_daily_bins_day", table_name="producer_daily_bins")
     op.drop_table("producer_daily_bins")
     op.drop_table("producer_correlation")
     op.drop_index("price_history_last", table_name="price_history", postgresql_include=["close"])
     op.drop_table("price_history")
     op.drop_table("price_coverage")
     op.drop_table("performance_due")
+    op.drop_index("pair_daily_day", table_name="pair_daily")
     op.drop_table("pair_daily")
     op.drop_index("meta_decisions_book", table_name="meta_decisions")
     op.drop_table("meta_decisions")
