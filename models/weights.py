@@ -23,7 +23,6 @@ from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
 from models.values import BookId, Finite, Identifier, Utc
-from models.values import Text as PlainText
 
 Weights = dict[str, float]
 
@@ -119,21 +118,6 @@ class OpenedCycle(BaseModel):
     unknown_domains: list[str] = []
     sentence: str
     self_approved: bool = False
-
-
-class DecisionRequest(BaseModel):
-    """An operator's word, as a signal or update carries it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    operator: Annotated[PlainText, Field(max_length=200)]
-    note: Annotated[PlainText, Field(max_length=4000)] = ""
-
-
-class Decide(DecisionRequest):
-    """The same with the verdict, for the update ``decide``."""
-
-    verdict: Verdict
 
 
 class RecordDecision(BaseModel):

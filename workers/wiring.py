@@ -10,6 +10,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from activities.approvals import ApprovalActivities, Subject
 from activities.corpus import CorpusActivities
 from activities.imports import ImportActivities
 from activities.karma import KarmaActivities
@@ -25,6 +26,7 @@ from store.database import open_engine, sessions_of
 from workers.addresses import database_url, temporal_config
 from workers.settings import Settings
 from workers.telemetry import Telemetry
+from workflows.approval import ApprovalWorkflow
 from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
 from workflows.corpus import CorpusWorkflow
@@ -42,10 +44,14 @@ WORKFLOWS = [
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
     CorpusWorkflow,
+    ApprovalWorkflow,
 ]
 
 # Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution itself.
 LEARNERS: Sequence[Learner] = ()
+
+# What an operator decides on through the ApprovalWorkflow (activities/approvals.py).
+SUBJECTS: Sequence[Subject] = ()
 
 # The sandbox imports a workflow's modules again for each run. Of ours only workflows/ must be: a C extension that is
 # imported twice crashes the process.
@@ -102,6 +108,7 @@ def build_worker(
     positions = PositionActivities(sessions, policy, client, [learner.name for learner in learners])
     imports = ImportActivities(sessions, policy)
     karma = KarmaActivities(sessions, policy)
+    approvals = ApprovalActivities(sessions, SUBJECTS)
     weights = WeightActivities(
         sessions, policy, load_preset(policy.default_preset), OverlayFolder(overlay_folder), client
     )
@@ -129,6 +136,9 @@ def build_worker(
             weights.check_overlays,
             weights.revert_deleted_overlay,
             weights.books_due,
+            approvals.decide,
+            approvals.standing,
+            approvals.refuse_word,
         ],
         workflow_runner=workflow_runner(),
         interceptors=[ArgumentCount()],

@@ -1,31 +1,25 @@
 """A book's weight cycle: propose with evidence, wait for a person, apply, watch, undo."""
 
-import asyncio
-from collections import Counter
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import ValidationError
 from temporalio import workflow
-from temporalio.common import RawValue, RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
+from workflows.decisions import Deciding, scheduled_time
 from workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
     from activities.weights import WeightActivities
     from models import search_attributes as sa
-    from models.refusals import describe
     from models.sentences import moved_weights, short
     from models.weights import (
         BooksDue,
         CycleKey,
         CycleRequest,
         CycleState,
-        Decide,
         DecisionAnswer,
-        DecisionRequest,
         DispatchReport,
         OpenCycle,
         OpenedCycle,
@@ -42,7 +36,7 @@ POLICY_ITSELF = "policy"
 
 
 @workflow.defn(name="WeightAdjustmentWorkflow")
-class WeightAdjustmentWorkflow:
+class WeightAdjustmentWorkflow(Deciding):
     """One cycle of one book.
 
     1. *Evaluate* the cycle that ended and *propose* new weights, or record why none (one transaction). The cycle before
@@ -54,13 +48,14 @@ class WeightAdjustmentWorkflow:
     The database decides every race: a decision is carried out in the transaction that looks at the cycle's state.
     """
 
+    verdicts = Verdict
+
     def __init__(self) -> None:
+        super().__init__()
         self._cycle: OpenedCycle | None = None
         self._state: CycleState | None = None
         self._over = False
         self._overlay_due = False
-        self._words: Counter[str] = Counter()
-        self._one_at_a_time = asyncio.Lock()
 
     @workflow.run
     async def run(self, message: CycleRequest | None = None) -> OpenedCycle:
@@ -165,45 +160,8 @@ class WeightAdjustmentWorkflow:
 
     # -- what operators say --------------------------------------------------------------------------------------
 
-    @workflow.signal(dynamic=True)
-    async def hear(self, name: str, words: Sequence[RawValue]) -> None:
-        """``approve``, ``reject`` or ``revert`` with ``{"operator": ..., "note": ...}``.
-
-        One handler for whatever is sent: what is misspelt, of the wrong shape or no JSON at all must neither stop the
-        workflow nor vanish.
-        """
-        await workflow.wait_condition(lambda: self._cycle is not None)
-        number = self._words[name]
-        self._words[name] += 1
-        if name == "look":  # sent by closeloop where the record changed
-            await self._look()
-            return
-        try:
-            verdict = Verdict(name)
-            said = DecisionRequest.model_validate(_one_of(words))
-        except ValidationError as error:
-            await self._not_understood(name, describe(error))
-        except ValueError as error:
-            await self._not_understood(name, str(error))
-        else:
-            await self._decide(verdict, said.operator, said.note, number)
-
-    @workflow.update(dynamic=True)
-    async def answer(self, name: str, words: Sequence[RawValue]) -> DecisionAnswer:
-        """``decide`` with ``{"verdict": "approve|reject|revert", "operator": ..., "note": ...}``.
-
-        An update, because its caller waits for the answer: accepted, or why not.
-        """
-        await workflow.wait_condition(lambda: self._cycle is not None)
-        try:
-            if name != "decide":
-                raise ValueError(f"there is no update {name}: say 'decide'")
-            said = Decide.model_validate(_one_of(words))
-        except ValidationError as error:
-            return await self._not_understood(name, describe(error))
-        except ValueError as error:
-            return await self._not_understood(name, str(error))
-        return await self._decide(said.verdict, said.operator, said.note)
+    def _has_begun(self) -> bool:
+        return self._cycle is not None
 
     @workflow.query
     def cycle(self) -> dict[str, Any]:
@@ -227,12 +185,14 @@ class WeightAdjustmentWorkflow:
                 because = "the next cycle has begun" if standing.next_has_begun else "the overlay file was deleted"
                 self._enter(standing.state, because)
 
-    async def _decide(self, verdict: Verdict, operator: str, note: str, signal: int | None = None) -> DecisionAnswer:
+    async def _decide(self, verdict: str, operator: str, note: str, signal: int | None = None) -> DecisionAnswer:
         async with self._one_at_a_time:
-            at = await self._spoken_at(verdict, signal)
+            at = await self._spoken_at(Verdict(verdict), signal)
             answer = await workflow.execute_activity_method(
                 WeightActivities.decide,
-                RecordDecision(**self._key().model_dump(), verdict=verdict, operator=operator, note=note, at=at),
+                RecordDecision(
+                    **self._key().model_dump(), verdict=Verdict(verdict), operator=operator, note=note, at=at
+                ),
                 start_to_close_timeout=A_TRANSACTION,
                 retry_policy=PATIENT,
                 summary=short(f"{operator or 'somebody'} says {verdict}"),
@@ -366,21 +326,3 @@ class OverlayWatchWorkflow:
             told = [f"{k.book}: deleted, reverted" for k in report.deleted] + [f"{b}: written" for b in report.repaired]
             workflow.upsert_memo({"outcome": "; ".join(told)[:2000]})
         return report
-
-
-def _one_of(words: Sequence[RawValue]) -> Any:
-    """The one argument of a signal or update, as JSON. Raises ValueError."""
-    if len(words) != 1:
-        raise ValueError(f"one argument is needed, a JSON object; {len(words)} were sent")
-    try:
-        return workflow.payload_converter().from_payload(words[0].payload, dict[str, Any])
-    except Exception:
-        raise ValueError('the argument is no JSON object such as {"operator": "ann", "note": "why"}') from None
-
-
-def scheduled_time() -> datetime:
-    """For when this run was scheduled, so that a late or repeated run decides what it would have decided then."""
-    for pair in workflow.info().typed_search_attributes:
-        if pair.key.name == "TemporalScheduledStartTime" and isinstance(pair.value, datetime):
-            return pair.value
-    return workflow.now()
