@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import models.corpus
 import models.events
 import models.imports
+import models.patterns
 import models.positions
 import models.weights
 from store.database import open_engine
@@ -75,6 +76,7 @@ TABLES = (
     models.corpus,
     models.events,
     models.imports,
+    models.patterns,
     models.positions,
     models.weights,
 )  # imported so that SQLModel.metadata knows every table
