@@ -8,6 +8,8 @@ from models.search_attributes import position_attributes
 from models.sentences import opening_line
 
 TASK_QUEUE = "closeloop"
+# Slow and costly: whatever a language model does, it can never starve the others.
+LLM_TASK_QUEUE = "closeloop-llm"
 POSITION_CLOSE = "PositionCloseWorkflow"
 
 

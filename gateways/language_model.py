@@ -155,13 +155,15 @@ def most(question: Question[Answer], prices: Prices) -> Decimal:
 def _usage(message: "Message") -> Usage:
     """Raises MalformedAnswer where a server sends something else than a message: the SDK does not look."""
     used = getattr(message, "usage", None)
-    counts = [getattr(used, name, None) for name in ("input_tokens", "output_tokens")]
+    spent, said = (getattr(used, name, None) for name in ("input_tokens", "output_tokens"))
     cached = [getattr(used, f"cache_{name}_input_tokens", None) or 0 for name in ("creation", "read")]
-    numbers = [*counts, *cached]
-    whole = all(isinstance(n, int) and 0 <= n <= 100_000_000 for n in numbers)
-    if not whole or not isinstance(getattr(message, "content", None), list):
-        raise MalformedAnswer("the response is no message")
-    return Usage(numbers[0] + sum(cached), numbers[1])
+    if not all(isinstance(n, int) and 0 <= n <= 100_000_000 for n in (spent, said, *cached)):
+        raise MalformedAnswer("the response is no message: it does not say what it took")
+    assert spent is not None
+    assert said is not None
+    if not isinstance(getattr(message, "content", None), list):
+        raise MalformedAnswer("the response is no message: it has no content", Usage(spent + sum(cached), said))
+    return Usage(spent + sum(cached), said)
 
 
 def _pause(error: "anthropic.APIStatusError") -> float | None:

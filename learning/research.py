@@ -11,10 +11,12 @@ from typing import Any
 
 from scipy import stats
 
+from models.policy import LearningPolicy
 from models.research import (
     BookFacts,
     BookReading,
     Claim,
+    Day,
     GroupFacts,
     Hypothesis,
     LessonFacts,
@@ -22,9 +24,8 @@ from models.research import (
     ReadTrade,
     Record,
     Sample,
-    Tested,
-    TradeFacts,
     TradeReading,
+    Verdict,
 )
 
 STATISTICS = "statistics"
@@ -48,11 +49,11 @@ _TRADE_SYSTEM = (
 _BOOK_SYSTEM = (
     "You look over the recent trades of a trading engine, the lessons mined from all of them, and the record of each "
     "value of each dimension. Write a report of a few plain sentences, and at most five hypotheses that are not "
-    "lessons already. A hypothesis names a pattern_key and action_category of `groups`, one to three conditions "
-    "(dimension = value, exactly as `groups` has them, a dimension once), and claims that the trades that meet all "
-    "of them do better or worse in rr than the others of the same pattern and action. A program tests it on every "
-    "trade: at least 33 trades must meet the condition and 33 must not. No hypothesis is better than a weak one. "
-    + _DATA_RULE
+    "`lessons` already and are not among `tested`. A hypothesis names a pattern_key and action_category of `groups`, "
+    "one to three conditions (dimension = value, exactly as `groups` has them, a dimension once), and claims that the "
+    "trades that meet all of them do better or worse in rr than the others of the same pattern and action. A program "
+    "tests it on every trade: at least 33 trades must meet the condition and 33 must not. No hypothesis is better than "
+    "a weak one. " + _DATA_RULE
 )
 
 
@@ -74,7 +75,7 @@ def book_question(facts: BookFacts) -> Question[BookReading]:
 def _fenced(data: dict[str, Any], parts: dict[str, Any]) -> str:
     """The data as fenced JSON of at most ``MAX_DATA_BYTES``.
 
-    What is too long loses the tails of its longest lists and mappings among ``parts`` (a part of ``data``), and says so.
+    What is too long loses the tails of its longest lists and mappings among ``parts`` (of ``data``), and says so.
     """
     shrinkable = [name for name, part in parts.items() if isinstance(part, list | dict)]
     while (excess := len(text := _plain(data)) - MAX_DATA_BYTES) > 0:
@@ -115,10 +116,10 @@ def trade_sentences(read: ReadTrade) -> TradeReading:
     ]
     if trade.max_drawdown_pct is not None and trade.max_favorable_pct is not None:
         said.append(
-            f"It was {trade.max_drawdown_pct:.2f} % behind at worst, {trade.max_favorable_pct:.2f} % ahead at best."
+            f"It was {trade.max_drawdown_pct:.2f} % behind at worst and {trade.max_favorable_pct:.2f} % ahead at best."
         )
     if read.book.trades:
-        said.append(f"The book until then: {_record(read.book)}.")
+        said.append(f"The book: {_record(read.book)}.")
     return TradeReading(tags=tags, observation=_within(" ".join(said), 800))
 
 
@@ -165,45 +166,59 @@ def _within(text: str, limit: int) -> str:
 # -- testing a hypothesis -----------------------------------------------------------------------------------------
 
 
-def test_hypothesis(
-    hypothesis: Hypothesis, inside: Sample, outside: Sample, *, beside: int, alpha: float, fewest: int, smallest: float
-) -> Tested:
+def judge(
+    hypothesis: Hypothesis, inside: Sample, outside: Sample, days: Sequence[Day], *, beside: int, policy: LearningPolicy
+) -> Verdict:
     """Does the data support what a hypothesis claims?
 
     ``inside`` are the R-multiples of the trades of its pattern and action that meet its condition, ``outside`` of the
-    others. p is the greater of Welch's test and z with the pooled variance (Welch alone fails on the skewed R of
-    stopped-out trades); the interval is Welch's. As ``beside`` hypotheses were stated together, each is held to
-    ``alpha / beside`` (Bonferroni), and so is the interval. Supported: the effect has the claimed sign, is at least
-    ``smallest`` R, and p is small enough. Refuted: there are enough trades, and they do not show it. Fewer than
-    ``fewest`` trades on a side, or no variance: untestable.
+    others; ``days`` are the same by UTC day of entry. p is the greatest of three, as for a lesson: Welch's test; z with
+    the pooled variance (Welch alone fails on the skewed R of stopped-out trades); and t with variance clustered by
+    day (Liang and Zeger 1986), since a regime is the same for a day's trades. The interval is the widest of theirs.
+    As ``beside`` hypotheses were stated together, each is held to 1/``beside`` of the level (Bonferroni), and so is the
+    interval. Supported: the effect has the claimed sign and the size of a lesson's, and p is small enough. Refuted:
+    there are enough trades, and they do not show it. Too few trades or days, or no variance: untestable.
     """
-    n, others = inside.n, outside.n
+    n, others, fewest = inside.n, outside.n, policy.mining_min_trades
     if len(hypothesis.scope) < len(hypothesis.conditions):
-        return Tested(status="untestable", reason="it names a dimension twice")
+        return Verdict(status="untestable", reason="it names a dimension twice")
     if n + others == 0:
-        return Tested(status="untestable", reason="there is no trade of this pattern and action with a known risk")
+        return Verdict(status="untestable", reason="there is no trade of this pattern and action with a known risk")
     if n < fewest or others < fewest:
         reason = f"{n} trades meet the condition and {others} do not: {fewest} are needed of each"
-        return Tested(status="untestable", reason=reason, n=n, others=others)
+        return Verdict(status="untestable", reason=reason, n=n, others=others)
+    with_trades = sum(day.n > 0 for day in days)
+    if with_trades < policy.mining_min_days:
+        reason = f"trades meet the condition on {with_trades} days: {policy.mining_min_days} are needed"
+        return Verdict(status="untestable", reason=reason, n=n, others=others)
+
     effect = inside.mean - outside.mean
     a, b = inside.variance / n, outside.variance / others
     pooled = ((n - 1) * inside.variance + (others - 1) * outside.variance) / (n + others - 2) * (1 / n + 1 / others)
+    clustered = math.fsum(
+        ((day.total - day.n * inside.mean) / n - (day.others_total - day.others * outside.mean) / others) ** 2
+        for day in days
+    )
     if not (a + b > 0 and math.isfinite(effect) and math.isfinite(a + b)):
-        return Tested(status="untestable", reason="the trades do not vary", n=n, others=others)
-    freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (others - 1))
-    welch = 2 * float(stats.t.sf(abs(effect) / math.sqrt(a + b), freedom))
-    p = max(welch, 2 * float(stats.norm.sf(abs(effect) / math.sqrt(pooled))))
-    level = alpha / max(beside, 1)
-    half = float(stats.t.isf(level / 2, freedom)) * math.sqrt(a + b)
-    sign = 1 if hypothesis.claim is Claim.better else -1
-    supported = sign * effect >= smallest and p <= level
+        return Verdict(status="untestable", reason="the trades do not vary", n=n, others=others)
+    welch_freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (others - 1))
+    tests = [
+        (math.sqrt(a + b), stats.t(welch_freedom)),
+        (math.sqrt(pooled), stats.norm),
+        (math.sqrt(clustered), stats.t(with_trades - 1)),
+    ]
+    level = policy.lesson_max_q / max(beside, 1)
+    p = max(2 * float(law.sf(abs(effect) / error)) for error, law in tests if error > 0)
+    half = max(float(law.isf(level / 2)) * error for error, law in tests)
+    claimed = effect if hypothesis.claim is Claim.better else -effect
+    supported = claimed >= policy.lesson_min_effect and p <= level
     if supported:
         reason = f"{effect:+.2f} R against the others, as claimed"
-    elif sign * effect < 0 and p <= level:
+    elif claimed < 0 and p <= level:
         reason = f"{effect:+.2f} R against the others: the opposite of what is claimed"
     else:
-        reason = f"{effect:+.2f} R against the others is not told from chance, or too small"
-    return Tested(
+        reason = f"{effect:+.2f} R against the others: not told from chance, or too small"
+    return Verdict(
         status="supported" if supported else "refuted",
         reason=reason,
         n=n,

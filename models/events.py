@@ -30,6 +30,8 @@ class EventType(StrEnum):
     skill_promoted = "learning.skill.promoted.v1"
     skill_archived = "learning.skill.archived.v1"
     skill_skipped = "learning.skill.skipped.v1"
+    research_over_budget = "learning.research.over_budget.v1"
+    research_given_up = "learning.research.given_up.v1"
 
 
 class Event(SQLModel, table=True):

@@ -38,6 +38,18 @@ class ResearchRequest(BaseModel):
     as_of: Utc | None = None
 
 
+class DueBooks(BaseModel):
+    """Books with something to study."""
+
+    books: list[str] = []
+
+
+class BooksAsked(BaseModel):
+    """Which books have something to study?"""
+
+    as_of: Utc
+
+
 class BookStudy(BaseModel):
     """One book's part of a run."""
 
@@ -53,6 +65,16 @@ class Studied(BaseModel):
     given_up: int = 0
     left: int = Field(default=0, description="Closes that wait for the next run.")
     stopped: str | None = Field(default=None, description="Why nothing more is asked today.")
+
+    def plus(self, other: "Studied") -> "Studied":
+        """Both levels together."""
+        return Studied(
+            trades=self.trades + other.trades,
+            hypotheses=self.hypotheses + other.hypotheses,
+            given_up=self.given_up + other.given_up,
+            left=self.left + other.left,
+            stopped=self.stopped or other.stopped,
+        )
 
 
 class ResearchReport(BaseModel):
@@ -134,12 +156,23 @@ class GroupFacts(BaseModel):
     dimensions: dict[Fact, dict[Fact, Record]]
 
 
+class JudgedFacts(BaseModel):
+    """A hypothesis that was stated before, and what became of it."""
+
+    pattern_key: Fact
+    action_category: Fact
+    scope: dict[Fact, Fact]
+    claim: Fact
+    status: Fact
+
+
 class BookFacts(BaseModel):
-    """The data of a level-2 prompt: recent live trades (newest first), the lessons, and what can be tested."""
+    """The data of a level-2 prompt: recent live trades (newest first), the lessons, what can be tested, what was."""
 
     recent: list[TradeFacts]
     lessons: list[LessonFacts]
     groups: list[GroupFacts]
+    tested: list[JudgedFacts] = []
 
 
 # -- answers: all that a model may say ----------------------------------------------------------------------------
@@ -212,7 +245,26 @@ class Question(Generic[Answer]):
     max_tokens: int
 
 
-class Tested(BaseModel):
+@dataclass(frozen=True)
+class Sample:
+    """R-multiples of trades, each counted once: their number, mean and sample variance (0 where undefined)."""
+
+    n: int
+    mean: float = 0.0
+    variance: float = 0.0
+
+
+@dataclass(frozen=True)
+class Day:
+    """The same for a UTC day of entry: number and sum of R of the trades that meet a condition, and of the others."""
+
+    n: int
+    total: float
+    others: int
+    others_total: float
+
+
+class Verdict(BaseModel):
     """What the trades say of a hypothesis. ``effect`` is in R: trades that meet the condition minus the others."""
 
     status: Literal["supported", "refuted", "untestable"]

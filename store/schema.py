@@ -14,6 +14,7 @@ import models.events
 import models.imports
 import models.patterns
 import models.positions
+import models.research
 import models.weights
 from store.database import open_engine
 
@@ -78,5 +79,6 @@ TABLES = (
     models.imports,
     models.patterns,
     models.positions,
+    models.research,
     models.weights,
 )  # imported so that SQLModel.metadata knows every table

@@ -18,9 +18,10 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from activities.starting import TASK_QUEUE
+from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
 from models.corpus import CorpusRequest
 from models.positions import CatchUpRequest
+from models.research import ResearchRequest
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Repeated:
     every: timedelta
     overlap: ScheduleOverlapPolicy
     summary: str
+    task_queue: str = TASK_QUEUE
 
 
 SCHEDULES = (
@@ -68,6 +70,15 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same files
         summary="Score, promote and archive skills",
     ),
+    Repeated(
+        id="closeloop/research",
+        workflow="LlmResearchWorkflow",
+        argument=ResearchRequest(),
+        every=timedelta(hours=1),
+        overlap=ScheduleOverlapPolicy.SKIP,  # what the run under way leaves, the next one finds
+        summary="Read what closed, look the books over, test hypotheses",
+        task_queue=LLM_TASK_QUEUE,
+    ),
 )
 
 
@@ -88,7 +99,7 @@ def _schedule(repeated: Repeated) -> Schedule:
             repeated.workflow,
             args=[] if repeated.argument is None else [repeated.argument],
             id=repeated.id,
-            task_queue=TASK_QUEUE,
+            task_queue=repeated.task_queue,
             static_summary=repeated.summary,
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=repeated.every)]),

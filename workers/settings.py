@@ -13,7 +13,6 @@ from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 from models.policy import LearningPolicy
 from models.refusals import describe
 
-
 # What a million tokens of the default model cost in USD (input, output), for prompts as short as ours.
 DEFAULT_MODEL = "claude-haiku-5-5"
 DEFAULT_PRICES = (Decimal("0.10"), Decimal("0.50"))
@@ -109,7 +108,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _priced(self) -> Self:
         # A budget kept with the prices of another model would be no budget.
-        if self.llm_model != DEFAULT_MODEL and None in (self.llm_input_usd_per_million, self.llm_output_usd_per_million):
+        if self.llm_model != DEFAULT_MODEL and None in (
+            self.llm_input_usd_per_million,
+            self.llm_output_usd_per_million,
+        ):
             raise ValueError(
                 f"llm_model: say what {self.llm_model!r} costs: set CLOSELOOP_LLM_INPUT_USD_PER_MILLION and "
                 "CLOSELOOP_LLM_OUTPUT_USD_PER_MILLION"

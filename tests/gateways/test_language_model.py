@@ -46,18 +46,18 @@ async def api() -> AsyncIterator[MessagesApi]:
 
 
 @asynccontextmanager
-async def asking(url: str, *, key: str = KEY, timeout: float = 30.0) -> AsyncIterator[AnthropicModel]:
-    model = AnthropicModel(name="claude-test", key=key, base_url=url, timeout=timeout, prices=PRICES)
+async def asking(url: str, *, key: str = KEY, patience: float = 30.0) -> AsyncIterator[AnthropicModel]:
+    model = AnthropicModel(name="claude-test", key=key, base_url=url, timeout=patience, prices=PRICES)
     try:
         yield model
     finally:
         await model.close()
 
 
-async def failing(api: MessagesApi, reply: Reply, *, timeout: float = 30.0) -> ModelError:
+async def failing(api: MessagesApi, reply: Reply, *, patience: float = 30.0) -> ModelError:
     """What the gateway makes of a reply; it asks once, whatever the reply is."""
     api.says(reply)
-    async with asking(api.url, timeout=timeout) as model:
+    async with asking(api.url, patience=patience) as model:
         with pytest.raises(ModelError) as caught:
             await model.ask(QUESTION)
     assert len(api.requests) == 1
@@ -85,7 +85,9 @@ async def test_thinking_before_the_answer_is_passed_over(api: MessagesApi) -> No
 
 
 @pytest.mark.parametrize("kind", [TradeReading, BookReading])
-async def test_the_schemas_are_of_what_the_api_takes(kind: type[TradeReading] | type[BookReading], api: MessagesApi) -> None:
+async def test_the_schemas_are_of_what_the_api_takes(
+    kind: type[TradeReading] | type[BookReading], api: MessagesApi
+) -> None:
     api.says(answer({"report": "x", "hypotheses": []} if kind is BookReading else READING))
     async with asking(api.url) as model:
         await model.ask(Question("v", "s", "t", kind, 10))
@@ -117,7 +119,7 @@ async def test_what_passes_is_busy_and_cost_nothing(
     "reply", [HANG, Reply(200, b"x" * 50, {"content-type": "application/json"}, between=0.2)], ids=["hangs", "trickles"]
 )
 async def test_a_slow_answer_may_have_been_billed(reply: Reply, api: MessagesApi) -> None:
-    found = await failing(api, reply, timeout=1.0)
+    found = await failing(api, reply, patience=1.0)
     assert isinstance(found, ModelBusy)
     assert (found.usage, found.reason) == (None, "no answer within 1 s")
 

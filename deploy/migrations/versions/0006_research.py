@@ -78,9 +78,21 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("book_id"),
     )
+    op.create_index(
+        "attributions_live",
+        "attributions",
+        ["book_id", "attributed_at"],
+        unique=False,
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(
+        "attributions_live",
+        table_name="attributions",
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
+    )
     op.drop_table("llm_watermarks")
     op.drop_index("llm_calls_reserved_at", table_name="llm_calls")
     op.drop_index("llm_calls_question", table_name="llm_calls")
