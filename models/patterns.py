@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
-    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -29,10 +28,11 @@ Scope = dict[str, str]
 
 
 class LessonStatus(StrEnum):
-    """``active``: accepted by the selection (or a group's baseline); ``shadow``: significant until an accepted lesson
-    explained it; ``retired``: a later run no longer found it."""
+    """``active``: accepted by the selection; ``baseline``: all trades of a group; ``shadow``: significant until an
+    accepted lesson explained it; ``retired``: a later run no longer found it."""
 
     active = "active"
+    baseline = "baseline"
     shadow = "shadow"
     retired = "retired"
 
@@ -168,9 +168,10 @@ class Materialized(BaseModel):
 
 
 class OverrideReport(BaseModel):
-    """What became of the overrides, by book."""
+    """What became of the overrides, by book; ``failed`` says which books were left, and why."""
 
     books: list[Materialized] = []
+    failed: dict[str, str] = {}
 
 
 # -- what commands and engines read ---------------------------------------------------------------------------------
@@ -228,6 +229,7 @@ class OverrideView(BaseModel):
     reason: str | None
     run: str
     as_of: datetime
+    verdict: str | None = Field(description="approve or reject; expired where nobody decided; null: nobody was asked.")
     decided_by: str | None
     decided_at: datetime | None
     note: str | None
@@ -298,6 +300,7 @@ class PatternTradeEvent(SQLModel, table=True):
     action_index: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     pattern_key: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     action_category: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    symbol: str = Col(sa_column=Column(Text, nullable=False))
     scope: Scope = Col(sa_column=Column(JSONB, nullable=False))
     rr: float | None = Col(default=None, sa_column=Column(Double))
     pnl: Decimal = Col(sa_column=Column(Numeric, nullable=False))
@@ -435,7 +438,7 @@ class LearningRegimeWeights(SQLModel, table=True):
 
 
 class PmOverride(SQLModel, table=True):
-    """A lesson made into an instruction for sizing. ``conditions`` is its scope as an array that an index can contain."""
+    """A lesson made into an instruction for sizing. ``conditions``: its scope as an array, for the index."""
 
     __tablename__ = "pm_overrides"
     __table_args__ = (

@@ -192,6 +192,7 @@ class AttributedClose(BaseModel):
     already_attributed: bool
     karma: list[KarmaStep] = []
     learners: list[str] = []
+    learn_at_once: bool = Field(default=False, description="Absent from histories older than the way it names.")
 
 
 class CloseReport(BaseModel):

@@ -20,6 +20,7 @@ from temporalio.client import (
 
 from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
 from models.corpus import CorpusRequest
+from models.patterns import LessonRequest, OverrideRequest
 from models.positions import CatchUpRequest
 from models.research import ResearchRequest
 
@@ -78,6 +79,22 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # what the run under way leaves, the next one finds
         summary="Read what closed, look the books over, test hypotheses",
         task_queue=LLM_TASK_QUEUE,
+    ),
+    Repeated(
+        id="closeloop/lessons",
+        workflow="LessonBuildingWorkflow",
+        argument=LessonRequest(),
+        every=timedelta(hours=6),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees all that this one would have seen
+        summary="Build the lessons of every book",
+    ),
+    Repeated(
+        id="closeloop/overrides",
+        workflow="OverrideMaterializationWorkflow",
+        argument=OverrideRequest(),
+        every=timedelta(hours=2),
+        overlap=ScheduleOverlapPolicy.SKIP,  # as with lessons
+        summary="Bring overrides in line with lessons",
     ),
 )
 

@@ -125,6 +125,7 @@ def upgrade() -> None:
         sa.Column("action_index", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("pattern_key", sa.Text(collation="C"), nullable=False),
         sa.Column("action_category", sa.Text(collation="C"), nullable=False),
+        sa.Column("symbol", sa.Text(), nullable=False),
         sa.Column("scope", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("rr", sa.Double(), nullable=True),
         sa.Column("pnl", sa.Numeric(), nullable=False),
@@ -227,6 +228,13 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_where=sa.text("status = 'active'"),
     )
+    op.create_index(
+        "attributions_live",
+        "attributions",
+        ["book_id", "attributed_at"],
+        unique=False,
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
+    )
     # What was attributed before there were learners: the catch-up lets them take it in.
     op.execute(
         "INSERT INTO unlearned SELECT learner, book_id, position_id FROM attributions "
@@ -235,6 +243,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index(
+        "attributions_live",
+        table_name="attributions",
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
+    )
     op.drop_index(
         "pm_overrides_scope",
         table_name="pm_overrides",
