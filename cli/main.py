@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from cli import books, convictions, corpus, db, demo, events, imports, karma, operations, outcomes, positions, weights
+from cli import (
+    books,
+    convictions,
+    corpus,
+    db,
+    demo,
+    events,
+    imports,
+    karma,
+    operations,
+    outcomes,
+    positions,
+    research,
+    weights,
+)
 from cli.console import err, set_home
 
 app = typer.Typer(
@@ -44,6 +58,7 @@ app.add_typer(events.app, name="events")
 app.add_typer(books.app, name="books")
 app.add_typer(weights.app, name="weights")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(research.app, name="research")
 
 
 def main() -> None:
