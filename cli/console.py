@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 from temporalio.service import RPCError
 
-from models.values import BOOK_PATTERN
+from models.values import BOOK_PATTERN, Utc
 from store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
 from workers.settings import Settings, SettingsError
 from workers.stack.home import StackError
@@ -35,6 +36,20 @@ def book_name(value: str | None) -> str | None:
     return value
 
 
+def instant(value: str | datetime) -> datetime:
+    """A time from the command line; called wrongly (status 2) without its UTC offset."""
+    try:
+        return TypeAdapter(Utc).validate_python(value)
+    except ValidationError:
+        raise typer.BadParameter("must be a time with its offset, such as 2026-10-01T00:00:00Z") from None
+
+
+AsOfOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--as-of", parser=instant, metavar="TIME", help="As of a time such as 2026-10-01T00:00:00Z. Default: now."
+    ),
+]
 BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.", callback=book_name)]
 Book = Annotated[str, typer.Option("--book", help="The book.", callback=book_name)]
 LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]

@@ -10,6 +10,7 @@ import typer
 
 from cli import (
     books,
+    coefficients,
     convictions,
     corpus,
     db,
@@ -17,8 +18,10 @@ from cli import (
     events,
     imports,
     karma,
+    lessons,
     operations,
     outcomes,
+    overrides,
     positions,
     research,
     weights,
@@ -58,6 +61,9 @@ app.add_typer(events.app, name="events")
 app.add_typer(books.app, name="books")
 app.add_typer(weights.app, name="weights")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(lessons.app, name="lessons")
+app.add_typer(overrides.app, name="overrides")
+coefficients.register(app)
 app.add_typer(research.app, name="research")
 
 

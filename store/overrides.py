@@ -74,6 +74,14 @@ async def open_ones(session: AsyncSession, book: str, status: OverrideStatus | N
     return [_view(row) for row in result.mappings()]
 
 
+async def books(session: AsyncSession) -> list[str]:
+    """Books with overrides in force, by name."""
+    result = await session.execute(
+        text("SELECT DISTINCT book_id FROM pm_overrides WHERE status = 'active' ORDER BY book_id")
+    )
+    return list(result.scalars())
+
+
 async def find(session: AsyncSession, override_id: str) -> OverrideView | None:
     """An override."""
     result = await session.execute(
