@@ -125,7 +125,7 @@ class OverrideActivities:
             "pattern_key": lesson.pattern_key,
             "action_category": lesson.action_category,
             "scope": lesson.scope,
-            "conditions": store.overrides.conditions(lesson.scope),
+            "anchor": store.overrides.conditions(lesson.scope)[0],
             "size_multiplier": size.size_multiplier,
             "threshold_adjustments": size.threshold_adjustments,
             "confidence": size.confidence,

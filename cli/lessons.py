@@ -33,7 +33,7 @@ def build(
     as_of: AsOfOption = None,
     force: Annotated[
         bool,
-        typer.Option("--force", help="Mine every group, also those without 10 % new trades (see docs/patterns.md)."),
+        typer.Option("--force", help="Mine every group, also those without 10 % new trades."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -99,8 +99,8 @@ def lessons_list(book: BookOption = None, as_json: AsJson = False) -> None:
     if not views:
         return out.print("No lessons yet: 'closeloop lessons build' mines them from closed positions with actions.")
     shown = table(
-        "lesson", "book", "pattern", "action", "scope", "status", "trades", "mean R", "effect R (95 %)", "q", "half-life h",
-        numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"),
+        "lesson", "book", "pattern", "action", "scope", "status", "trades", "mean R", "effect R (95 %)", "q",
+        "half-life h", numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"),
     )  # fmt: skip
     for view in views:
         shown.add_row(
@@ -202,7 +202,7 @@ def _print_explanation(found: dict[str, Any]) -> None:
     if view.effect is not None and view.scope:
         out.print(
             f"Effect {_effect(view)} R: the difference to comparable trades outside, beyond what the lessons accepted\n"
-            f"before it explain. p {number(view.p, 6)}, q {number(view.q, 6)} (corrected for every candidate looked at)."
+            f"before it explain. p {number(view.p, 6)}, q {number(view.q, 6)} (corrected for all candidates looked at)."
         )
     elif view.effect is not None:
         out.print(f"Mean {_effect(view)} R, against no trade at all (0 R).")

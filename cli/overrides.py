@@ -106,8 +106,8 @@ def overrides_list(
     if not views:
         return out.print("No overrides: 'closeloop overrides materialize' makes them of lessons that can be acted on.")
     shown = table(
-        "override", "book", "pattern", "action", "scope", "size x", "thresholds", "confidence", "expires (UTC)", "lesson",
-        "status", numbers=("size x", "confidence"),
+        "override", "book", "pattern", "action", "scope", "size x", "thresholds", "confidence", "expires (UTC)",
+        "lesson", "status", numbers=("size x", "confidence"),
     )  # fmt: skip
     for view in views:
         shown.add_row(

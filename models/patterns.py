@@ -18,7 +18,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
@@ -438,7 +438,11 @@ class LearningRegimeWeights(SQLModel, table=True):
 
 
 class PmOverride(SQLModel, table=True):
-    """A lesson made into an instruction for sizing. ``conditions``: its scope as an array, for the index."""
+    """A lesson made into an instruction for sizing. ``anchor`` is the first of its conditions.
+
+    No GIN index serves "contained in" (``<@``) without visiting every row that shares a condition with the scope.
+    An override can only match where its anchor does: a B-tree finds those, and their scopes are compared.
+    """
 
     __tablename__ = "pm_overrides"
     __table_args__ = (
@@ -450,9 +454,9 @@ class PmOverride(SQLModel, table=True):
             "book_id",
             "pattern_key",
             "action_category",
+            "anchor",
             postgresql_where=text("status = 'active'"),
         ),
-        Index("pm_overrides_scope", "conditions", postgresql_using="gin", postgresql_where=text("status = 'active'")),
     )
 
     override_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
@@ -460,7 +464,7 @@ class PmOverride(SQLModel, table=True):
     pattern_key: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     action_category: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     scope: Scope = Col(sa_column=Column(JSONB, nullable=False))
-    conditions: list[str] = Col(sa_column=Column(ARRAY(Text(collation="C")), nullable=False))
+    anchor: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     size_multiplier: float = Col(sa_column=Column(Double, nullable=False))
     threshold_adjustments: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
     confidence: float = Col(sa_column=Column(Double, nullable=False))

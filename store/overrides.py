@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -18,8 +19,8 @@ _COLUMNS = (
 
 
 def conditions(scope: Mapping[str, str]) -> list[str]:
-    """A scope as sorted texts, one a condition; none of a dimension's characters can be taken for the separator."""
-    return sorted(f"{dimension}\x1f{value}" for dimension, value in scope.items())
+    """A scope as texts, one a condition, in the order in which the first one is an override's anchor."""
+    return sorted(f"{dimension}={value}" for dimension, value in scope.items())
 
 
 async def matching(
@@ -33,7 +34,8 @@ async def matching(
 MATCHING = (
     "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
     "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action AND status = 'active' "
-    "AND conditions <@ CAST(:conditions AS text[]) AND expires_at > :at ORDER BY override_id"
+    "AND anchor = ANY(CAST(:conditions AS text[])) AND scope <@ CAST(:scope AS jsonb) AND expires_at > :at "
+    "ORDER BY override_id"
 )
 
 
@@ -45,6 +47,7 @@ def _matching(
         "pattern": pattern_key,
         "action": action_category,
         "conditions": conditions(scope),
+        "scope": to_json(scope).decode(),
         "at": at,
     }
 

@@ -177,7 +177,7 @@ def upgrade() -> None:
         sa.Column("pattern_key", sa.Text(collation="C"), nullable=False),
         sa.Column("action_category", sa.Text(collation="C"), nullable=False),
         sa.Column("scope", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
-        sa.Column("conditions", postgresql.ARRAY(sa.Text(collation="C")), nullable=False),
+        sa.Column("anchor", sa.Text(collation="C"), nullable=False),
         sa.Column("size_multiplier", sa.Double(), nullable=False),
         sa.Column("threshold_adjustments", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("confidence", sa.Double(), nullable=False),
@@ -209,7 +209,7 @@ def upgrade() -> None:
     op.create_index(
         "pm_overrides_match",
         "pm_overrides",
-        ["book_id", "pattern_key", "action_category"],
+        ["book_id", "pattern_key", "action_category", "anchor"],
         unique=False,
         postgresql_where=sa.text("status = 'active'"),
     )
@@ -221,12 +221,11 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'pending'"),
     )
     op.create_index(
-        "pm_overrides_scope",
-        "pm_overrides",
-        ["conditions"],
+        "attributions_live",
+        "attributions",
+        ["book_id", "attributed_at"],
         unique=False,
-        postgresql_using="gin",
-        postgresql_where=sa.text("status = 'active'"),
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
     )
     # What was attributed before there were learners: the catch-up lets them take it in.
     op.execute(
@@ -237,10 +236,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index(
-        "pm_overrides_scope",
-        table_name="pm_overrides",
-        postgresql_using="gin",
-        postgresql_where=sa.text("status = 'active'"),
+        "attributions_live",
+        table_name="attributions",
+        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
     )
     op.drop_index("pm_overrides_pending", table_name="pm_overrides", postgresql_where=sa.text("status = 'pending'"))
     op.drop_index("pm_overrides_match", table_name="pm_overrides", postgresql_where=sa.text("status = 'active'"))
