@@ -12,6 +12,7 @@ import psutil
 
 from bench.bulk import bulk, memory
 from bench.live import live
+from bench.patterns import match
 from store.database import sessions_of
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack, Ports
@@ -55,13 +56,16 @@ async def main() -> None:
         live_ratio = await live(client)
         bulk_ratio, bulk_rate = await bulk(client, sessions_of(engine))
         before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
+        match_p99, scan_ratio = await match(sessions_of(engine))
         await engine.dispose()
         print()
-        _verdict("live closes / empty workflows", live_ratio, 0.8)
+        _verdict("live closes with all learners / empty workflows", live_ratio, 0.65)
         _verdict("backfill / loop of transactions", bulk_ratio, 5)
         _verdict("backfill", bulk_rate, 2000, "positions/s")
         _verdict("worker's memory at most", highest, 400, "MiB", at_least=False)
         _verdict("growth of it", highest / before, 2, at_least=False)
+        _verdict("match, 10,000 overrides, p99 in the database", match_p99, 5, "ms", at_least=False)
+        _verdict("scan in Python / match", scan_ratio, 1)
     finally:
         worker.terminate()
         await worker.wait()

@@ -16,6 +16,12 @@ _COLUMNS = (
     "confidence, expires_at, lesson_id, lesson_version, status, reason, run, as_of, verdict, decided_by, decided_at, "
     "note, created_at, ended_at, policy_hash"
 )
+MATCHING = (
+    "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
+    "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action AND status = 'active' "
+    "AND anchor = ANY(CAST(:conditions AS text[])) AND scope <@ CAST(:scope AS jsonb) AND expires_at > :at "
+    "ORDER BY override_id"
+)
 
 
 def conditions(scope: Mapping[str, str]) -> list[str]:
@@ -27,21 +33,14 @@ async def matching(
     session: AsyncSession, book: str, pattern_key: str, action_category: str, scope: Mapping[str, str], at: datetime
 ) -> Sequence[RowMapping]:
     """Overrides in force whose scope is contained in this one, by id."""
-    result = await session.execute(text(MATCHING), _matching(book, pattern_key, action_category, scope, at))
+    result = await session.execute(text(MATCHING), matching_values(book, pattern_key, action_category, scope, at))
     return result.mappings().all()
 
 
-MATCHING = (
-    "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
-    "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action AND status = 'active' "
-    "AND anchor = ANY(CAST(:conditions AS text[])) AND scope <@ CAST(:scope AS jsonb) AND expires_at > :at "
-    "ORDER BY override_id"
-)
-
-
-def _matching(
+def matching_values(
     book: str, pattern_key: str, action_category: str, scope: Mapping[str, str], at: datetime
 ) -> dict[str, Any]:
+    """The parameters of MATCHING."""
     return {
         "book": book,
         "pattern": pattern_key,
