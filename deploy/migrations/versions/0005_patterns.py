@@ -220,13 +220,6 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("status = 'pending'"),
     )
-    op.create_index(
-        "attributions_live",
-        "attributions",
-        ["book_id", "attributed_at"],
-        unique=False,
-        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
-    )
     # What was attributed before there were learners: the catch-up lets them take it in.
     op.execute(
         "INSERT INTO unlearned SELECT learner, book_id, position_id FROM attributions "
@@ -235,11 +228,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_index(
-        "attributions_live",
-        table_name="attributions",
-        postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
-    )
     op.drop_index("pm_overrides_pending", table_name="pm_overrides", postgresql_where=sa.text("status = 'pending'"))
     op.drop_index("pm_overrides_match", table_name="pm_overrides", postgresql_where=sa.text("status = 'active'"))
     op.drop_index("pm_overrides_active", table_name="pm_overrides", postgresql_where=sa.text("status = 'active'"))
