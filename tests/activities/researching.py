@@ -70,8 +70,8 @@ class Laboratory:
         ]
         await query(
             self.sessions,
-            "INSERT INTO pattern_trade_events (book_id, position_id, action_index, pattern_key, action_category, symbol, "
-            "scope, rr, pnl, opened_at, closed_at, policy_hash) "
+            "INSERT INTO pattern_trade_events (book_id, position_id, action_index, pattern_key, action_category, "
+            "symbol, scope, rr, pnl, opened_at, closed_at, policy_hash) "
             "SELECT a.book_id, a.position_id, action, 'k', 'entry', a.symbol, "
             "jsonb_build_object('chain', r.chain), r.rr, r.rr, a.opened_at, a.closed_at, 'h' "
             "FROM json_to_recordset(CAST(:rows AS json)) r (position_id text, chain text, rr float8) "

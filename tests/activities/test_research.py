@@ -322,11 +322,16 @@ async def test_two_runs_at_once_ask_once(lab: Laboratory) -> None:
 
 async def test_a_run_that_dies_while_it_asks_is_counted_and_asked_once_more(lab: Laboratory) -> None:
     await lab.close("p-1")
-    lab.api.says(HANG)
+    asked = asyncio.Event()
+
+    async def never(request: Json) -> Reply:
+        asked.set()
+        return HANG
+
+    lab.api.otherwise = never
     async with lab.model() as model:
         dying = asyncio.create_task(lab.run("read_trades", model))
-        while not lab.api.requests:
-            await asyncio.sleep(0.01)
+        await asked.wait()
         dying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await dying
@@ -338,6 +343,7 @@ async def test_a_run_that_dies_while_it_asks_is_counted_and_asked_once_more(lab:
         with pytest.raises(ApplicationError, match="another run is asking this"):
             await lab.run("read_trades", model)
         await query(lab.sessions, "UPDATE llm_calls SET held_until = clock_timestamp()")
+        lab.api.otherwise = lambda request: answer()
         assert await lab.run("read_trades", model) == Studied(trades=1)
     lost, answered = await lab.calls()
     assert (lost["outcome"], lost["cost_usd"]) == ("lost", lost["reserved_usd"])
