@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 from temporalio.service import RPCError
 
-from models.values import BOOK_PATTERN, Utc
+from cli.instants import instant
+from models.values import BOOK_PATTERN
 from store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
 from workers.settings import Settings, SettingsError
 from workers.stack.home import StackError
@@ -34,14 +34,6 @@ def book_name(value: str | None) -> str | None:
     if value is not None and not BOOK_PATTERN.fullmatch(value):
         raise typer.BadParameter("must be 1 to 64 of [A-Za-z0-9_.-]")
     return value
-
-
-def instant(value: str | datetime) -> datetime:
-    """A time from the command line; called wrongly (status 2) without its UTC offset."""
-    try:
-        return TypeAdapter(Utc).validate_python(value)
-    except ValidationError:
-        raise typer.BadParameter("must be a time with its offset, such as 2026-10-01T00:00:00Z") from None
 
 
 AsOfOption = Annotated[

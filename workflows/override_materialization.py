@@ -15,7 +15,10 @@ with workflow.unsafe.imports_passed_through():
     from models import search_attributes as sa
     from models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
 
-PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1))
+# A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
+PATIENT = RetryPolicy(
+    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15
+)
 A_TRANSACTION = timedelta(seconds=30)
 A_BOOK = timedelta(minutes=10)
 SILENCE = timedelta(minutes=1)
