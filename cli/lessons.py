@@ -212,7 +212,7 @@ def _print_explanation(found: dict[str, Any]) -> None:
     for part in found["periods"]:
         out.print(f"  {at(part['from'])} to {at(part['to'])}  {part['n']:>6} trades  {part['excess_rr']:+.3f}")
     if view.edge_score is not None:
-        told = ", ".join(f"{name} {value:.2f}" for name, value in view.factors.items())
+        told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(view.factors.items()))
         out.print(f"Edge score {view.edge_score:+.3f} ({told})", soft_wrap=True)
     out.print(f"Version {view.version}, as of {at(view.as_of)} UTC, policy {view.policy_hash}. By version:")
     for past in found["history"]:
@@ -243,7 +243,7 @@ def _verdict(view: LessonView, explaining: LessonView | None) -> str:
 
 
 def _scope(scope: dict[str, str]) -> str:
-    return ", ".join(f"{dimension}={value}" for dimension, value in scope.items()) or "-"
+    return ", ".join(f"{dimension}={value}" for dimension, value in sorted(scope.items())) or "-"
 
 
 def _effect(view: LessonView) -> str:

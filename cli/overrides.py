@@ -258,5 +258,5 @@ async def say(
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    told = (f"{name}={value:+.4f}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items())
+    told = (f"{n}={value:+.4f}" if isinstance(value, float) else f"{n}={value}" for n, value in sorted(values.items()))
     return ", ".join(told) or "-"
