@@ -21,6 +21,7 @@ from activities.approvals import ask
 from activities.attribution import CLOCK_TOLERANCE
 from activities.transactions import transaction
 from learning.overrides import Override, blend, expires_at, needs_approval, sizing
+from learning.scope import flatten
 from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
 from models.events import EventType
 from models.patterns import (
@@ -245,8 +246,9 @@ class OverrideApproval:
 
 async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
     """What the overrides in force say of an action in a scope: the read that engines make."""
+    scope = flatten({"scope": request.scope}, policy).values
     rows = await store.overrides.matching(
-        session, request.book, request.pattern_key, request.action_category, request.scope, at
+        session, request.book, request.pattern_key, request.action_category, scope, at
     )
     found = blend([Override(**row) for row in rows], policy)
     return Match(

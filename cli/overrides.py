@@ -162,7 +162,7 @@ def overrides_match(
     return out.print(shown)
 
 
-def parse_scope(given: list[str]) -> dict[str, str]:
+def parse_scope(given: list[str]) -> dict[str, Any]:
     """``a=x,b=y`` or JSON objects, as one scope; called wrongly (status 2) where that cannot be read."""
     scope: dict[str, Any] = {}
     for text in given:
@@ -180,7 +180,7 @@ def parse_scope(given: list[str]) -> dict[str, str]:
     return scope
 
 
-async def _match(book: str | None, pattern: str, action: str, scope: dict[str, str], as_of: datetime) -> Match:
+async def _match(book: str | None, pattern: str, action: str, scope: dict[str, Any], as_of: datetime) -> Match:
     policy = settings().learning_policy()
     async with database() as session:
         if book is None:

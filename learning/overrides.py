@@ -79,7 +79,7 @@ class Override:
 
 @dataclass(frozen=True)
 class Voice:
-    """An override that spoke; ``weight`` as a share of 1."""
+    """An override that spoke, and with what weight in the weighted mean."""
 
     override_id: str
     scope: Mapping[str, str]
@@ -118,7 +118,7 @@ def blend(overrides: Sequence[Override], policy: LearningPolicy) -> Match:
         _mean([(each.size_multiplier, weight) for each, weight in zip(speaking, weights, strict=True)]),
         adjustments,
         tuple(
-            Voice(each.override_id, each.scope, each.size_multiplier, weight / total)
+            Voice(each.override_id, each.scope, each.size_multiplier, weight)
             for each, weight in zip(speaking, weights, strict=True)
         ),
     )

@@ -5,7 +5,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from sqlalchemy import (
     Boolean,
     Column,
@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Finite, Identifier, Utc
+from models.values import BookId, Finite, Identifier, Utc, plain_json
 
 Scope = dict[str, str]
 
@@ -239,7 +239,7 @@ class OverrideView(BaseModel):
 
 
 class Spoke(BaseModel):
-    """An override that spoke in a match, and with what weight (of the weighted mean, not normalised)."""
+    """An override that spoke in a match, and with what weight in the weighted mean (confidence (1 + conditions)^1.5)."""
 
     override_id: str
     scope: Scope
@@ -256,12 +256,12 @@ class Match(BaseModel):
 
 
 class MatchRequest(BaseModel):
-    """Ask for what the overrides say of an action in a scope."""
+    """Ask for what the overrides say of an action in a scope, read as the ``scope`` of an ``entry_context``."""
 
     book: BookId
     pattern_key: Identifier
     action_category: Identifier
-    scope: Annotated[dict[Identifier, Identifier], Field(max_length=256)]
+    scope: Annotated[dict[str, JsonValue], Field(max_length=1_000), AfterValidator(plain_json)]
 
 
 class TimeframeCoefficient(BaseModel):
