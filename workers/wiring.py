@@ -38,6 +38,7 @@ from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
 from workflows.corpus import CorpusWorkflow
 from workflows.lesson_building import LessonBuildingWorkflow
+from workflows.llm_research import LlmResearchWorkflow
 from workflows.messages import ArgumentCount
 from workflows.override_materialization import OverrideMaterializationWorkflow
 from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
@@ -53,6 +54,7 @@ WORKFLOWS = [
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
     CorpusWorkflow,
+    LlmResearchWorkflow,
     ApprovalWorkflow,
     LessonBuildingWorkflow,
     OverrideMaterializationWorkflow,
