@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -21,11 +20,10 @@ from activities.transactions import transaction
 from learning.coefficients import DecayedMean, after, weight
 from learning.scope import Scope, flatten
 from models.events import EventType
-from models.patterns import LearnMissed, LearnMissedReport, TimeframeCoefficient
+from models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
 from models.policy import LearningPolicy
 from models.positions import PositionKey, PositionOutcome
 from models.refusals import describe
-from models.values import Identifier, Utc
 from store.database import Sessions
 from store.errors import is_passing
 
@@ -33,9 +31,6 @@ MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and e
 EVERYTHING = "*"  # all timeframes together, beside their names in the sums
 TIMEFRAMES = 256
 CHUNK = 1_000
-
-_identifier: TypeAdapter[str] = TypeAdapter(Identifier)
-_instant: TypeAdapter[datetime] = TypeAdapter(Utc)
 
 Events = dict[str, tuple[EventType, str, dict[str, Any]]]
 
@@ -72,29 +67,23 @@ class PatternEvents:
         rows = []
         for index, action in enumerate(actions):
             try:
-                rows.append(self._row(outcome, scope, index, action))
+                rows.append(self._row(outcome, scope, index, Action.model_validate(action)))
             except ValidationError as error:
                 _unreadable(events, outcome, index, describe(error))
-            except ValueError as error:
-                _unreadable(events, outcome, index, str(error))
         return rows
 
-    def _row(self, outcome: PositionOutcome, scope: Scope, index: int, action: Any) -> dict[str, Any]:
-        """Raises ValidationError or ValueError for an action that cannot be read."""
-        if not isinstance(action, dict):
-            raise ValueError("must be an object")
-        at = action.get("at")
+    def _row(self, outcome: PositionOutcome, scope: Scope, index: int, action: Action) -> dict[str, Any]:
         return {
             "book_id": outcome.book,
             "position_id": outcome.position_id,
             "action_index": index,
-            "pattern_key": _identifier.validate_python(action.get("pattern_key")),
-            "action_category": _identifier.validate_python(action.get("action_category")),
+            "pattern_key": action.pattern_key,
+            "action_category": action.action_category,
             "symbol": outcome.symbol,
             "scope": scope.values,
             "rr": outcome.rr,
             "pnl": outcome.realized_pnl,
-            "acted_at": None if at is None else _instant.validate_python(at),
+            "acted_at": action.at,
             "opened_at": outcome.opened_at,
             "closed_at": outcome.closed_at,
             "policy_hash": self._policy.policy_hash,

@@ -49,6 +49,14 @@ class OverrideStatus(StrEnum):
 # -- messages ------------------------------------------------------------------------------------------------------
 
 
+class Action(BaseModel):
+    """An executed action of a trade, as ``entry_context.actions`` lists it."""
+
+    pattern_key: Identifier
+    action_category: Identifier
+    at: Utc | None = None
+
+
 class LearnMissed(BaseModel):
     """Let the learners take in what they missed: of these books, or of all."""
 
@@ -239,7 +247,7 @@ class OverrideView(BaseModel):
 
 
 class Spoke(BaseModel):
-    """An override that spoke in a match, and with what weight in the weighted mean (confidence (1 + conditions)^1.5)."""
+    """An override that spoke in a match, and with what weight in the mean: confidence (1 + conditions)^1.5."""
 
     override_id: str
     scope: Scope
