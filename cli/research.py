@@ -7,7 +7,6 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from temporalio.client import WorkflowFailureError
 
 import store.research
@@ -30,7 +29,6 @@ from cli.console import (
 from cli.console import run as run_command
 from learning.research import STATISTICS
 from models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Spending, Status
-from models.values import Utc
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
 
@@ -38,28 +36,15 @@ app = typer.Typer(help="Research on closed trades: observations, and hypotheses 
 @app.command()
 def run(
     book: BookOption = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option("--as-of", help="Read nothing that happened later, such as 2026-10-01T00:00:00Z. Default: now."),
-    ] = None,
+    as_of: AsOfOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Study the live closes since the last run, now. Imported history is not studied."""
-    request = ResearchRequest(book=book, as_of=_instant(as_of))
+    request = ResearchRequest(book=book, as_of=as_of or datetime.now(UTC))
     report = run_command(hinting(_run(request)))
     if as_json:
         return print_json(report)
     return out.print(report.sentence)
-
-
-def _instant(value: str | None) -> datetime:
-    if value is None:
-        return datetime.now(UTC)
-    try:
-        return TypeAdapter(Utc).validate_python(value)
-    except ValidationError:
-        sentence = "must be a time with its offset, such as 2026-10-01T00:00:00Z"
-        raise typer.BadParameter(sentence, param_hint="--as-of") from None
 
 
 async def _run(request: ResearchRequest) -> ResearchReport:
