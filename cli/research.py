@@ -14,6 +14,7 @@ from activities.starting import LLM_TASK_QUEUE
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
+    AsOfOption,
     BookOption,
     LastOption,
     at,
