@@ -11,6 +11,7 @@ import store.attributions
 import store.convictions
 import store.events
 import store.karma
+import store.patterns
 import store.positions
 import store.rows
 from learning.attribution import hours_held, is_win, outcome_sign, r_multiple
@@ -42,12 +43,18 @@ IMPOSSIBLE = "PositionRefused"
 
 
 async def attribute(
-    session: AsyncSession, positions: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime, by: str
+    session: AsyncSession,
+    positions: Sequence[ClosedPosition],
+    policy: LearningPolicy,
+    now: datetime,
+    by: str,
+    learners: Sequence[str] = (),
 ) -> list[AttributedClose | Refused]:
     """Record closes and attribute them, within the caller's transaction; the answers are in the order of the closes.
 
-    ``by`` names who attributes (a workflow run, an import). Doing it again changes nothing and answers with the same
-    outcome and karma. A close that is refused stores nothing and holds up no other.
+    ``by`` names who attributes (a workflow run, an import); ``learners`` have still to take in what is attributed here.
+    Doing it again changes nothing and answers with the same outcome and karma. A close that is refused stores nothing
+    and holds up no other.
     """
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
     first: dict[PositionKey, ClosedPosition] = {}
@@ -63,7 +70,7 @@ async def attribute(
     stored = [recorded.stored[p.key] for p in distinct if p.key in recorded.stored]
     await store.positions.mark_attributed(session, [p.key for p in stored if p.key not in recorded.new])
     written = await _write_attributions(session, stored, policy, now, by)
-    steps = await _write_karma_and_events(session, written, policy)
+    steps = await _write_karma_and_events(session, written, policy, learners)
     outcomes = {o.key: o for o in written}
     before = [p.key for p in stored if p.key not in outcomes]
     outcomes |= await store.attributions.load(session, before)
@@ -148,7 +155,7 @@ def _outcome(
 
 
 async def _write_karma_and_events(
-    session: AsyncSession, written: Sequence[PositionOutcome], policy: LearningPolicy
+    session: AsyncSession, written: Sequence[PositionOutcome], policy: LearningPolicy, learners: Sequence[str]
 ) -> dict[PositionKey, list[KarmaStep]]:
     """One step for each producer of each outcome, the earlier close first; then the events that tell of both."""
     pairs = sorted({(o.book, producer) for o in written for producer in o.producers})
@@ -165,6 +172,7 @@ async def _write_karma_and_events(
     await store.rows.execute(
         session,
         store.karma.addition({pair: (karma[pair], wins[pair], losses[pair]) for pair in pairs}) if pairs else None,
+        store.patterns.owing([o.key for o in written], learners),
         store.events.appending([event for o in written for event in _events(o, steps[o.key])]),
     )
     return steps

@@ -1,6 +1,7 @@
 """Activities of an import: staged rows become attributions, in chunks that a crash cannot lose or repeat."""
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -29,9 +30,10 @@ CHUNK_BYTES = 4_000_000
 class ImportActivities:
     """Attributes what an import staged."""
 
-    def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, learners: Sequence[str]) -> None:
         self._sessions = sessions
         self._policy = policy
+        self._learners = list(learners)
 
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:
@@ -97,7 +99,8 @@ class ImportActivities:
                 readable.append((row, ClosedPosition.model_validate_json(row.payload)))
             except ValidationError as error:
                 refused.append(Refusal(row.seq, row.row_index, book_of(row.payload), describe(error)))
-        answers = await attribute(session, [p for _, p in readable], self._policy, datetime.now(UTC), import_id)
+        positions = [position for _, position in readable]
+        answers = await attribute(session, positions, self._policy, datetime.now(UTC), import_id, self._learners)
         for (row, position), answer in zip(readable, answers, strict=True):
             if isinstance(answer, Refused):
                 refused.append(Refusal(row.seq, row.row_index, position.book, answer.reason))

@@ -45,7 +45,7 @@ class PositionActivities:
         started = time.perf_counter()
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
-            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC), run)
+            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC), run, self._learners)
         if isinstance(answer, Refused):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
         # An earlier attempt of this very run may have committed and died before it could answer.
@@ -58,7 +58,9 @@ class PositionActivities:
         meter.create_histogram_float("closeloop_attribution_seconds", "Time of one attribution", "s").record(
             time.perf_counter() - started
         )
-        return answer.model_copy(update={"already_attributed": already, "learners": self._learners})
+        return answer.model_copy(
+            update={"already_attributed": already, "learners": self._learners, "learn_at_once": True}
+        )
 
     @activity.defn(name="record_conviction")
     async def record_conviction(self, conviction: RecordedConviction) -> bool:

@@ -9,6 +9,8 @@ from models.sentences import opening_line
 
 TASK_QUEUE = "closeloop"
 MARKET_TASK_QUEUE = "closeloop-market"
+# Slow and costly: whatever a language model does, it can never starve the others.
+LLM_TASK_QUEUE = "closeloop-llm"
 POSITION_CLOSE = "PositionCloseWorkflow"
 
 

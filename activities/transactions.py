@@ -11,6 +11,7 @@ from store.database import Sessions
 from store.errors import DATABASE_ERRORS, is_permanent
 
 REFUSED = "DatabaseRefused"
+AWAY = "DatabaseAway"
 
 
 @asynccontextmanager
@@ -33,4 +34,4 @@ def _for_temporal(error: BaseException) -> ApplicationError:
     reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
     if is_permanent(error):
         return ApplicationError(reason, type=REFUSED, non_retryable=True)
-    return ApplicationError(f"the database: {reason}", type="DatabaseAway")
+    return ApplicationError(f"the database: {reason}", type=AWAY)

@@ -1,4 +1,4 @@
-"""Closes for the benchmarks: two producers, six domains, like a real engine's."""
+"""Closes for the benchmarks: two producers, six domains, two actions with their scope, like a real engine's."""
 
 import random
 from datetime import UTC, datetime, timedelta
@@ -6,6 +6,10 @@ from datetime import UTC, datetime, timedelta
 from models.positions import ClosedPosition
 
 DOMAINS = ("curator", "onchain", "tradfi", "social", "technical", "events")
+DRIVERS = ("btc", "alt", "bucket", "btcd", "usdtd")
+HORIZONS = ("macro", "meso", "micro")
+STATES = ("S0", "S1", "S2", "S3")
+TOKEN = ("curator", "chain", "mcap_bucket", "vol_bucket", "age_bucket", "intent", "market_family")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -35,6 +39,17 @@ def closes(book: str, count: int, seed: int = 1) -> list[ClosedPosition]:
                         "cycle_id": f"y-{i:07}",
                         "magnitude": 3.0,
                         "domain_scores": {d: round(rng.uniform(-1, 1), 3) for d in DOMAINS},
+                    },
+                    "entry_context": {
+                        "timeframe": rng.choice(["5m", "1h", "4h"]),
+                        "A_value": round(rng.random(), 2),
+                        "E_value": round(rng.random(), 2),
+                        "regime_states": {f"{d}_{h}": rng.choice(STATES) for d in DRIVERS for h in HORIZONS},
+                        "scope": {name: f"v{rng.randrange(4)}" for name in TOKEN},
+                        "actions": [
+                            {"pattern_key": "pm.uptrend.S1.buy_flag", "action_category": category, "at": at.isoformat()}
+                            for category, at in (("entry", opened), ("exit", opened + timedelta(hours=3)))
+                        ],
                     },
                     "signals": [
                         {"signal_id": f"s-{i}-{p}", "producer_id": p, "domain": "technical", "direction": "long"}

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.service import RPCError
 
+from cli.instants import instant
 from models.values import BOOK_PATTERN
 from store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
 from workers.settings import Settings, SettingsError
@@ -35,6 +36,12 @@ def book_name(value: str | None) -> str | None:
     return value
 
 
+AsOfOption = Annotated[
+    datetime | None,
+    typer.Option(
+        "--as-of", parser=instant, metavar="TIME", help="As of a time such as 2026-10-01T00:00:00Z. Default: now."
+    ),
+]
 BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.", callback=book_name)]
 Book = Annotated[str, typer.Option("--book", help="The book.", callback=book_name)]
 LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]

@@ -10,6 +10,7 @@ import typer
 
 from cli import (
     books,
+    coefficients,
     convictions,
     corpus,
     db,
@@ -18,12 +19,15 @@ from cli import (
     forecasts,
     imports,
     karma,
+    lessons,
     meta,
     operations,
     outcomes,
+    overrides,
     positions,
     prices,
     producers,
+    research,
     weights,
 )
 from cli.console import err, set_home
@@ -65,6 +69,10 @@ app.add_typer(forecasts.app, name="forecasts")
 app.add_typer(prices.app, name="prices")
 app.add_typer(producers.app, name="producers")
 app.add_typer(meta.app, name="meta")
+app.add_typer(lessons.app, name="lessons")
+app.add_typer(overrides.app, name="overrides")
+coefficients.register(app)
+app.add_typer(research.app, name="research")
 
 
 def main() -> None:

@@ -28,6 +28,10 @@ class EventType(StrEnum):
     forecast_unresolvable = "forecast.unresolvable.v1"
     recalibration = "producer.recalibration.v1"
     meta_shadowed = "meta.shadowed.v1"
+    scope_dimension_unknown = "learning.scope.unknown_dimension.v1"
+    action_unreadable = "learning.action.unreadable.v1"
+    lessons_built = "learning.lessons.built.v1"
+    overrides_materialized = "learning.overrides.materialized.v1"
     approval_approved = "learning.approval.approved.v1"
     approval_rejected = "learning.approval.rejected.v1"
     approval_expired = "learning.approval.expired.v1"
@@ -35,6 +39,8 @@ class EventType(StrEnum):
     skill_promoted = "learning.skill.promoted.v1"
     skill_archived = "learning.skill.archived.v1"
     skill_skipped = "learning.skill.skipped.v1"
+    research_over_budget = "learning.research.over_budget.v1"
+    research_given_up = "learning.research.given_up.v1"
 
 
 class Event(SQLModel, table=True):

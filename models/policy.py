@@ -138,12 +138,144 @@ class LearningPolicy(BaseModel):
         default=60, ge=1, le=60 * 24 * 30, description="Minutes without a success after which a producer is stale."
     )
 
+    mode_low_below: float = Field(
+        default=0.4,
+        ge=0.0,
+        le=1.0,
+        description="A_value and E_value below this are the mode low (in [0, 1]). 0.4: the seed calls 0.35 low.",
+    )
+    mode_high_from: float = Field(
+        default=0.7,
+        ge=0.0,
+        le=1.0,
+        description="A_value and E_value from this on are the mode high (in [0, 1]). 0.7: the seed calls 0.72 high.",
+    )
+
+    mining_max_conditions: int | None = Field(
+        default=3,
+        ge=1,
+        description="Most conditions of a lesson (count); null: no limit. 3: a person can still say it in a sentence, "
+        "and 28 dimensions stay minable.",
+    )
+    mining_min_trades: int = Field(
+        default=33, ge=2, description="Distinct trades that a lesson needs inside and outside (count)."
+    )
+    mining_min_cell_trades: int = Field(
+        default=5,
+        ge=2,
+        description="Trades inside and outside below which a cell of accepted lessons is not compared (count): fewer "
+        "say nothing about their variance.",
+    )
+    mining_min_days: int = Field(
+        default=10,
+        ge=2,
+        description="UTC entry days with selected trades below which a lesson cannot be told from a day's luck (count).",
+    )
+    mining_max_dimensions: int = Field(
+        default=40,
+        ge=1,
+        description="Dimensions that a group is mined over (count). 40: the 28 known ones and a dozen of an engine's "
+        "own; the work grows with their third power.",
+    )
+    mining_growth: float = Field(
+        default=0.10,
+        ge=0.0,
+        description="New trades after which a group is mined again (share of the trades it was last mined with). "
+        "Repeated looks find noise sooner or later.",
+    )
+    lesson_max_q: float = Field(
+        default=0.05, gt=0.0, lt=1.0, description="Highest Benjamini-Hochberg q of an accepted lesson (probability)."
+    )
+    lesson_min_effect: float = Field(
+        default=0.05, ge=0.0, description="Smallest effect of an accepted lesson, either way (R)."
+    )
+    lesson_baseline_rr: float = Field(
+        default=0.0, allow_inf_nan=False, description="What a lesson's raw edge is measured from (R). 0: no trade."
+    )
+    decay_shortest_hours: float = Field(default=24.0, gt=0.0, description="Shortest half-life that is fitted (hours).")
+    decay_longest_hours: float = Field(
+        default=180.0 * 24, gt=0.0, description="Longest half-life that is fitted (hours). 180 days: slower is none."
+    )
+    decay_min_evidence: float = Field(
+        default=2.71,
+        ge=0.0,
+        description="n ln(SSE of a constant / SSE of the decay) above which a half-life is reported (dimensionless). "
+        "2.71: chi-square, one degree of freedom, 10 %.",
+    )
+    edge_min_samples: int = Field(
+        default=10,
+        ge=3,
+        description="Trades of a regime below which its weights of the edge factors stay equal (count).",
+    )
+
+    override_min_half_life_hours: float = Field(
+        default=72.0, ge=0.0, description="Half-life below which a lesson is gone too soon to be acted on (hours)."
+    )
+    override_shrink_trades: float = Field(
+        default=50.0,
+        ge=0.0,
+        description="Trades at which a lesson is believed by half: n / (n + this) (count). Also of timeframes' "
+        "coefficients and regimes' weights.",
+    )
+    override_size_slope: float = Field(
+        default=0.2, ge=0.0, description="Size per R of shrunk effect (share of size). 0.2: the seed's example."
+    )
+    override_min_size: float = Field(default=0.5, gt=0.0, le=1.0, description="Smallest size multiplier (factor).")
+    override_max_size: float = Field(default=1.5, ge=1.0, description="Largest size multiplier (factor).")
+    override_threshold_slope: float = Field(
+        default=0.024,
+        ge=0.0,
+        description="How far ts_threshold of entries and adds falls per R of shrunk effect (score). 0.024: the seed's "
+        "example.",
+    )
+    override_threshold_limit: float = Field(
+        default=0.05, ge=0.0, description="Most that ts_threshold is moved, either way (score)."
+    )
+    override_approval_limit: float = Field(
+        default=0.25,
+        ge=0.0,
+        description="Change of size above which an override waits for an operator (share of size, either way).",
+    )
+    override_half_lives: float = Field(
+        default=2.0, gt=0.0, description="Half-lives after its lesson's newest trade at which an override ends (count)."
+    )
+    override_days_without_decay: float = Field(
+        default=30.0,
+        gt=0.0,
+        le=3650.0,
+        description="Days after its lesson's newest trade at which an override ends where no decay was seen.",
+    )
+    override_specificity_power: float = Field(
+        default=1.5,
+        ge=0.0,
+        description="Power of (1 + conditions) in the weight with which an override speaks (dimensionless): the more "
+        "exact one is heard more.",
+    )
+
+    coefficients_method: Literal["decayed_mean", "seed"] = Field(
+        default="decayed_mean",
+        description="How timeframes' coefficients are learned: decayed means in any order, or the seed's own update, "
+        "which remembers about three trades and divides by a mean that may be near 0.",
+    )
+    coefficients_short_days: float = Field(
+        default=14.0, gt=0.0, description="Time constant of the short memory (days), the one that weighs timeframes."
+    )
+    coefficients_long_days: float = Field(default=90.0, gt=0.0, description="Time constant of the long memory (days).")
+    coefficients_min_weight: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="Smallest weight of a timeframe (factor)."
+    )
+    coefficients_max_weight: float = Field(default=2.0, ge=1.0, description="Largest weight of a timeframe (factor).")
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_domain_weight > self.max_domain_weight:
             raise ValueError("min_domain_weight: must not be above max_domain_weight; lower it")
         if self.cold_start_days > self.warm_days:
             raise ValueError("cold_start_days: must not be above warm_days; lower it")
+        if self.mode_low_below > self.mode_high_from:
+            raise ValueError("mode_low_below: must not be above mode_high_from; lower it")
+        if self.decay_shortest_hours >= self.decay_longest_hours:
+            raise ValueError("decay_shortest_hours: must be below decay_longest_hours; lower it")
         return self
 
     @cached_property

@@ -192,6 +192,7 @@ class AttributedClose(BaseModel):
     already_attributed: bool
     karma: list[KarmaStep] = []
     learners: list[str] = []
+    learn_at_once: bool = Field(default=False, description="Absent from histories older than the way it names.")
 
 
 class CloseReport(BaseModel):
@@ -302,6 +303,10 @@ class Position(SQLModel, table=True):
     )
 
 
+# Of a live close: the id of a workflow's run has hyphens, an import's has none (attributions.attributed_by).
+LIVE = "attributed_by LIKE '________-____-____-____-____________'"
+
+
 class Attribution(SQLModel, table=True):
     """The outcome of a closed position, matched with what was believed when it was opened. Written once."""
 
@@ -310,6 +315,8 @@ class Attribution(SQLModel, table=True):
         ForeignKeyConstraint(["book_id"], ["books.book_id"]),
         ForeignKeyConstraint(["book_id", "position_id"], ["positions.book_id", "positions.position_id"]),
         Index("attributions_order", "book_id", "closed_at", "position_id"),
+        # What is studied as it closes; history that is imported does not pay for it.
+        Index("attributions_live", "book_id", "attributed_at", postgresql_where=text(LIVE)),
     )
 
     book_id: str = Col(sa_column=Column(Text, primary_key=True))

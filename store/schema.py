@@ -13,7 +13,9 @@ import models.corpus
 import models.events
 import models.forecasts
 import models.imports
+import models.patterns
 import models.positions
+import models.research
 import models.weights
 from store.database import open_engine
 
@@ -77,6 +79,8 @@ TABLES = (
     models.events,
     models.forecasts,
     models.imports,
+    models.patterns,
     models.positions,
+    models.research,
     models.weights,
 )  # imported so that SQLModel.metadata knows every table

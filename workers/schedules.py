@@ -18,10 +18,12 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from activities.starting import TASK_QUEUE
+from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
 from models.corpus import CorpusRequest
 from models.forecasts import ResolutionRequest
+from models.patterns import LessonRequest, OverrideRequest
 from models.positions import CatchUpRequest
+from models.research import ResearchRequest
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Repeated:
     every: timedelta
     overlap: ScheduleOverlapPolicy
     summary: str
+    task_queue: str = TASK_QUEUE
 
 
 SCHEDULES = (
@@ -77,6 +80,31 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
         summary="Resolve every forecast whose horizon has elapsed",
     ),
+    Repeated(
+        id="closeloop/research",
+        workflow="LlmResearchWorkflow",
+        argument=ResearchRequest(),
+        every=timedelta(hours=1),
+        overlap=ScheduleOverlapPolicy.SKIP,  # what the run under way leaves, the next one finds
+        summary="Read what closed, look the books over, test hypotheses",
+        task_queue=LLM_TASK_QUEUE,
+    ),
+    Repeated(
+        id="closeloop/lessons",
+        workflow="LessonBuildingWorkflow",
+        argument=LessonRequest(),
+        every=timedelta(hours=6),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees all that this one would have seen
+        summary="Build the lessons of every book",
+    ),
+    Repeated(
+        id="closeloop/overrides",
+        workflow="OverrideMaterializationWorkflow",
+        argument=OverrideRequest(),
+        every=timedelta(hours=2),
+        overlap=ScheduleOverlapPolicy.SKIP,  # as with lessons
+        summary="Bring overrides in line with lessons",
+    ),
 )
 
 
@@ -97,7 +125,7 @@ def _schedule(repeated: Repeated) -> Schedule:
             repeated.workflow,
             args=[] if repeated.argument is None else [repeated.argument],
             id=repeated.id,
-            task_queue=TASK_QUEUE,
+            task_queue=repeated.task_queue,
             static_summary=repeated.summary,
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=repeated.every)]),

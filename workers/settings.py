@@ -1,16 +1,21 @@
 """The one place that reads the environment."""
 
+from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
 from models.policy import LearningPolicy
 from models.refusals import describe
+
+# What a million tokens of the default model cost in USD (input, output), for prompts as short as ours.
+DEFAULT_MODEL = "claude-haiku-5-5"
+DEFAULT_PRICES = (Decimal("0.10"), Decimal("0.50"))
 
 
 class SettingsError(Exception):
@@ -51,6 +56,34 @@ class Settings(BaseSettings):
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
     )
 
+    anthropic_api_key: SecretStr | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key"),
+        description="Key of the Anthropic API. Without one, research is written by statistics alone.",
+    )
+    anthropic_api_key_file: Path | None = Field(
+        default=None,
+        validation_alias=AliasChoices("ANTHROPIC_API_KEY_FILE", "anthropic_api_key_file"),
+        description="A file that holds the key, instead.",
+    )
+    llm_model: str = Field(default=DEFAULT_MODEL, min_length=1, max_length=200, description="The model that is asked.")
+    llm_base_url: str = Field(
+        default="https://api.anthropic.com", description="Where the Messages API is: /v1/messages lies under it."
+    )
+    llm_timeout_seconds: float = Field(default=120.0, gt=0.0, le=600.0, description="How long one answer may take.")
+    llm_input_usd_per_million: Decimal | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Price of a million input tokens of the model (USD)."
+    )
+    llm_output_usd_per_million: Decimal | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Price of a million output tokens of the model (USD)."
+    )
+    llm_budget_usd_per_day: Decimal = Field(
+        default=Decimal("1.00"),
+        ge=0,
+        allow_inf_nan=False,
+        description="Most that research may cost in a day (UTC), over all books and workers (USD).",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_dsn(cls, value: str | None) -> str | None:
@@ -78,6 +111,26 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL such as http://localhost:4318")
         return value or None
 
+    @field_validator("llm_base_url")
+    @classmethod
+    def _is_web(cls, value: str) -> str:
+        if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname:
+            raise ValueError("must be a URL such as https://api.anthropic.com")
+        return value
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        # A budget kept with the prices of another model would be no budget.
+        if self.llm_model != DEFAULT_MODEL and None in (
+            self.llm_input_usd_per_million,
+            self.llm_output_usd_per_million,
+        ):
+            raise ValueError(
+                f"llm_model: say what {self.llm_model!r} costs: set CLOSELOOP_LLM_INPUT_USD_PER_MILLION and "
+                "CLOSELOOP_LLM_OUTPUT_USD_PER_MILLION"
+            )
+        return self
+
     @classmethod
     def load(cls, home: Path | None = None) -> "Settings":
         """Settings of this process; ``home`` from the command line wins. Raises SettingsError."""
@@ -87,7 +140,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"A setting cannot be used: {describe(error)}") from None
         resolved = {
             name: path.expanduser().resolve()
-            for name in ("home", "policy", "overlays", "corpus")
+            for name in ("home", "policy", "overlays", "corpus", "anthropic_api_key_file")
             if isinstance(path := home if name == "home" and home else getattr(settings, name), Path)
         }
         return settings.model_copy(update=resolved)
@@ -99,6 +152,27 @@ class Settings(BaseSettings):
     def corpus_folder(self) -> Path:
         """Where the corpus is."""
         return self.corpus or self.home / "corpus"
+
+    def api_key(self) -> SecretStr | None:
+        """The key of the language model; None where there is none. Raises SettingsError."""
+        if self.anthropic_api_key_file is None:
+            key = self.anthropic_api_key.get_secret_value() if self.anthropic_api_key else ""
+        else:
+            try:
+                key = self.anthropic_api_key_file.read_text()
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"The file of the API key cannot be read: {type(error).__name__}") from None
+        key = key.strip()
+        if not key:
+            return None
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise SettingsError("The API key cannot be used: it has to be one line of ASCII, without spaces")
+        return SecretStr(key)
+
+    def llm_prices(self) -> tuple[Decimal, Decimal]:
+        """USD for a million tokens of input and of output."""
+        spent, said = self.llm_input_usd_per_million, self.llm_output_usd_per_million
+        return DEFAULT_PRICES[0] if spent is None else spent, DEFAULT_PRICES[1] if said is None else said
 
     def learning_policy(self) -> LearningPolicy:
         """The policy in force. Raises SettingsError naming what to change."""

@@ -1,7 +1,9 @@
 """The one place where objects are constructed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -16,13 +18,18 @@ from activities.forecasts import ForecastActivities
 from activities.imports import ImportActivities
 from activities.karma import KarmaActivities
 from activities.learners import Learner, LearnerActivities
+from activities.lessons import LessonActivities
 from activities.meta import LeavingShadow, MetaActivities
+from activities.overrides import OverrideActivities, OverrideApproval
+from activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
 from activities.positions import PositionActivities
 from activities.prices import PriceActivities
 from activities.producers import ProducerActivities
-from activities.starting import MARKET_TASK_QUEUE, TASK_QUEUE
+from activities.research import ResearchActivities
+from activities.starting import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from activities.weights import WeightActivities
 from gateways.binance import Binance
+from gateways.language_model import AnthropicModel, LanguageModel, Prices
 from gateways.overlay import OverlayFolder
 from gateways.presets import load_preset
 from gateways.skills import SkillFolder
@@ -36,8 +43,11 @@ from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from workflows.catch_up import CatchUpWorkflow
 from workflows.corpus import CorpusWorkflow
 from workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
+from workflows.lesson_building import LessonBuildingWorkflow
+from workflows.llm_research import LlmResearchWorkflow
 from workflows.messages import ArgumentCount
 from workflows.meta import MetaForecastWorkflow
+from workflows.override_materialization import OverrideMaterializationWorkflow
 from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
 from workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
@@ -51,18 +61,20 @@ WORKFLOWS = [
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
     CorpusWorkflow,
+    LlmResearchWorkflow,
     ApprovalWorkflow,
+    LessonBuildingWorkflow,
+    OverrideMaterializationWorkflow,
     ForecastWorkflow,
     HeartbeatWorkflow,
     ForecastResolutionWorkflow,
     MetaForecastWorkflow,
 ]
 
-# Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution itself.
-LEARNERS: Sequence[Learner] = ()
-
 # What an operator decides on through the ApprovalWorkflow (activities/approvals.py).
-SUBJECTS: Sequence[Subject] = (LeavingShadow(),)
+SUBJECTS: Sequence[Subject] = (OverrideApproval(), LeavingShadow())
+
+LLM_CONCURRENCY = 4
 
 # The sandbox imports a workflow's modules again for each run. Of ours only workflows/ must be: a C extension that is
 # imported twice crashes the process.
@@ -98,9 +110,46 @@ def open_database(settings: Settings) -> AsyncEngine:
     return open_engine(database_url(settings), pool_size=settings.worker_concurrency)
 
 
+def open_language_model(settings: Settings) -> LanguageModel | None:
+    """The language model of the settings; None without a key. Raises SettingsError."""
+    key = settings.api_key()
+    if key is None:
+        return None
+    return AnthropicModel(
+        name=settings.llm_model,
+        key=key.get_secret_value(),
+        base_url=settings.llm_base_url,
+        timeout=settings.llm_timeout_seconds,
+        prices=Prices(*settings.llm_prices()),
+    )
+
+
 def workflow_runner() -> SandboxedWorkflowRunner:
     """The sandbox with our passthrough list."""
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*PASSED_THROUGH))
+
+
+def learners_of(policy: LearningPolicy) -> list[Learner]:
+    """Learners of a closed position (activities/learners.py says what one is). Karma is part of the attribution."""
+    return [PatternEvents(policy), TimeframeCoefficients(policy)]
+
+
+def build_workers(client: Client, engine: AsyncEngine, policy: LearningPolicy, settings: Settings) -> list[Worker]:
+    """The workers of a process that serves every queue. Raises SettingsError."""
+    return [
+        build_worker(
+            client,
+            engine,
+            policy,
+            concurrency=settings.worker_concurrency,
+            overlay_folder=settings.overlay_folder(),
+            corpus_folder=settings.corpus_folder(),
+        ),
+        build_market_worker(client, engine, policy, binance_url=settings.binance_url),
+        build_llm_worker(
+            client, engine, policy, model=open_language_model(settings), budget=settings.llm_budget_usd_per_day
+        ),
+    ]
 
 
 def build_worker(
@@ -111,55 +160,91 @@ def build_worker(
     concurrency: int,
     overlay_folder: Path,
     corpus_folder: Path,
-    learners: Sequence[Learner] = LEARNERS,
+    learners: Sequence[Learner] | None = None,
     task_queue: str = TASK_QUEUE,
 ) -> Worker:
-    """A worker with every workflow and activity."""
+    """A worker for the queue of everything that only the database and the disk are needed for."""
     sessions = sessions_of(engine)
-    positions = PositionActivities(sessions, policy, client, [learner.name for learner in learners])
-    imports = ImportActivities(sessions, policy)
+    learners = learners_of(policy) if learners is None else learners
+    names = [learner.name for learner in learners]
+    positions = PositionActivities(sessions, policy, client, names)
+    imports = ImportActivities(sessions, policy, names)
     karma = KarmaActivities(sessions, policy)
+    lessons = LessonActivities(sessions, policy)
+    forecasts = ForecastActivities(sessions, policy)
+    producers = ProducerActivities(sessions, policy)
     approvals = ApprovalActivities(sessions, SUBJECTS)
     weights = WeightActivities(
         sessions, policy, load_preset(policy.default_preset), OverlayFolder(overlay_folder), client
     )
-    forecasts = ForecastActivities(sessions, policy)
-    producers = ProducerActivities(sessions, policy)
+    activities: list[Callable[..., Any]] = [
+        positions.attribute_close,
+        positions.record_conviction,
+        positions.start_unattributed,
+        LearnerActivities(sessions, learners).learn,
+        MissedActivities(sessions, learners).learn_missed,
+        imports.attribute_import,
+        imports.report_import,
+        karma.rebuild_karma,
+        CorpusActivities(sessions, SkillFolder(corpus_folder)).tend_corpus,
+        weights.open_cycle,
+        weights.decide,
+        weights.expire,
+        weights.remind,
+        weights.refuse_word,
+        weights.when_signalled,
+        weights.standing,
+        weights.write_overlay,
+        weights.check_overlays,
+        weights.revert_deleted_overlay,
+        weights.books_due,
+        approvals.decide,
+        approvals.standing,
+        approvals.refuse_word,
+        lessons.books,
+        lessons.build,
+        OverrideActivities(sessions, policy, client).materialize,
+        forecasts.record_forecast,
+        forecasts.record_heartbeat,
+        forecasts.resolve_pages,
+        forecasts.report_resolution,
+        producers.update_performance,
+        producers.update_recalibration,
+        MetaActivities(sessions, policy).speak_meta,
+    ]
+    return _worker(client, task_queue, activities, concurrency)
+
+
+def build_market_worker(
+    client: Client, engine: AsyncEngine, policy: LearningPolicy, *, binance_url: str, task_queue: str = MARKET_TASK_QUEUE
+) -> Worker:
+    """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
+    prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
+    return Worker(client, task_queue=task_queue, activities=[prices.fetch_prices], max_concurrent_activities=1)
+
+
+def build_llm_worker(
+    client: Client,
+    engine: AsyncEngine,
+    policy: LearningPolicy,
+    *,
+    model: LanguageModel | None,
+    budget: Decimal,
+    task_queue: str = LLM_TASK_QUEUE,
+) -> Worker:
+    """A worker for the queue of what a language model is asked for; without a model, statistics write."""
+    research = ResearchActivities(sessions_of(engine), policy, model, budget)
+    activities: list[Callable[..., Any]] = [research.books_to_study, research.read_trades, research.look_over]
+    return _worker(client, task_queue, activities, LLM_CONCURRENCY)
+
+
+def _worker(client: Client, task_queue: str, activities: Sequence[Callable[..., Any]], concurrency: int) -> Worker:
+    """Every workflow may run on every queue: its activities run where it runs."""
     return Worker(
         client,
         task_queue=task_queue,
         workflows=WORKFLOWS,
-        activities=[
-            positions.attribute_close,
-            positions.record_conviction,
-            positions.start_unattributed,
-            LearnerActivities(sessions, learners).learn,
-            imports.attribute_import,
-            imports.report_import,
-            karma.rebuild_karma,
-            CorpusActivities(sessions, SkillFolder(corpus_folder)).tend_corpus,
-            weights.open_cycle,
-            weights.decide,
-            weights.expire,
-            weights.remind,
-            weights.refuse_word,
-            weights.when_signalled,
-            weights.standing,
-            weights.write_overlay,
-            weights.check_overlays,
-            weights.revert_deleted_overlay,
-            weights.books_due,
-            approvals.decide,
-            approvals.standing,
-            approvals.refuse_word,
-            forecasts.record_forecast,
-            forecasts.record_heartbeat,
-            forecasts.resolve_pages,
-            forecasts.report_resolution,
-            producers.update_performance,
-            producers.update_recalibration,
-            MetaActivities(sessions, policy).speak_meta,
-        ],
+        activities=activities,
         workflow_runner=workflow_runner(),
         interceptors=[ArgumentCount()],
         # A workflow that was started with a message of the wrong shape fails at once instead of being retried for ever.
@@ -167,16 +252,3 @@ def build_worker(
         max_concurrent_activities=concurrency,
         max_concurrent_local_activities=concurrency,
     )
-
-
-def build_market_worker(
-    client: Client,
-    engine: AsyncEngine,
-    policy: LearningPolicy,
-    *,
-    binance_url: str,
-    task_queue: str = MARKET_TASK_QUEUE,
-) -> Worker:
-    """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
-    prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
-    return Worker(client, task_queue=task_queue, activities=[prices.fetch_prices], max_concurrent_activities=1)

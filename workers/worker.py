@@ -19,7 +19,7 @@ from workers.registration import missing_search_attributes, register_search_attr
 from workers.settings import Settings
 from workers.stack.home import StackError
 from workers.telemetry import Telemetry
-from workers.wiring import build_market_worker, build_worker, connect_temporal, open_database
+from workers.wiring import build_workers, connect_temporal, open_database
 
 READY = "worker ready"
 logger = logging.getLogger(__name__)
@@ -44,18 +44,10 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
             preset_weights(load_preset(policy.default_preset), policy)
         except (InfeasibleBounds, UnknownPreset) as error:
             raise StackError(f"The policy cannot be used: {error}") from None
-        client = begun.result()
-        worker = build_worker(
-            client,
-            engine,
-            policy,
-            concurrency=settings.worker_concurrency,
-            overlay_folder=settings.overlay_folder(),
-            corpus_folder=settings.corpus_folder(),
-        )
-        market = build_market_worker(client, engine, policy, binance_url=settings.binance_url)
-        async with worker, market:
-            logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})
+        async with contextlib.AsyncExitStack() as polling:
+            for worker in build_workers(begun.result(), engine, policy, settings):
+                await polling.enter_async_context(worker)
+                logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})
             if announce:
                 print(READY, flush=True)
             await stopped

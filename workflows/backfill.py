@@ -10,8 +10,10 @@ from workflows.messages import expect
 with workflow.unsafe.imports_passed_through():
     from activities.imports import ImportActivities
     from activities.karma import KarmaActivities
+    from activities.patterns import MissedActivities
     from models import search_attributes as sa
     from models.imports import ImportReport, ImportRequest
+    from models.patterns import LearnMissed, LearnMissedReport
     from models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 # Heartbeats tell a killed worker from a long import.
@@ -22,7 +24,7 @@ PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_inte
 
 @workflow.defn(name="BackfillWorkflow")
 class BackfillWorkflow:
-    """Attribute every row of a staged import, rebuild the karma of the books it touched, and report."""
+    """Attribute every row of a staged import, rebuild the karma of the books it touched, learn from it, and report."""
 
     @workflow.run
     async def run(self, message: ImportRequest | None = None) -> ImportReport:
@@ -47,6 +49,8 @@ class BackfillWorkflow:
             # A closes-only-in-order import needs it too: other closes of the book may lie between.
             if counts.attributed:
                 await rebuild_karma(KarmaRebuildRequest(book=book))
+        if report.books and workflow.patched("learn-missed"):
+            await learn_missed(LearnMissed(books=list(report.books)))
         self._publish(report)
         return report
 
@@ -82,4 +86,16 @@ async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
         heartbeat_timeout=timedelta(minutes=1),
         retry_policy=PATIENT,
         summary=f"Rebuild karma of {request.book or 'every book'}",
+    )
+
+
+async def learn_missed(request: LearnMissed) -> LearnMissedReport:
+    """The activity, with its patience."""
+    return await workflow.execute_activity_method(
+        MissedActivities.learn_missed,
+        request,
+        start_to_close_timeout=LONGEST,
+        heartbeat_timeout=SILENCE,
+        retry_policy=PATIENT,
+        summary=f"Learn what was missed, {len(request.books)} books" if request.books else "Learn what was missed",
     )

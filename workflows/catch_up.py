@@ -5,17 +5,22 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
+from workflows.backfill import learn_missed
 from workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
     from activities.positions import PositionActivities
     from models import search_attributes as sa
+    from models.patterns import LearnMissed
     from models.positions import CatchUpReport, CatchUpRequest
 
 
 @workflow.defn(name="CatchUpWorkflow")
 class CatchUpWorkflow:
-    """Find closed positions without an attribution (an engine may write rows and die) and start their workflows."""
+    """Find closed positions without an attribution (an engine may write rows and die) and start their workflows.
+
+    Then let the learners take in what they missed: a worker may die between an attribution and its learning.
+    """
 
     @workflow.run
     async def run(self, message: CatchUpRequest | None = None) -> CatchUpReport:
@@ -29,8 +34,14 @@ class CatchUpWorkflow:
             retry_policy=RetryPolicy(maximum_attempts=5),
             summary="Look for closes without an attribution",
         )
+        told = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
+        if workflow.patched("learn-missed"):
+            missed = await learn_missed(LearnMissed())
+            told += (
+                f"; missed and learned: {', '.join(f'{n} {name}' for name, n in missed.learned.items()) or 'nothing'}"
+            )
+            if missed.failed:
+                told += f"; not learned: {', '.join(f'{name} ({why})' for name, why in missed.failed.items())}"
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("catch-up")])
-        workflow.upsert_memo(
-            {"outcome": f"{report.started} closes started, {report.unattributable} rows are not readable as closes"}
-        )
+        workflow.upsert_memo({"outcome": told[:2000]})
         return report

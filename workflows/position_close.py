@@ -49,7 +49,7 @@ class PositionCloseWorkflow:
         attributed = await self._attribute(position)
         sentence = closing_line(attributed.outcome, attributed.karma)
         self._publish(attributed.outcome, sentence)
-        learned = await self._learn(position, attributed.learners)
+        learned = await self._learn(position, attributed)
         return CloseReport(
             outcome=attributed.outcome,
             already_attributed=attributed.already_attributed,
@@ -113,11 +113,14 @@ class PositionCloseWorkflow:
             workflow.upsert_search_attributes(updates)
         workflow.upsert_memo({"outcome": sentence})
 
-    async def _learn(self, position: ClosedPosition, learners: list[str]) -> LearnReport:
+    async def _learn(self, position: ClosedPosition, attributed: AttributedClose) -> LearnReport:
         """The learners were named by the activity, so that adding one does not disturb the workflows under way."""
         report = LearnReport()
         pause = LEARNER_PAUSE
-        pending = learners
+        pending = attributed.learners
+        if attributed.learn_at_once and pending:
+            report = await self._learn_at_once(position, pending)
+            pending = [name for name in pending if name not in report.learned]
         for _ in range(LEARNER_ROUNDS):
             if not pending:
                 return report
@@ -137,6 +140,21 @@ class PositionCloseWorkflow:
         if report.failed:
             workflow.upsert_memo({"not_learned": ", ".join(f"{n}: {r}" for n, r in report.failed.items())[:2000]})
         return report
+
+    async def _learn_at_once(self, position: ClosedPosition, learners: list[str]) -> LearnReport:
+        """Within the workflow task, as the attribution was."""
+        try:
+            return await workflow.execute_local_activity_method(
+                LearnerActivities.learn,
+                LearnRequest(position=position.key, learners=learners),
+                start_to_close_timeout=ATTEMPT,
+                retry_policy=ONCE,
+                summary=f"Learn: {', '.join(learners)}",
+            )
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            return LearnReport()  # it will be seen why, in the ordinary activity that follows
 
 
 @workflow.defn(name="ConvictionWorkflow")

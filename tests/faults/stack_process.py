@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOSELOOP = (sys.executable, "-m", "cli.main")
 # How long anything is waited for before a test fails; nothing is expected to take nearly as long.
 PATIENCE = 90.0
-_OURS = ("CLOSELOOP_", "TEMPORAL_", "OTEL_", "DATABASE_URL", "PYTEST_")
+_OURS = ("CLOSELOOP_", "TEMPORAL_", "OTEL_", "DATABASE_URL", "PYTEST_", "ANTHROPIC_")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 from activities.learners import Learner
 from activities.starting import TASK_QUEUE
 from models.policy import LearningPolicy
-from workers.wiring import LEARNERS, build_worker
+from workers.wiring import build_worker
 
 
 def own_worker(
@@ -18,7 +18,7 @@ def own_worker(
     engine: AsyncEngine,
     folder: Path,
     *,
-    learners: Sequence[Learner] = LEARNERS,
+    learners: Sequence[Learner] | None = None,
     task_queue: str = TASK_QUEUE,
 ) -> Worker:
     """A worker with every workflow and activity; ``folder`` is for the files that it writes."""

@@ -40,7 +40,7 @@ async def test_the_schedules_are_those_of_the_table(client: Client) -> None:
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)
         assert action.workflow == repeated.workflow
-        assert action.task_queue == "closeloop"
+        assert action.task_queue == repeated.task_queue
         expected = [] if repeated.argument is None else [repeated.argument]
         assert await own.data_converter.decode(action.args, [type(argument) for argument in expected]) == expected
         assert repeated.workflow in {workflow.__name__ for workflow in WORKFLOWS}

@@ -154,7 +154,7 @@ async def test_a_running_import_goes_on_where_it_was_cut_off(book: str, client: 
     environment.on_heartbeat = lambda *details: environment.cancel()
     with pytest.raises(asyncio.CancelledError):
         await environment.run(
-            ImportActivities(sessions, LearningPolicy()).attribute_import, ImportRequest(import_id=import_id)
+            ImportActivities(sessions, LearningPolicy(), []).attribute_import, ImportRequest(import_id=import_id)
         )
     partly = (await tally(sessions, book)).attributions
     assert 0 < partly < count
@@ -189,7 +189,7 @@ async def test_two_imports_of_the_same_rows_at_once_attribute_each_once(
 async def test_two_runs_of_one_import_take_turns(book: str, client: Client, sessions: Sessions) -> None:
     """A retry beside the zombie of the first attempt: no row is taken twice."""
     import_id = await stage(sessions, messages(series(book, 300)))
-    activities = ImportActivities(sessions, LearningPolicy())
+    activities = ImportActivities(sessions, LearningPolicy(), [])
     request = ImportRequest(import_id=import_id)
     await asyncio.gather(*(ActivityEnvironment().run(activities.attribute_import, request) for _ in range(4)))
     report = await backfill(client, import_id)
@@ -245,7 +245,7 @@ async def test_rows_that_pass_the_door_and_not_the_database_are_refused_one_by_o
         bad = (1, 6, 7, 20, 38)
         rows = [message("b", f"p-{i:02}", exit_reason="poison" if i in bad else "roi") for i in range(40)]
         import_id = await stage(sessions, rows)
-        activities = ImportActivities(sessions, LearningPolicy())
+        activities = ImportActivities(sessions, LearningPolicy(), [])
         request = ImportRequest(import_id=import_id)
         await asyncio.wait_for(ActivityEnvironment().run(activities.attribute_import, request), 30)
         report = await ActivityEnvironment().run(activities.report_import, request)

@@ -1,0 +1,264 @@
+"""Lessons of a book: load its trades, mine them, write a version."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from pydantic_core import to_json
+from sqlalchemy import Row
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+import store.events
+import store.lessons
+import store.patterns
+import store.rows
+from activities.attribution import CLOCK_TOLERANCE
+from activities.heartbeats import beating
+from activities.transactions import transaction
+from learning.decay import half_life
+from learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
+from learning.mining import Group, Lesson, Mined, Standing, Trade, due, group_of, mine
+from learning.overrides import is_actionable
+from models.events import EventType
+from models.patterns import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
+from models.policy import LearningPolicy
+from store.database import Sessions
+
+LISTED = 100
+STATUS = {
+    Standing.accepted: LessonStatus.active,
+    Standing.baseline: LessonStatus.baseline,
+    Standing.shadow: LessonStatus.shadow,
+}
+
+Key = tuple[str, str]
+
+
+class LessonActivities:
+    """Builds lessons."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
+        self._sessions = sessions
+        self._policy = policy
+
+    @activity.defn(name="books_with_patterns")
+    async def books(self) -> BookNames:
+        """Books that have actions to learn from."""
+        async with transaction(self._sessions) as session:
+            return BookNames(books=await store.patterns.books(session))
+
+    @activity.defn(name="build_lessons")
+    async def build(self, request: BuildLessons) -> BuiltLessons:
+        """Mine the groups of a book that are due and write what came out as a version. A retry finds it written."""
+        if request.as_of > datetime.now(UTC) + CLOCK_TOLERANCE:
+            raise _refused("as_of: must not be in the future")
+        run = activity.info().workflow_run_id or ""
+        async with beating():
+            async with transaction(self._sessions) as session:
+                if written := await store.lessons.run_of(session, request.book, run):
+                    return BuiltLessons.model_validate(written["report"])
+                last = await store.lessons.last_run(session, request.book)
+                if last is not None and request.as_of < last["as_of"]:
+                    raise _refused(f"as_of: must not be before that of the last run, {last['as_of'].isoformat()}")
+                counts = {
+                    (g.pattern_key, g.action_category): g.trades
+                    for g in await store.patterns.groups(session, request.book, request.as_of)
+                }
+                before = {
+                    (g.pattern_key, g.action_category): g for g in await store.lessons.groups(session, request.book)
+                }
+                wanted = [key for key in counts if request.force or self._is_due(counts[key], before.get(key))]
+                skipped = [_skipped(key, counts[key], before[key].trades) for key in counts if key not in wanted]
+                report = BuiltLessons(
+                    book=request.book,
+                    as_of=request.as_of,
+                    skipped=len(skipped),
+                    skipped_groups=skipped[:LISTED],
+                    policy_hash=self._policy.policy_hash,
+                )
+                if not wanted:
+                    return report
+                batches = store.patterns.trades(session, request.book, request.as_of, wanted)
+                groups = await asyncio.to_thread(_collect, _pulled(batches))
+            return await self._write(request, report, run, last["version"] if last else 0, groups)
+
+    def _is_due(self, trades: int, before: Row[Any] | None) -> bool:
+        if before is None:
+            return due(trades, None, self._policy)
+        return before.policy_hash != self._policy.policy_hash or due(trades, before.trades, self._policy)
+
+    async def _write(
+        self, request: BuildLessons, report: BuiltLessons, run: str, before: int, groups: Sequence[Group]
+    ) -> BuiltLessons:
+        mined, rows, weights = await asyncio.to_thread(self._mine, request, groups)
+        version = before + 1
+        for row in (*rows, *weights):
+            row["version"] = version
+        counted = {status: sum(row["status"] == status for row in rows) for status in LessonStatus}
+        report = report.model_copy(
+            update={
+                "version": version,
+                "trades": sum(group.n for group in groups),
+                "groups": len(groups),
+                "candidates": mined.candidates,
+                "lessons": counted[LessonStatus.active],
+                "actionable": sum(row["actionable"] for row in rows),
+                "shadows": counted[LessonStatus.shadow],
+            }
+        )
+        group_rows = [
+            {
+                "book_id": request.book,
+                "pattern_key": group.pattern_key,
+                "action_category": group.action_category,
+                "trades": group.n,
+                "version": version,
+                "policy_hash": self._policy.policy_hash,
+            }
+            for group in groups
+        ]
+        run_row: dict[str, Any] = {
+            "book_id": request.book,
+            "version": version,
+            "as_of": request.as_of,
+            "workflow_run": run,
+            "report": {},
+            "policy_hash": self._policy.policy_hash,
+        }
+        async with transaction(self._sessions) as session:
+            await store.lessons.hold(session, request.book)
+            last = await store.lessons.last_run(session, request.book)
+            if (last["version"] if last else 0) != before:
+                # Somebody else wrote a version meanwhile: the next attempt sees what of this is still due.
+                raise ApplicationError("another run has written lessons meanwhile", type="LessonsChanged")
+            retired = await store.lessons.write(session, run_row, group_rows, rows, weights)
+            report = report.model_copy(update={"retired": retired})
+            await store.lessons.set_report(session, request.book, version, report)
+            event = (EventType.lessons_built, f"{request.book}/{version}", report.model_dump(mode="json"))
+            await store.rows.execute(session, store.events.appending([event]))
+        return report
+
+    def _mine(
+        self, request: BuildLessons, groups: Sequence[Group]
+    ) -> tuple[Mined, list[dict[str, Any]], list[dict[str, Any]]]:
+        mined = mine(groups, self._policy)
+        by_key = {group.key: group for group in groups}
+        learned = {key: regime_weights(group, self._policy) for key, group in by_key.items()}
+        rows = [
+            self._row(request, by_key[key], lesson, learned[key])
+            for lesson in mined.lessons
+            for key in [(lesson.pattern_key, lesson.action_category)]
+        ]
+        weights = [
+            {
+                "book_id": request.book,
+                "pattern_key": pattern,
+                "action_category": action,
+                "regime_signature": one.signature,
+                "weights": asdict(one.weights),
+                "n": one.n,
+                "policy_hash": self._policy.policy_hash,
+            }
+            for (pattern, action), of_group in learned.items()
+            for one in of_group
+        ]
+        return mined, rows, weights
+
+    def _row(
+        self, request: BuildLessons, group: Group, lesson: Lesson, learned: Sequence[RegimeWeights]
+    ) -> dict[str, Any]:
+        policy, rows = self._policy, group.rows(lesson.conditions)
+        newest = float(group.entered_at[rows].max())
+        h = half_life(group.entered_at[rows], self._excess(group, rows), policy)
+        of_lesson = factors(group, rows)
+        score = None
+        if lesson.effect is not None:
+            since = (request.as_of.timestamp() - newest) / 3600
+            score = edge_score(of_lesson, weights_of(group, rows, learned), lesson.effect, h, since)
+        explained_by = lesson.explained_by
+        return {
+            "lesson_id": lesson_id(request.book, group.key, lesson.conditions),
+            "book_id": request.book,
+            "pattern_key": group.pattern_key,
+            "action_category": group.action_category,
+            "scope": dict(sorted(lesson.conditions.items())),
+            "n": lesson.n,
+            "avg_rr": lesson.avg_rr,
+            "variance": lesson.variance,
+            "win_rate": lesson.win_rate,
+            "edge_raw": lesson.edge_raw,
+            "effect": lesson.effect,
+            "effect_low": lesson.effect_low,
+            "effect_high": lesson.effect_high,
+            "half_life_hours": h,
+            "p": lesson.p,
+            "q": lesson.q,
+            "actionable": is_actionable(lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy),
+            "explained_by": None if explained_by is None else lesson_id(request.book, group.key, explained_by),
+            "status": STATUS[lesson.standing],
+            "edge_score": score,
+            "factors": asdict(of_lesson),
+            "newest_trade_at": datetime.fromtimestamp(newest, UTC),
+            "as_of": request.as_of,
+            "policy_hash": policy.policy_hash,
+        }
+
+    def _excess(self, group: Group, rows: Any) -> Any:
+        """rr minus the mean outside; a group's own baseline has none outside, and is measured from the policy's."""
+        outside = np.ones(group.n, dtype=np.bool_)
+        outside[rows] = False
+        return group.rr[rows] - (group.rr[outside].mean() if outside.any() else self._policy.lesson_baseline_rr)
+
+
+def lesson_id(book: str, group: Key, conditions: Mapping[str, str]) -> str:
+    """A lesson's name: the same in every run."""
+    said = to_json([book, *group, sorted(conditions.items())])
+    return hashlib.sha256(said).hexdigest()[:16]
+
+
+def _collect(rows: Iterator[Row[Any]]) -> list[Group]:
+    return [
+        group_of(pattern, action, map(_trade, of_group))
+        for (pattern, action), of_group in groupby(rows, key=lambda row: (row.pattern_key, row.action_category))
+    ]
+
+
+def _trade(row: Row[Any]) -> Trade:
+    opened: datetime = row.opened_at
+    return Trade(
+        trade_id=row.position_id,
+        symbol=row.symbol,
+        rr=row.rr,
+        entered_at=opened.timestamp(),
+        held_hours=(row.closed_at - opened).total_seconds() / 3600,
+        scope=row.scope,
+    )
+
+
+def _pulled(batches: AsyncIterator[Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
+    """Rows for a thread, batch after batch from the loop: memory holds one batch, however many trades there are."""
+    loop = asyncio.get_running_loop()
+
+    async def following() -> Sequence[Row[Any]] | None:
+        return await anext(batches, None)
+
+    def pull() -> Iterator[Row[Any]]:
+        while (batch := asyncio.run_coroutine_threadsafe(following(), loop).result()) is not None:
+            yield from batch
+
+    return pull()
+
+
+def _skipped(key: Key, trades: int, before: int) -> SkippedGroup:
+    reason = f"{trades} trades, {before} when it was last mined: too few new ones (--force mines it all the same)"
+    return SkippedGroup(pattern_key=key[0], action_category=key[1], reason=reason)
+
+
+def _refused(reason: str) -> ApplicationError:
+    return ApplicationError(reason, type="LessonsRefused", non_retryable=True)

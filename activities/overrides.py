@@ -1,0 +1,278 @@
+"""Overrides: lessons that are acted on become factors of size; an operator decides on the large ones."""
+
+import hashlib
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+import store.events
+import store.lessons
+import store.overrides
+import store.rows
+from activities.approvals import ask
+from activities.attribution import CLOCK_TOLERANCE
+from activities.transactions import transaction
+from learning.overrides import Override, blend, expires_at, needs_approval, sizing
+from learning.scope import flatten
+from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
+from models.events import EventType
+from models.patterns import (
+    LessonView,
+    Match,
+    MatchRequest,
+    Materialized,
+    MaterializeOverrides,
+    OverrideStatus,
+    OverrideView,
+    Spoke,
+)
+from models.policy import LearningPolicy
+from models.sentences import short
+from store.database import Sessions
+
+KIND = "override"
+EXPIRED = "expired"
+_DONE = EventType.overrides_materialized
+_NUMBERS = (*("lesson_version", "size_multiplier", "threshold_adjustments", "confidence", "expires_at", "policy_hash"),)
+
+
+class OverrideActivities:
+    """Keeps overrides in line with the lessons."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, client: Client) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._client = client
+
+    @activity.defn(name="materialize_overrides")
+    async def materialize(self, request: MaterializeOverrides) -> Materialized:
+        """One transaction makes and closes a book's overrides; then operators are asked about those that wait."""
+        if request.as_of > datetime.now(UTC) + CLOCK_TOLERANCE:
+            raise _refused("as_of: must not be in the future")
+        run = activity.info().workflow_run_id or ""
+        async with transaction(self._sessions) as session:
+            await store.lessons.hold(session, request.book)
+            if done := await store.events.payloads(session, _DONE, [f"{request.book}/{run}"]):
+                report = Materialized.model_validate(done[0])
+                plan = _Plan()
+            else:
+                plan = await self._plan(session, request, run)
+                await store.overrides.end(session, plan.ended, request.as_of)
+                await store.overrides.add(session, plan.new)
+                report = await self._report(session, request, plan)
+                event = (_DONE, f"{request.book}/{run}", report.model_dump(mode="json"))
+                await store.rows.execute(session, store.events.appending([event]))
+            waiting = await store.overrides.open_ones(session, request.book, OverrideStatus.pending)
+        for override in waiting:
+            await ask(self._client, self._question(override))
+            activity.heartbeat(override.override_id)
+        for override_id in plan.withdrawn:
+            await self._look(request.book, override_id)
+        return report
+
+    async def _report(self, session: AsyncSession, request: MaterializeOverrides, plan: "_Plan") -> Materialized:
+        now = await store.overrides.open_ones(session, request.book)
+        return Materialized(
+            book=request.book,
+            as_of=request.as_of,
+            active=sum(o.status is OverrideStatus.active for o in now),
+            created=len(plan.new),
+            pending=sum(o.status is OverrideStatus.pending for o in now),
+            ended=len(plan.ended),
+            policy_hash=self._policy.policy_hash,
+        )
+
+    async def _plan(self, session: AsyncSession, request: MaterializeOverrides, run: str) -> "_Plan":
+        """What is new and what ends. Raises ApplicationError where that would be a step back in time."""
+        last = await store.lessons.last_run(session, request.book)
+        seen = [await store.overrides.newest_as_of(session, request.book), last["as_of"] if last else None]
+        newest = max((instant for instant in seen if instant is not None), default=None)
+        if newest is not None and request.as_of < newest:
+            raise _refused(f"as_of: must not be before that of the last lessons and overrides, {newest.isoformat()}")
+        refused = await store.overrides.refused(session, request.book)
+        before = await store.overrides.open_ones(session, request.book)
+        active = {o.lesson_id: o for o in before if o.status is OverrideStatus.active}
+        pending = {o.lesson_id: o for o in before if o.status is OverrideStatus.pending}
+        lessons = {lesson.lesson_id: lesson for lesson in await store.lessons.actionable(session, request.book)}
+        plan = _Plan()
+        for lesson in lessons.values():
+            row = self._row(lesson, request.as_of, run)
+            if row["expires_at"] > request.as_of:
+                plan.propose(row, active.get(lesson.lesson_id), pending.get(lesson.lesson_id), refused, self._policy)
+            else:
+                plan.end([active.get(lesson.lesson_id), pending.get(lesson.lesson_id)], "expired")
+        for override in before:
+            if override.lesson_id not in lessons:
+                plan.end([override], "its lesson is no longer actionable")
+            elif override.expires_at <= request.as_of:
+                plan.end([override], "expired")
+        return plan
+
+    def _row(self, lesson: LessonView, as_of: datetime, run: str) -> dict[str, Any]:
+        assert lesson.effect is not None, "an actionable lesson has an effect"
+        size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy)
+        identity = to_json([lesson.lesson_id, lesson.version, self._policy.policy_hash, as_of])
+        return {
+            "override_id": hashlib.sha256(identity).hexdigest()[:16],
+            "book_id": lesson.book,
+            "pattern_key": lesson.pattern_key,
+            "action_category": lesson.action_category,
+            "scope": lesson.scope,
+            "anchor": store.overrides.conditions(lesson.scope)[0],
+            "size_multiplier": size.size_multiplier,
+            "threshold_adjustments": size.threshold_adjustments,
+            "confidence": size.confidence,
+            "expires_at": expires_at(lesson.newest_trade_at, lesson.half_life_hours, self._policy),
+            "lesson_id": lesson.lesson_id,
+            "lesson_version": lesson.version,
+            "status": OverrideStatus.active,
+            "run": run,
+            "as_of": as_of,
+            "policy_hash": self._policy.policy_hash,
+        }
+
+    def _question(self, override: OverrideView) -> ApprovalRequest:
+        where = ", ".join(f"{d}={v}" for d, v in override.scope.items())
+        proposal = (
+            f"{override.book}: size x {override.size_multiplier:.3g} for {override.pattern_key} "
+            f"({override.action_category}) where {where}; lesson {override.lesson_id} v{override.lesson_version}"
+        )
+        wait = timedelta(hours=self._policy.approval_hours)
+        return ApprovalRequest(
+            **_key(override).model_dump(), proposal=short(proposal, 1_900), deadline=override.created_at + wait
+        )
+
+    async def _look(self, book: str, override_id: str) -> None:
+        """Tell the workflow that waits that nothing is left to decide; it may have ended by itself."""
+        key = ApprovalKey(kind=KIND, book=book, id=override_id)
+        try:
+            await self._client.get_workflow_handle(key.workflow_id).signal("look")
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+
+
+@dataclass
+class _Plan:
+    """What a run does to a book's overrides: rows that are new, and (id, reason) of those that end."""
+
+    new: list[dict[str, Any]] = field(default_factory=list)
+    ended: dict[str, str] = field(default_factory=dict)
+    withdrawn: list[str] = field(default_factory=list)
+
+    def end(self, overrides: Iterable[OverrideView | None], reason: str) -> None:
+        """Close these, if they are there."""
+        for override in overrides:
+            if override is not None and override.override_id not in self.ended:
+                self.ended[override.override_id] = reason
+                if override.status is OverrideStatus.pending:
+                    self.withdrawn.append(override.override_id)
+
+    def propose(
+        self,
+        row: dict[str, Any],
+        active: OverrideView | None,
+        pending: OverrideView | None,
+        refused: Container[tuple[str, int, str]],
+        policy: LearningPolicy,
+    ) -> None:
+        """Put a lesson's numbers in force, unless they are; large ones wait for an operator.
+
+        What is in force meanwhile stays: until it is replaced or expires, or its lesson is not actionable any more.
+        """
+        if _says(active, row):
+            self.end([pending], "what it would have replaced is what the lesson says again")
+        elif _says(pending, row) or (row["lesson_id"], row["lesson_version"], row["policy_hash"]) in refused:
+            return
+        else:
+            self.end([pending], f"replaced by {row['override_id']}")
+            if needs_approval(row["size_multiplier"], policy) and not _approved_before(active, row):
+                self.new.append(row | {"status": OverrideStatus.pending})
+            else:
+                self.end([active], f"replaced by {row['override_id']}")
+                self.new.append(row)
+
+
+class OverrideApproval:
+    """An override that waits for an operator, as a subject of the ApprovalWorkflow."""
+
+    kind = KIND
+
+    async def hold(self, session: AsyncSession, key: ApprovalKey) -> RecordApproval | ApprovalState | None:
+        """See :class:`activities.approvals.Subject`."""
+        await store.lessons.hold(session, key.book)
+        override = await store.overrides.find(session, key.id)
+        if override is None or override.book != key.book:
+            return None
+        if override.status is OverrideStatus.pending:
+            return ApprovalState.pending
+        if override.verdict is None or override.decided_at is None:
+            return ApprovalState.withdrawn
+        return RecordApproval(
+            **key.model_dump(),
+            verdict=None if override.verdict == EXPIRED else ApprovalVerdict(override.verdict),
+            operator=override.decided_by or "",
+            note=override.note or "",
+            at=override.decided_at,
+        )
+
+    async def settle(self, session: AsyncSession, decision: RecordApproval, state: ApprovalState) -> str:
+        """See :class:`activities.approvals.Subject`."""
+        status, said = {
+            ApprovalState.approved: (OverrideStatus.active, "the override is in force"),
+            ApprovalState.rejected: (OverrideStatus.rejected, "the override stays out of force"),
+            ApprovalState.expired: (OverrideStatus.ended, "nobody decided before the deadline"),
+        }[state]
+        values = {
+            "status": status,
+            "reason": None if status is OverrideStatus.active else said,
+            "verdict": decision.verdict or EXPIRED,
+            "decided_by": decision.operator or None,
+            "decided_at": decision.at,
+            "note": decision.note or None,
+            "ended_at": None if status is OverrideStatus.active else decision.at,
+        }
+        await store.overrides.decide(session, decision.id, values)
+        return said
+
+
+async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
+    """What the overrides in force say of an action in a scope: the read that engines make."""
+    scope = flatten({"scope": request.scope}, policy).values
+    rows = await store.overrides.matching(
+        session, request.book, request.pattern_key, request.action_category, scope, at
+    )
+    found = blend([Override(**row) for row in rows], policy)
+    return Match(
+        size_multiplier=found.size_multiplier,
+        threshold_adjustments=found.threshold_adjustments,
+        spoke=[Spoke(**asdict(voice)) for voice in found.spoke],
+    )
+
+
+def _key(override: OverrideView) -> ApprovalKey:
+    return ApprovalKey(kind=KIND, book=override.book, id=override.override_id)
+
+
+def _says(override: OverrideView | None, row: Mapping[str, Any]) -> bool:
+    return override is not None and all(getattr(override, name) == row[name] for name in _NUMBERS)
+
+
+def _approved_before(active: OverrideView | None, row: Mapping[str, Any]) -> bool:
+    """Whether an operator has approved at least as large a change, the same way, that is in force."""
+    if active is None or active.verdict != ApprovalVerdict.approve:
+        return False
+    approved, asked = active.size_multiplier - 1, row["size_multiplier"] - 1
+    return bool(approved * asked > 0 and abs(asked) <= abs(approved))
+
+
+def _refused(reason: str) -> ApplicationError:
+    return ApplicationError(reason, type="OverridesRefused", non_retryable=True)

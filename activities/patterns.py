@@ -1,0 +1,236 @@
+"""What a close teaches about patterns: the learners of actions and of timeframes, and what they missed."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+import store.attributions
+import store.events
+import store.patterns
+import store.rows
+from activities.heartbeats import beating
+from activities.learners import Learner
+from activities.transactions import transaction
+from learning.coefficients import DecayedMean, after, weight
+from learning.scope import Scope, flatten
+from models.events import EventType
+from models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
+from models.policy import LearningPolicy
+from models.positions import PositionKey, PositionOutcome
+from models.refusals import describe
+from store.database import Sessions
+from store.errors import is_passing
+
+MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
+EVERYTHING = "*"  # all timeframes together, beside their names in the sums
+TIMEFRAMES = 256
+CHUNK = 1_000
+
+Events = dict[str, tuple[EventType, str, dict[str, Any]]]
+
+
+class PatternEvents:
+    """A row for each executed action of a closed trade, with the scope in which it was taken."""
+
+    name = "pattern-events"
+
+    def __init__(self, policy: LearningPolicy) -> None:
+        self._policy = policy
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        """See the class. An action or a scope that cannot be read is left out and told of once."""
+        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
+        rows: list[dict[str, Any]] = []
+        events: Events = {}
+        for outcome in sorted(outcomes, key=_by_key):
+            context = contexts.get(outcome.key)
+            if isinstance(context, dict) and context.get("actions"):
+                rows += self._rows(outcome, context, events)
+        await store.rows.execute(session, store.events.appending(list(events.values())), store.patterns.acting(rows))
+
+    def _rows(self, outcome: PositionOutcome, context: dict[str, Any], events: Events) -> list[dict[str, Any]]:
+        actions = context["actions"]
+        if not isinstance(actions, list):
+            _unreadable(events, outcome, None, "actions: must be a list")
+            return []
+        scope = flatten(context, self._policy)
+        for dimension in scope.unknown:
+            about = f"{outcome.book}/{dimension}"
+            payload = {"book": outcome.book, "dimension": dimension, "position_id": outcome.position_id}
+            events.setdefault(about, (EventType.scope_dimension_unknown, about, payload))
+        rows = []
+        for index, action in enumerate(actions):
+            try:
+                rows.append(self._row(outcome, scope, index, Action.model_validate(action)))
+            except ValidationError as error:
+                _unreadable(events, outcome, index, describe(error))
+        return rows
+
+    def _row(self, outcome: PositionOutcome, scope: Scope, index: int, action: Action) -> dict[str, Any]:
+        return {
+            "book_id": outcome.book,
+            "position_id": outcome.position_id,
+            "action_index": index,
+            "pattern_key": action.pattern_key,
+            "action_category": action.action_category,
+            "symbol": outcome.symbol,
+            "scope": scope.values,
+            "rr": outcome.rr,
+            "pnl": outcome.realized_pnl,
+            "acted_at": action.at,
+            "opened_at": outcome.opened_at,
+            "closed_at": outcome.closed_at,
+            "policy_hash": self._policy.policy_hash,
+        }
+
+
+class TimeframeCoefficients:
+    """Decayed means of R, for each timeframe and for all together. A trade without R teaches nothing."""
+
+    name = "timeframe-coefficients"
+
+    def __init__(self, policy: LearningPolicy) -> None:
+        self._policy = policy
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        """See the class. Books are held in the order of their names."""
+        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
+        books: defaultdict[str, list[PositionOutcome]] = defaultdict(list)
+        for outcome in sorted({o.key: o for o in outcomes}.values(), key=_by_key):
+            if outcome.key in contexts and outcome.rr is not None:
+                books[outcome.book].append(outcome)
+        for book in sorted(books):
+            await self._add(session, book, books[book], contexts)
+
+    async def _add(
+        self,
+        session: AsyncSession,
+        book: str,
+        outcomes: Sequence[PositionOutcome],
+        contexts: Mapping[PositionKey, Any],
+    ) -> None:
+        held = await store.patterns.hold_config(session, book, MODULE, self._policy.policy_hash)
+        sums: dict[str, dict[str, list[Any]]] = held["sums"]
+        trades: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+        for outcome in outcomes:
+            assert outcome.rr is not None, "those without R were left out"
+            trade = (outcome.rr, outcome.closed_at.timestamp())
+            trades[EVERYTHING].append(trade)
+            timeframe = flatten(contexts[outcome.key], self._policy).values.get("timeframe")
+            # The row is rewritten with every close: an engine's mistake must not make it grow without end.
+            if timeframe is not None and (timeframe in sums or len(sums) + len(trades) <= TIMEFRAMES):
+                trades[timeframe].append(trade)
+        for name, told in trades.items():
+            rr, at = (np.array(values, dtype=np.float64) for values in zip(*told, strict=True))
+            kept = sums.get(name, {})
+            sums[name] = {
+                memory: _stored(after(_state(kept.get(memory)), rr, at, days, self._policy))
+                for memory, days in self._memories().items()
+            }
+        row = {"book_id": book, "module_id": MODULE, "config_data": self._config(sums), "sums": sums}
+        await store.patterns.set_config(session, row | {"policy_hash": self._policy.policy_hash})
+
+    def _memories(self) -> dict[str, float]:
+        return {"short": self._policy.coefficients_short_days, "long": self._policy.coefficients_long_days}
+
+    def _config(self, sums: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any]:
+        """As an engine reads it (seed 004 §1.3)."""
+        states = {name: {memory: _state(kept[memory]) for memory in kept} for name, kept in sums.items()}
+        everything = states[EVERYTHING]
+        weights = {
+            name: TimeframeCoefficient(
+                weight=weight(kept["short"], everything["short"], self._policy),
+                rr_short=kept["short"].value or 0.0,
+                rr_long=kept["long"].value or 0.0,
+                n=kept["short"].n,
+            ).model_dump()
+            for name, kept in states.items()
+            if name != EVERYTHING
+        }
+        together = {
+            "rr_short": everything["short"].value,
+            "rr_long": everything["long"].value,
+            "n": everything["short"].n,
+        }
+        return {"timeframe_weights": weights, "global_rr": together}
+
+
+class MissedActivities:
+    """Lets learners take in what they missed: what an import wrote, what a dead worker or a failing learner left."""
+
+    def __init__(self, sessions: Sessions, learners: Sequence[Learner]) -> None:
+        self._sessions = sessions
+        self._learners = learners
+
+    @activity.defn(name="learn_missed")
+    async def learn_missed(self, request: LearnMissed) -> LearnMissedReport:
+        """Each learner on its own, chunk after chunk; one outcome that it cannot take in holds up no other."""
+        report = LearnMissedReport()
+        async with beating():
+            for learner in self._learners:
+                report.learned[learner.name] = 0
+                last: PositionKey | None = None
+                while True:
+                    taken = await self._chunk(learner, request.books, last, report)
+                    if not taken:
+                        break
+                    last = taken[-1]
+                    activity.heartbeat(learner.name, report.learned[learner.name])
+        return report
+
+    async def _chunk(
+        self, learner: Learner, books: list[str] | None, last: PositionKey | None, report: LearnMissedReport
+    ) -> list[PositionKey]:
+        keys: list[PositionKey] = []
+        try:
+            async with transaction(self._sessions) as session:
+                keys = await store.patterns.missed(session, learner.name, books, last, CHUNK)
+                if keys:
+                    outcomes = await store.attributions.load(session, keys)
+                    await learner.learn(session, list(outcomes.values()))
+            report.learned[learner.name] += len(keys)
+        except Exception as error:
+            if _passes(error) or not keys:
+                raise
+            activity.logger.warning("a chunk is learned one by one", exc_info=True, extra={"learner": learner.name})
+            for key in keys:
+                await self._one(learner, key, report)
+        return keys
+
+    async def _one(self, learner: Learner, key: PositionKey, report: LearnMissedReport) -> None:
+        try:
+            async with transaction(self._sessions) as session:
+                await learner.learn(session, list((await store.attributions.load(session, [key])).values()))
+            report.learned[learner.name] += 1
+        except Exception as error:
+            if _passes(error):
+                raise
+            report.failed[learner.name] = f"{key.book}/{key.position_id}: {type(error).__name__}: {error}"[:500]
+
+
+def _passes(error: Exception) -> bool:
+    return is_passing(error) or (isinstance(error, ApplicationError) and not error.non_retryable)
+
+
+def _unreadable(events: Events, outcome: PositionOutcome, index: int | None, reason: str) -> None:
+    about = f"{outcome.book}/{outcome.position_id}"  # once a position: the first one is told of
+    payload = {"book": outcome.book, "position_id": outcome.position_id, "action": index, "reason": reason[:500]}
+    events.setdefault(f"{EventType.action_unreadable}/{about}", (EventType.action_unreadable, about, payload))
+
+
+def _by_key(outcome: PositionOutcome) -> tuple[str, bytes]:
+    return outcome.book, outcome.position_id.encode()
+
+
+def _state(stored: list[Any] | None) -> DecayedMean:
+    return DecayedMean(*stored) if stored else DecayedMean()
+
+
+def _stored(state: DecayedMean) -> list[Any]:
+    return [state.s, state.w, state.t_ref, state.n]

@@ -1,0 +1,262 @@
+"""Overrides: lessons as factors of size; what waits for an operator; what matches a scope."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from pydantic_core import from_json
+from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.common import SearchAttributePair, TypedSearchAttributes
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+
+import store.overrides
+from activities.overrides import KIND, match
+from activities.starting import TASK_QUEUE
+from cli.connections import database, temporal
+from cli.console import (
+    AsJson,
+    AsOfOption,
+    BookOption,
+    at,
+    err,
+    fail,
+    hinting,
+    number,
+    out,
+    print_json,
+    run,
+    settings,
+    table,
+)
+from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
+from models.patterns import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
+from models.refusals import describe
+from models.search_attributes import BOOK, LIFECYCLE
+
+app = typer.Typer(help="Overrides: what lessons change of size and thresholds.", no_args_is_help=True)
+
+OverrideId = Annotated[str, typer.Argument(metavar="ID", help="The override, as 'overrides list' shows it.")]
+Operator = Annotated[str, typer.Option("--operator", "--by", help="Who decides; stands in the audit trail.")]
+Reason = Annotated[str, typer.Option("--reason", "--note", help="Why; stands in the audit trail.")]
+
+
+@app.command()
+def materialize(book: BookOption = None, as_of: AsOfOption = None, as_json: AsJson = False) -> None:
+    """Bring overrides in line with the lessons: new ones, replaced ones, those that ended.
+
+    One that would move size by more than the policy's limit waits for an operator.
+    """
+    report = run(hinting(_materialize(OverrideRequest(book=book, as_of=as_of))))
+    if as_json:
+        print_json(report)
+    else:
+        for made in report.books:
+            out.print(made.sentence)
+        for name, why in report.failed.items():
+            err.print(f"book {name}: {why}")
+        if not report.books and not report.failed:
+            out.print("No book has lessons yet: 'closeloop lessons build' mines them.")
+        if any(made.pending for made in report.books):
+            out.print(
+                "'closeloop overrides list' shows what waits; decide with 'closeloop overrides approve|reject ID'."
+            )
+    if report.failed:
+        raise typer.Exit(1)
+
+
+async def _materialize(request: OverrideRequest) -> OverrideReport:
+    async with temporal() as client:
+        return await materialize_overrides(client, request)
+
+
+async def materialize_overrides(client: Client, request: OverrideRequest) -> OverrideReport:
+    """Run it as a workflow, so that it stands in the audit trail."""
+    attributes = [SearchAttributePair(LIFECYCLE, "overrides")]
+    if request.book:
+        attributes.append(SearchAttributePair(BOOK, request.book))
+    try:
+        report: OverrideReport = await client.execute_workflow(
+            "OverrideMaterializationWorkflow",
+            request,
+            id=f"overrides/{request.book or 'all'}/{uuid.uuid4().hex[:8]}",
+            task_queue=TASK_QUEUE,
+            static_summary=f"Bring overrides of {request.book or 'every book'} in line with lessons",
+            search_attributes=TypedSearchAttributes(attributes),
+            result_type=OverrideReport,
+        )
+    except WorkflowFailureError as error:
+        cause = error.cause
+        fail(f"The overrides stay as they were: {cause.message if isinstance(cause, ApplicationError) else cause}.")
+    return report
+
+
+@app.command("list")
+def overrides_list(
+    book: BookOption = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Also those that ended or were rejected, and why.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Overrides in force and those that wait for an operator."""
+    views = run(_list(book, closed))
+    if as_json:
+        return print_json(views)
+    if not views:
+        return out.print("No overrides: 'closeloop overrides materialize' makes them of lessons that can be acted on.")
+    shown = table(
+        "override", "book", "pattern", "action", "scope", "size x", "thresholds", "confidence", "expires (UTC)",
+        "lesson", "status", numbers=("size x", "confidence"),
+    )  # fmt: skip
+    for view in views:
+        shown.add_row(
+            view.override_id,
+            view.book,
+            view.pattern_key,
+            view.action_category,
+            _pairs(view.scope),
+            f"{view.size_multiplier:.3f}",
+            _pairs(view.threshold_adjustments),
+            number(view.confidence, 2),
+            at(view.expires_at),
+            f"{view.lesson_id} v{view.lesson_version}",
+            "waits for an operator" if view.status is OverrideStatus.pending else _closed(view),
+        )
+    return out.print(shown)
+
+
+def _closed(view: OverrideView) -> str:
+    return view.status + (f": {view.reason}" if view.reason else "") + (f" ({view.decided_by})" * bool(view.decided_by))
+
+
+async def _list(book: str | None, closed: bool) -> list[OverrideView]:
+    async with database() as session:
+        return await store.overrides.listing(session, book, closed)
+
+
+@app.command("match")
+def overrides_match(
+    pattern: Annotated[str, typer.Option("--pattern", help="The pattern's key, such as pm.uptrend.S1.buy_flag.")],
+    action: Annotated[str, typer.Option("--action", help="The action's category: entry, add, trim, exit.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="The circumstances: chain=solana,mcap_bucket=nano or a JSON object. Repeatable."),
+    ] = None,
+    book: Annotated[
+        str | None, typer.Option("--book", help="The book. Default: the only one that has overrides.")
+    ] = None,
+    as_of: AsOfOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the overrides in force say of an action: the size multiplier, thresholds, and which of them spoke."""
+    found = run(_match(book, pattern, action, parse_scope(scope or []), as_of or datetime.now(UTC)))
+    if as_json:
+        return print_json(found)
+    out.print(f"size x {found.size_multiplier:.4f}; thresholds {_pairs(found.threshold_adjustments)}")
+    if not found.spoke:
+        return out.print("No override applies: sizes stay as they are.")
+    shown = table("override", "scope", "size x", "weight", numbers=("size x", "weight"))
+    for voice in found.spoke:
+        shown.add_row(voice.override_id, _pairs(voice.scope), f"{voice.multiplier:.4f}", number(voice.weight))
+    return out.print(shown)
+
+
+def parse_scope(given: list[str]) -> dict[str, Any]:
+    """``a=x,b=y`` or JSON objects, as one scope; called wrongly (status 2) where that cannot be read."""
+    scope: dict[str, Any] = {}
+    for text in given:
+        if text.lstrip().startswith("{"):
+            try:
+                scope |= from_json(text)
+            except ValueError:
+                raise typer.BadParameter("is no JSON object", param_hint="--scope") from None
+            continue
+        for pair in filter(None, (part.strip() for part in text.split(","))):
+            dimension, separator, value = pair.partition("=")
+            if not separator:
+                raise typer.BadParameter(f"{pair!r} is not dimension=value", param_hint="--scope")
+            scope[dimension.strip()] = value.strip()
+    return scope
+
+
+async def _match(book: str | None, pattern: str, action: str, scope: dict[str, Any], as_of: datetime) -> Match:
+    policy = settings().learning_policy()
+    async with database() as session:
+        if book is None:
+            books = await store.overrides.books(session)
+            if len(books) > 1:
+                raise typer.BadParameter(f"say which of {', '.join(books)}", param_hint="--book")
+            book = books[0] if books else "default"
+        try:
+            request = MatchRequest(book=book, pattern_key=pattern, action_category=action, scope=scope)
+        except ValidationError as error:
+            raise typer.BadParameter(describe(error)) from None
+        return await match(session, request, as_of, policy)
+
+
+@app.command()
+def approve(override: OverrideId, operator: Operator, reason: Reason = "", as_json: AsJson = False) -> None:
+    """Put an override that waits in force; waits for the answer. Status 1 if it was not accepted."""
+    _decide(override, ApprovalVerdict.approve, operator, reason, as_json)
+
+
+@app.command()
+def reject(override: OverrideId, operator: Operator, reason: Reason = "", as_json: AsJson = False) -> None:
+    """Keep an override that waits out of force; waits for the answer. Status 1 if it was not accepted."""
+    _decide(override, ApprovalVerdict.reject, operator, reason, as_json)
+
+
+def _decide(override: str, verdict: ApprovalVerdict, operator: str, reason: str, as_json: bool) -> None:
+    answer = run(hinting(_say(override, verdict, operator, reason)))
+    if as_json:
+        print_json(answer)
+    else:
+        out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}")
+    if not answer.accepted:
+        raise typer.Exit(1)
+
+
+async def _say(override: str, verdict: ApprovalVerdict, operator: str, reason: str) -> ApprovalAnswer:
+    view = await _find(override)
+    if view is None:
+        fail(f"There is no override {override}: 'closeloop overrides list' shows what waits.")
+    async with temporal() as client:
+        return await say(client, view, verdict, operator, reason)
+
+
+async def _find(override: str) -> OverrideView | None:
+    async with database() as session:
+        return await store.overrides.find(session, override)
+
+
+async def say(
+    client: Client, view: OverrideView, verdict: ApprovalVerdict, operator: str, reason: str
+) -> ApprovalAnswer:
+    """Tell the workflow that waits for a decision what an operator decided, and wait for its answer."""
+    key = ApprovalKey(kind=KIND, book=view.book, id=view.override_id)
+    word = {"verdict": verdict, "operator": operator, "note": reason}
+    try:
+        answer: ApprovalAnswer = await client.get_workflow_handle(key.workflow_id).execute_update(
+            "decide", word, result_type=ApprovalAnswer
+        )
+        return answer
+    except WorkflowUpdateFailedError as error:
+        fail(f"The override's workflow did not answer: {error.cause}.")
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+    view = await _find(view.override_id) or view
+    if view.status is OverrideStatus.pending:
+        fail("Nobody has been asked about it yet: run 'closeloop overrides materialize' and try again.")
+    by_whom = f" by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
+    state = {"approve": ApprovalState.approved, "reject": ApprovalState.rejected, "expired": ApprovalState.expired}.get(
+        view.verdict or "", ApprovalState.withdrawn
+    )
+    said = "nobody needs to decide on it" if state is ApprovalState.withdrawn else f"it was {state}{by_whom}"
+    return ApprovalAnswer(accepted=False, state=state, reason=f"too late: {said}; it is {view.status}")
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    told = (f"{n}={value:+.4f}" if isinstance(value, float) else f"{n}={value}" for n, value in sorted(values.items()))
+    return ", ".join(told) or "-"

@@ -1,0 +1,174 @@
+"""The language model, through the Anthropic Messages API with structured output.
+
+One call a question, without the SDK's own retries: what may pass is retried by Temporal, which shows it.
+"""
+
+import asyncio
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TYPE_CHECKING, Protocol
+
+from pydantic import ValidationError
+
+from models.refusals import describe
+from models.research import Answer, Question, Usage
+
+if TYPE_CHECKING:
+    import anthropic
+    from anthropic.types import Message
+
+# A token is at least a byte of text. What the API adds around a prompt and its schema, and a margin.
+PROMPT_OVERHEAD_TOKENS = 2_000
+LONGEST_PAUSE = 3_600.0
+
+
+class ModelError(Exception):
+    """A call without a usable answer. ``usage`` is None where it cannot be known, and then may have been billed."""
+
+    def __init__(self, reason: str, usage: Usage | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.usage = usage
+
+
+class NoAnswer(ModelError):
+    """The model declined."""
+
+
+class MalformedAnswer(ModelError):
+    """What came back is not what was asked for: cut off, no JSON, or not of the schema."""
+
+
+class ModelBusy(ModelError):
+    """Rate limit, overload, an error on its side, or no connection: may pass. ``pause`` in seconds, if it said so."""
+
+    def __init__(self, reason: str, usage: Usage | None, pause: float | None = None) -> None:
+        super().__init__(reason, usage)
+        self.pause = pause
+
+
+class ModelRejected(ModelError):
+    """It will never take this request: a wrong key, a model that does not exist, no credit."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """USD for a million tokens."""
+
+    input: Decimal
+    output: Decimal
+
+    def cost(self, usage: Usage) -> Decimal:
+        """What a call cost, in USD."""
+        return (self.input * usage.input_tokens + self.output * usage.output_tokens) / 1_000_000
+
+
+class LanguageModel(Protocol):
+    """Something that answers questions in the shape that they ask for."""
+
+    name: str
+    prices: Prices
+    timeout: float
+
+    async def ask(self, question: Question[Answer]) -> tuple[Answer, Usage]:
+        """The answer, validated, and what it took. Raises ModelError."""
+        ...
+
+
+class AnthropicModel:
+    """See the module. ``timeout`` in seconds holds for a whole call, however slowly it trickles in."""
+
+    def __init__(self, *, name: str, key: str, base_url: str, timeout: float, prices: Prices) -> None:
+        # The import takes as long as all the rest together: only a process that asks pays for it.
+        import anthropic
+
+        self.name = name
+        self.prices = prices
+        self.timeout = timeout
+        self._key = key
+        self._sdk = anthropic
+        self._client = anthropic.AsyncAnthropic(
+            api_key=key,
+            base_url=base_url,
+            timeout=timeout,
+            max_retries=0,
+            # A redirect would carry the key elsewhere.
+            http_client=anthropic.DefaultAsyncHttpxClient(follow_redirects=False),
+        )
+
+    async def ask(self, question: Question[Answer]) -> tuple[Answer, Usage]:
+        """See the protocol."""
+        schema = self._sdk.transform_schema(question.answer)
+        try:
+            async with asyncio.timeout(self.timeout):
+                message = await self._client.messages.create(
+                    model=self.name,
+                    max_tokens=question.max_tokens,
+                    system=question.system,
+                    messages=[{"role": "user", "content": question.text}],
+                    output_config={"format": {"type": "json_schema", "schema": schema}},
+                )
+        except (TimeoutError, self._sdk.APIConnectionError, self._sdk.APIStatusError) as error:
+            raise self._sorted(error) from None
+        except (ValueError, self._sdk.APIError) as error:
+            raise MalformedAnswer(f"the response is no message ({type(error).__name__})") from None
+        usage = _usage(message)
+        if message.stop_reason == "refusal":
+            raise NoAnswer("the model declined to answer", usage)
+        if message.stop_reason != "end_turn":
+            raise MalformedAnswer(f"the answer ended early ({str(message.stop_reason)[:40]})", usage)
+        texts = [getattr(block, "text", None) for block in message.content if getattr(block, "type", None) == "text"]
+        said = "".join(text for text in texts if isinstance(text, str))
+        try:
+            return question.answer.model_validate_json(said), usage
+        except ValidationError as error:
+            raise MalformedAnswer(f"the answer is not as asked for: {describe(error)[:300]}", usage) from None
+
+    def _sorted(self, error: Exception) -> ModelError:
+        sdk = self._sdk
+        if isinstance(error, sdk.APIStatusError):
+            status = error.status_code
+            said = str(error.api_message or type(error).__name__).replace(self._key, "[key]")
+            reason = f"HTTP {status}: {''.join(c for c in said if c.isprintable())[:300]}"
+            if status in (408, 409, 429) or status >= 500:
+                return ModelBusy(reason, Usage(), _pause(error))
+            return ModelRejected(reason, Usage())
+        if isinstance(error, TimeoutError | sdk.APITimeoutError):
+            return ModelBusy(f"no answer within {self.timeout:g} s", None)
+        # Whether it was billed is certain only where no connection came about.
+        unconnected = type(error.__cause__).__name__ == "ConnectError"
+        return ModelBusy("no connection" if unconnected else "the connection broke", Usage() if unconnected else None)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+
+def most(question: Question[Answer], prices: Prices) -> Decimal:
+    """The most that a question can cost, in USD."""
+    size = sum(len(text.encode()) for text in (question.system, question.text))
+    size += len(str(question.answer.model_json_schema()))
+    return prices.cost(Usage(size + PROMPT_OVERHEAD_TOKENS, question.max_tokens))
+
+
+def _usage(message: "Message") -> Usage:
+    """Raises MalformedAnswer where a server sends something else than a message: the SDK does not look."""
+    used = getattr(message, "usage", None)
+    spent, said = (getattr(used, name, None) for name in ("input_tokens", "output_tokens"))
+    cached = [getattr(used, f"cache_{name}_input_tokens", None) or 0 for name in ("creation", "read")]
+    if not all(isinstance(n, int) and 0 <= n <= 100_000_000 for n in (spent, said, *cached)):
+        raise MalformedAnswer("the response is no message: it does not say what it took")
+    assert spent is not None
+    assert said is not None
+    if not isinstance(getattr(message, "content", None), list):
+        raise MalformedAnswer("the response is no message: it has no content", Usage(spent + sum(cached), said))
+    return Usage(spent + sum(cached), said)
+
+
+def _pause(error: "anthropic.APIStatusError") -> float | None:
+    try:
+        seconds = float(error.response.headers["retry-after"])
+    except (KeyError, ValueError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_PAUSE) if math.isfinite(seconds) else None

@@ -1,0 +1,131 @@
+"""Edge score of a lesson: its effect, discounted by how it came about and by how much of it is left (seed 004 §1.7).
+
+The seed names four meta-factors. Each is defined here for a single trade of a set of trades (a lesson's, or those of a
+regime), in [0, 1], and for the set as the mean over its trades:
+
+- ``time_efficiency``, how quickly a trade is over: m / (m + h) with h the hours that it was held and m the median of
+  the group; 1/2 is as quick as the group. 1/2 where both are 0.
+- ``field_coherence``, how alike tokens do: of the set's trades in *other* symbols that were entered on the same UTC
+  day, the share that did as this one (won or not). 1/2 where there are none.
+- ``recurrence``, how soon the pattern comes again: 1 / (1 + days since the trade entered before it in the set); 0 of
+  the first.
+- ``variance``, how steady it is: s^2 / (s^2 + (rr - mean of the set)^2) with s^2 the variance of the group; 1 where rr
+  is the mean.
+
+Which of them matter is learned for each regime: a factor that goes with a trade's R under a regime weighs more there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import astuple, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learning.mining import Floats, Group, Ints
+from models.policy import LearningPolicy
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A value in [0, 1] for each meta-factor (of a lesson), or its weight (of a regime; the four sum to 1)."""
+
+    time_efficiency: float
+    field_coherence: float
+    recurrence: float
+    variance: float
+
+
+EQUAL_WEIGHTS = Factors(0.25, 0.25, 0.25, 0.25)
+
+
+@dataclass(frozen=True)
+class RegimeWeights:
+    """What was learned of the factors under a regime signature from ``n`` trades with mean ``avg_rr`` (R)."""
+
+    signature: str
+    n: int
+    avg_rr: float
+    weights: Factors
+
+
+def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
+    """Weights of the factors for every regime signature of the group with at least 10 trades (policy), by signature.
+
+    A factor's weight is ``(1 + r n / (n + 50)) / (sum over the factors)``, r its Pearson correlation with rr over the
+    n trades (0 where undefined): equal where nothing is known, none where a factor is sure to go with losses.
+    """
+    learned = []
+    regimes = group.regimes
+    by_regime = np.split(np.argsort(regimes.codes, kind="stable"), np.cumsum(np.bincount(regimes.codes))[:-1])
+    for signature, rows in zip(regimes.values, by_regime, strict=group.n > 0):
+        n = len(rows)
+        if n < policy.edge_min_samples:
+            continue
+        rr = group.rr[rows]
+        x = _of_trades(group, rows)
+        x, y = x - x.mean(axis=0), rr - rr.mean()
+        scale = np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum())
+        defined = scale > 1e-12 * n
+        r = np.where(defined, (x * y[:, None]).sum(axis=0) / np.where(defined, scale, 1.0), 0.0)
+        raw = 1.0 + np.clip(r, -1.0, 1.0) * n / (n + policy.override_shrink_trades)
+        learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
+    return learned
+
+
+def factors(group: Group, rows: NDArray[np.int64]) -> Factors:
+    """The four factors of the lesson with these trades of the group; raises ValueError without trades."""
+    if not len(rows):
+        raise ValueError("a lesson needs at least one trade")
+    return Factors(*_of_trades(group, rows).mean(axis=0).tolist())
+
+
+def weights_of(group: Group, rows: NDArray[np.int64], learned: Iterable[RegimeWeights]) -> Factors:
+    """Weights for a lesson: the mean over its trades of their regimes' weights, equal ones where none were learned."""
+    if not len(rows):
+        return EQUAL_WEIGHTS
+    known = {each.signature: each.weights for each in learned}
+    weights = np.array([astuple(known.get(signature, EQUAL_WEIGHTS)) for signature in group.regimes.values])
+    counts = np.bincount(group.regimes.codes[rows], minlength=len(weights))
+    mean = (weights * counts[:, None]).sum(axis=0) / len(rows)
+    return Factors(*(mean / mean.sum()).tolist())
+
+
+def edge_score(
+    factors: Factors, weights: Factors, effect: float, half_life_hours: float | None, hours_since_newest: float
+) -> float:
+    """Seed 004 §1.7 with the effect for the raw edge: (sum of weight x factor) x effect x decay multiplier (R).
+
+    The decay multiplier is ``2^(-hours since the lesson's newest trade / half-life)``, 1 where no decay was seen.
+
+    >>> edge_score(Factors(0.5, 0.5, 1.0, 1.0), EQUAL_WEIGHTS, 1.0, 48.0, 48.0)
+    0.375
+    """
+    weighed = sum(f * w for f, w in zip(astuple(factors), astuple(weights), strict=True))
+    decay = 1.0 if half_life_hours is None else 2.0 ** (-max(hours_since_newest, 0.0) / half_life_hours)
+    return float(weighed * effect * decay)
+
+
+def _of_trades(group: Group, rows: Ints) -> Floats:
+    """(n, 4): the factors of each trade of a set."""
+    rr, held, entered = group.rr[rows], group.held_hours[rows], group.entered_at[rows]
+    median = group.median_hours
+    both = median + held
+    quick = np.where(both > 0, median / np.where(both > 0, both, 1.0), 0.5)
+
+    won, symbol = rr > 0, group.symbols.codes[rows].astype(np.int64)
+    day = np.unique(group.days[rows], return_inverse=True)[1]
+    _, token = np.unique(day * len(group.symbols.values) + symbol, return_inverse=True)
+    others = np.bincount(day)[day] - np.bincount(token)[token]
+    winners = np.bincount(day, won)[day] - np.bincount(token, won)[token]
+    alike = np.where(won, winners, others - winners)
+    coherent = np.where(others > 0, alike / np.maximum(others, 1), 0.5)
+
+    order = np.argsort(entered, kind="stable")
+    again = np.zeros(len(rows))
+    again[order[1:]] = 1.0 / (1.0 + np.diff(entered[order]) / 86_400.0)
+
+    spread = group.variance
+    away = np.square(rr - rr.mean())
+    total = spread + away
+    steady = np.where(total > 0, spread / np.where(total > 0, total, 1.0), 1.0)
+    return np.column_stack((quick, coherent, again, steady))

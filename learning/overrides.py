@@ -1,0 +1,133 @@
+"""From lessons to sizes: what an override changes, how long it holds, and what several say together."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from models.policy import LearningPolicy
+
+_OPENING = frozenset({"entry", "add"})
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What an override changes: a factor of size, what is added to thresholds, and a confidence in [0, 1)."""
+
+    size_multiplier: float
+    threshold_adjustments: dict[str, float]
+    confidence: float
+
+
+def is_actionable(
+    accepted: bool, q: float | None, effect: float | None, half_life_hours: float | None, policy: LearningPolicy
+) -> bool:
+    """Whether a lesson may change sizes: accepted, significant, large enough, and not gone too soon."""
+    return (
+        accepted
+        and q is not None
+        and effect is not None
+        and q <= policy.lesson_max_q
+        and abs(effect) >= policy.lesson_min_effect
+        and (half_life_hours is None or half_life_hours >= policy.override_min_half_life_hours)
+    )
+
+
+def sizing(effect: float, n: int, action_category: str, policy: LearningPolicy) -> Sizing:
+    """What a lesson of ``n`` trades with this effect (R) changes.
+
+    The effect is shrunk by n / (n + 50), as if fifty trades without any had been seen before (a normal prior).
+
+    >>> sizing(1.0, 150, "exit", LearningPolicy())
+    Sizing(size_multiplier=1.15, threshold_adjustments={}, confidence=0.75)
+    """
+    confidence = n / (n + policy.override_shrink_trades)
+    shrunk = effect * confidence
+    multiplier = _clamp(1.0 + policy.override_size_slope * shrunk, policy.override_min_size, policy.override_max_size)
+    limit = policy.override_threshold_limit
+    lowered = _clamp(policy.override_threshold_slope * shrunk, -limit, limit)
+    return Sizing(multiplier, {"ts_threshold": -lowered} if action_category in _OPENING else {}, confidence)
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+def needs_approval(size_multiplier: float, policy: LearningPolicy) -> bool:
+    """Whether it would move size by more than may happen without an operator."""
+    return abs(size_multiplier - 1.0) > policy.override_approval_limit
+
+
+def expires_at(newest_trade: datetime, half_life_hours: float | None, policy: LearningPolicy) -> datetime:
+    """When an override ends unless its lesson is renewed: counted from the entry of the lesson's newest trade."""
+    hours = 24.0 * policy.override_days_without_decay
+    if half_life_hours is not None:
+        hours = policy.override_half_lives * half_life_hours
+    return newest_trade + timedelta(hours=hours)
+
+
+@dataclass(frozen=True)
+class Override:
+    """A stored override that applies: its scope is contained in the current one."""
+
+    override_id: str
+    scope: Mapping[str, str]
+    size_multiplier: float
+    threshold_adjustments: Mapping[str, float]
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Voice:
+    """An override that spoke, and with what weight in the weighted mean."""
+
+    override_id: str
+    scope: Mapping[str, str]
+    multiplier: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """What all overrides that apply say together, and which spoke; without any exactly 1.0 and no adjustment."""
+
+    size_multiplier: float = 1.0
+    threshold_adjustments: dict[str, float] = field(default_factory=dict)
+    spoke: tuple[Voice, ...] = ()
+
+
+def blend(overrides: Sequence[Override], policy: LearningPolicy) -> Match:
+    """The weighted mean of what they say, with weight confidence x (1 + conditions)^1.5; in any order the same.
+
+    A threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
+    """
+    speaking = sorted(overrides, key=lambda each: each.override_id)
+    weights = [each.confidence * (1 + len(each.scope)) ** policy.override_specificity_power for each in speaking]
+    total = math.fsum(weights)
+    if total <= 0:
+        return Match()
+    adjustments = {}
+    for threshold in sorted({name for each in speaking for name in each.threshold_adjustments}):
+        said = [
+            (each.threshold_adjustments[threshold], weight)
+            for each, weight in zip(speaking, weights, strict=True)
+            if threshold in each.threshold_adjustments
+        ]
+        adjustments[threshold] = _mean(said)
+    return Match(
+        _mean([(each.size_multiplier, weight) for each, weight in zip(speaking, weights, strict=True)]),
+        adjustments,
+        tuple(
+            Voice(each.override_id, each.scope, each.size_multiplier, weight)
+            for each, weight in zip(speaking, weights, strict=True)
+        ),
+    )
+
+
+def _mean(said: Sequence[tuple[float, float]]) -> float:
+    """Weighted mean of (value, weight); never outside the values by a rounding error."""
+    total = math.fsum(weight for _, weight in said)
+    if total <= 0:
+        return 0.0
+    values = [value for value, _ in said]
+    return _clamp(math.fsum(value * weight for value, weight in said) / total, min(values), max(values))

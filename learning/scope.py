@@ -1,0 +1,129 @@
+"""The scope of a trade: a flat set of dimensions and values out of what an engine knew at entry."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from models.policy import LearningPolicy
+
+REGIME_DIMENSIONS = tuple(
+    f"{driver}_{horizon}"
+    for driver in ("btc", "alt", "bucket", "btcd", "usdtd")
+    for horizon in ("macro", "meso", "micro")
+)
+TOKEN_DIMENSIONS = (
+    "curator",
+    "chain",
+    "mcap_bucket",
+    "vol_bucket",
+    "age_bucket",
+    "intent",
+    "mcap_vol_ratio_bucket",
+    "market_family",
+    "timeframe",
+    "A_mode",
+    "E_mode",
+    "bucket_leader",
+    "bucket_rank_position",
+)
+DIMENSIONS = frozenset(REGIME_DIMENSIONS + TOKEN_DIMENSIONS)
+MAX_BYTES = 64
+MAX_UNKNOWN = 64
+
+_UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff]+")
+
+
+_SIGNATURE = {"macro": "btc_macro", "meso": "btc_meso", "bucket_rank": "bucket_rank_position"}
+SIGNATURE_DIMENSIONS = tuple(_SIGNATURE.values())
+
+
+@dataclass(frozen=True)
+class Scope:
+    """``values``: dimension to value, by dimension. ``unknown``: those of them that nobody told the service of."""
+
+    values: dict[str, str]
+    unknown: tuple[str, ...]
+
+
+def flatten(entry_context: Mapping[str, Any] | None, policy: LearningPolicy) -> Scope:
+    """The scope of a trade from its ``entry_context`` (see README, "Messages"); never raises.
+
+    Regime dimensions come from ``regime_states`` (``{"btc_macro": "S3"}`` or ``{"btc": {"macro": "S3"}}``), the others
+    from ``scope``, then from the top level, where ``bucket`` is the mcap_bucket; ``A_value`` and ``E_value`` become
+    the modes low, mid and high. A dimension without a value is absent. One that is not known is kept, up to 64 of
+    them by name. Names and values are at most 64 bytes long; of a longer one a hash keeps it apart from others.
+
+    >>> flatten({"bucket": "nano", "A_value": 0.72, "scope": {"mood": True, "chain": None}}, LearningPolicy())
+    Scope(values={'A_mode': 'high', 'mcap_bucket': 'nano', 'mood': 'true'}, unknown=('mood',))
+    """
+    found: dict[str, str] = {}
+    for name, value in _pairs(entry_context or {}, policy):
+        written, dimension = _written(value), _bounded(name)
+        if written and dimension:
+            found.setdefault(dimension, written)
+    unknown = sorted(dimension for dimension in found if dimension not in DIMENSIONS)
+    kept = {dimension: found[dimension] for dimension in sorted(found) if dimension in DIMENSIONS}
+    kept.update((dimension, found[dimension]) for dimension in unknown[:MAX_UNKNOWN])
+    return Scope(dict(sorted(kept.items())), tuple(unknown[:MAX_UNKNOWN]))
+
+
+def regime_signature(scope: Mapping[str, str]) -> str:
+    """Such as ``macro=S3|meso=S1|bucket_rank=1`` (seed 004 §1.5); what is absent is left out, nothing known is "".
+
+    ``macro`` and ``meso`` are those of BTC, ``bucket_rank`` is bucket_rank_position.
+
+    >>> regime_signature({"btc_macro": "S3", "bucket_rank_position": "1", "chain": "solana"})
+    'macro=S3|bucket_rank=1'
+    """
+    return "|".join(f"{name}={scope[dimension]}" for name, dimension in _SIGNATURE.items() if dimension in scope)
+
+
+def _pairs(context: Mapping[str, Any], policy: LearningPolicy) -> Iterator[tuple[str, Any]]:
+    """Names and values, those that win first."""
+    for name, value in _mapping(context.get("regime_states")).items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}_{horizon}", state) for horizon, state in value.items())
+        else:
+            yield name, value
+    scope = _mapping(context.get("scope"))
+    yield from ((name, value) for name, value in scope.items() if name not in ("A_value", "E_value"))
+    yield from ((name, context.get(name)) for name in TOKEN_DIMENSIONS)
+    yield "mcap_bucket", context.get("bucket")
+    for source in (scope, context):
+        yield "A_mode", _mode(source.get("A_value"), policy)
+        yield "E_mode", _mode(source.get("E_value"), policy)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mode(value: Any, policy: LearningPolicy) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if value < policy.mode_low_below:
+        return "low"
+    return "high" if value >= policy.mode_high_from else "mid"
+
+
+def _written(value: Any) -> str:
+    if value is None or value == {} or value == []:
+        return ""
+    if isinstance(value, str):
+        return _bounded(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)  # 1.0 and 1 are the same JSON number
+    return _bounded(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str))
+
+
+def _bounded(text: str) -> str:
+    text = _UNPRINTABLE.sub(" ", text).strip()
+    raw = text.encode()
+    if len(raw) <= MAX_BYTES:
+        return text
+    digest = hashlib.sha256(raw).hexdigest()[:12]
+    return f"{raw[: MAX_BYTES - 13].decode(errors='ignore')}~{digest}"

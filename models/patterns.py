@@ -1,0 +1,494 @@
+"""Patterns: what trades did in which circumstances, the lessons mined from it, and the overrides that size by them."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+from sqlalchemy import (
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Numeric,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field as Col
+from sqlmodel import SQLModel
+
+from models.values import BookId, Finite, Identifier, Utc, plain_json
+
+Scope = dict[str, str]
+
+
+class LessonStatus(StrEnum):
+    """``active``: accepted by the selection; ``baseline``: all trades of a group; ``shadow``: significant until an
+    accepted lesson explained it; ``retired``: a later run no longer found it."""
+
+    active = "active"
+    baseline = "baseline"
+    shadow = "shadow"
+    retired = "retired"
+
+
+class OverrideStatus(StrEnum):
+    """``active`` overrides speak; ``pending`` ones wait for an operator; the others are closed."""
+
+    active = "active"
+    pending = "pending"
+    rejected = "rejected"
+    ended = "ended"
+
+
+# -- messages ------------------------------------------------------------------------------------------------------
+
+
+class Action(BaseModel):
+    """An executed action of a trade, as ``entry_context.actions`` lists it."""
+
+    pattern_key: Identifier
+    action_category: Identifier
+    at: Utc | None = None
+
+
+class LearnMissed(BaseModel):
+    """Let the learners take in what they missed: of these books, or of all."""
+
+    books: list[str] | None = None
+
+
+class LearnMissedReport(BaseModel):
+    """How many outcomes each learner took in, and why it stopped where it failed."""
+
+    learned: dict[str, int] = {}
+    failed: dict[str, str] = {}
+
+
+class LessonRequest(BaseModel):
+    """Build the lessons of a book (null: of every book) as of an instant (null: the run's scheduled time)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    book: BookId | None = None
+    as_of: Utc | None = None
+    force: bool = Field(default=False, description="Mine every group, also those without enough new trades.")
+
+
+class BuildLessons(BaseModel):
+    """Build the lessons of one book."""
+
+    book: BookId
+    as_of: Utc
+    force: bool
+
+
+class SkippedGroup(BaseModel):
+    """A group that was not mined in a run, and why."""
+
+    pattern_key: str
+    action_category: str
+    reason: str
+
+
+class BuiltLessons(BaseModel):
+    """What a run came to in one book; ``version`` is null where nothing was due. Lists hold at most 100."""
+
+    book: str
+    version: int | None = None
+    as_of: datetime
+    trades: int = 0
+    groups: int = 0
+    candidates: int = 0
+    lessons: int = 0
+    actionable: int = 0
+    shadows: int = 0
+    retired: int = 0
+    skipped: int = 0
+    skipped_groups: list[SkippedGroup] = []
+    policy_hash: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """For the audit trail."""
+        if self.version is None:
+            return f"{self.book}: nothing is due" + (
+                f", {self.skipped} groups without enough new trades" * bool(self.skipped)
+            )
+        return (
+            f"{self.book} v{self.version}: {self.groups} groups of {self.trades} trades, {self.candidates} candidates, "
+            f"{self.lessons} lessons ({self.actionable} actionable), {self.shadows} shadows, {self.retired} retired"
+        )
+
+
+class LessonReport(BaseModel):
+    """What a run came to, by book; ``failed`` says which books could not be built, and why."""
+
+    books: list[BuiltLessons] = []
+    failed: dict[str, str] = {}
+
+
+class BookNames(BaseModel):
+    """Books that have facts to learn from."""
+
+    books: list[str]
+
+
+class OverrideRequest(BaseModel):
+    """Bring the overrides of a book (null: of every book) in line with its lessons, as of an instant."""
+
+    model_config = ConfigDict(frozen=True)
+
+    book: BookId | None = None
+    as_of: Utc | None = None
+
+
+class MaterializeOverrides(BaseModel):
+    """The same for one book."""
+
+    book: BookId
+    as_of: Utc
+
+
+class Materialized(BaseModel):
+    """What became of one book's overrides."""
+
+    book: str
+    as_of: datetime
+    active: int = 0
+    created: int = 0
+    pending: int = 0
+    ended: int = 0
+    policy_hash: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """For the audit trail."""
+        return (
+            f"{self.book}: {self.active} in force, {self.created} new, {self.ended} ended, "
+            f"{self.pending} wait for an operator"
+        )
+
+
+class OverrideReport(BaseModel):
+    """What became of the overrides, by book; ``failed`` says which books were left, and why."""
+
+    books: list[Materialized] = []
+    failed: dict[str, str] = {}
+
+
+# -- what commands and engines read ---------------------------------------------------------------------------------
+
+
+class LessonView(BaseModel):
+    """A lesson: the trades of a group in a scope, against those outside it. Means and effects in R.
+
+    ``effect`` is the mean difference within cells of the lessons accepted before it; ``edge_raw`` is against the
+    group's mean.
+    """
+
+    lesson_id: str
+    book: str
+    pattern_key: str
+    action_category: str
+    scope: Scope
+    n: int
+    avg_rr: float
+    variance: float | None
+    win_rate: float
+    edge_raw: float
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
+    half_life_hours: float | None
+    p: float | None
+    q: float | None
+    actionable: bool
+    explained_by: str | None = Field(description="The accepted lesson that explains a shadow.")
+    status: LessonStatus
+    edge_score: float | None
+    factors: dict[str, float]
+    newest_trade_at: datetime
+    version: int = Field(description="The run that last mined it.")
+    as_of: datetime
+    policy_hash: str
+
+
+class OverrideView(BaseModel):
+    """An override of size and thresholds in a scope."""
+
+    override_id: str
+    book: str
+    pattern_key: str
+    action_category: str
+    scope: Scope
+    size_multiplier: float
+    threshold_adjustments: dict[str, float]
+    confidence: float
+    expires_at: datetime
+    lesson_id: str
+    lesson_version: int
+    status: OverrideStatus
+    reason: str | None
+    run: str
+    as_of: datetime
+    verdict: str | None = Field(description="approve or reject; expired where nobody decided; null: nobody was asked.")
+    decided_by: str | None
+    decided_at: datetime | None
+    note: str | None
+    created_at: datetime
+    ended_at: datetime | None
+    policy_hash: str
+
+
+class Spoke(BaseModel):
+    """An override that spoke in a match, and with what weight in the mean: confidence (1 + conditions)^1.5."""
+
+    override_id: str
+    scope: Scope
+    multiplier: float
+    weight: float
+
+
+class Match(BaseModel):
+    """What to do with size and thresholds in a scope. Nothing matched: the multiplier is exactly 1."""
+
+    size_multiplier: float
+    threshold_adjustments: dict[str, float]
+    spoke: list[Spoke]
+
+
+class MatchRequest(BaseModel):
+    """Ask for what the overrides say of an action in a scope, read as the ``scope`` of an ``entry_context``."""
+
+    book: BookId
+    pattern_key: Identifier
+    action_category: Identifier
+    scope: Annotated[dict[str, JsonValue], Field(max_length=1_000), AfterValidator(plain_json)]
+
+
+class TimeframeCoefficient(BaseModel):
+    """How much better (or worse) a timeframe's trades are than all of them; ``rr_*`` are decayed means in R."""
+
+    weight: Finite
+    rr_short: float
+    rr_long: float
+    n: int
+
+
+# -- tables ----------------------------------------------------------------------------------------------------------
+
+
+class Unlearned(SQLModel, table=True):
+    """An outcome that a learner has still to take in: written with the attribution, deleted with the learning."""
+
+    __tablename__ = "unlearned"
+
+    learner: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    position_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+
+
+class PatternTradeEvent(SQLModel, table=True):
+    """An executed action of a closed trade, with the circumstances in which it was taken."""
+
+    __tablename__ = "pattern_trade_events"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id", "position_id"], ["attributions.book_id", "attributions.position_id"]),
+        Index("pattern_trade_events_group", "book_id", "pattern_key", "action_category", "closed_at"),
+    )
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    position_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    action_index: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    pattern_key: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    action_category: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    symbol: str = Col(sa_column=Column(Text, nullable=False))
+    scope: Scope = Col(sa_column=Column(JSONB, nullable=False))
+    rr: float | None = Col(default=None, sa_column=Column(Double))
+    pnl: Decimal = Col(sa_column=Column(Numeric, nullable=False))
+    acted_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    opened_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    closed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class LearningConfig(SQLModel, table=True):
+    """Coefficients that an engine reads (``config_data``), and the decayed sums that they are made of."""
+
+    __tablename__ = "learning_configs"
+    __table_args__ = (ForeignKeyConstraint(["book_id"], ["books.book_id"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    module_id: str = Col(sa_column=Column(Text, primary_key=True))
+    config_data: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
+    sums: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    updated_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class LessonRun(SQLModel, table=True):
+    """A version of a book's lessons: what it was mined from, and what came out."""
+
+    __tablename__ = "lesson_runs"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id"], ["books.book_id"]),
+        Index("lesson_runs_workflow", "book_id", "workflow_run", unique=True),
+    )
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    version: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    workflow_run: str = Col(sa_column=Column(Text, nullable=False))
+    report: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+
+
+class LessonGroup(SQLModel, table=True):
+    """When a group was last mined, and from how many trades: it is mined again when enough new ones have come."""
+
+    __tablename__ = "lesson_groups"
+    __table_args__ = (ForeignKeyConstraint(["book_id", "version"], ["lesson_runs.book_id", "lesson_runs.version"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    pattern_key: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    action_category: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    trades: int = Col(sa_column=Column(Integer, nullable=False))
+    version: int = Col(sa_column=Column(Integer, nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class LearningLesson(SQLModel, table=True):
+    """What a run says of a scope; the row is of the newest run that mined it, its past is in ``lesson_history``."""
+
+    __tablename__ = "learning_lessons"
+    __table_args__ = (
+        ForeignKeyConstraint(["book_id", "version"], ["lesson_runs.book_id", "lesson_runs.version"]),
+        Index("learning_lessons_group", "book_id", "pattern_key", "action_category"),
+    )
+
+    lesson_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    pattern_key: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    action_category: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    scope: Scope = Col(sa_column=Column(JSONB, nullable=False))
+    n: int = Col(sa_column=Column(Integer, nullable=False))
+    avg_rr: float = Col(sa_column=Column(Double, nullable=False))
+    variance: float | None = Col(default=None, sa_column=Column(Double))
+    win_rate: float = Col(sa_column=Column(Double, nullable=False))
+    edge_raw: float = Col(sa_column=Column(Double, nullable=False))
+    effect: float | None = Col(default=None, sa_column=Column(Double))
+    effect_low: float | None = Col(default=None, sa_column=Column(Double))
+    effect_high: float | None = Col(default=None, sa_column=Column(Double))
+    half_life_hours: float | None = Col(default=None, sa_column=Column(Double))
+    p: float | None = Col(default=None, sa_column=Column(Double))
+    q: float | None = Col(default=None, sa_column=Column(Double))
+    actionable: bool = Col(sa_column=Column(Boolean, nullable=False))
+    explained_by: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
+    status: str = Col(sa_column=Column(Text, nullable=False))
+    edge_score: float | None = Col(default=None, sa_column=Column(Double))
+    factors: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+    newest_trade_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    version: int = Col(sa_column=Column(Integer, nullable=False))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class LessonHistory(SQLModel, table=True):
+    """What each run said of a lesson."""
+
+    __tablename__ = "lesson_history"
+    __table_args__ = (ForeignKeyConstraint(["lesson_id"], ["learning_lessons.lesson_id"]),)
+
+    lesson_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    version: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    n: int = Col(sa_column=Column(Integer, nullable=False))
+    avg_rr: float = Col(sa_column=Column(Double, nullable=False))
+    edge_raw: float = Col(sa_column=Column(Double, nullable=False))
+    effect: float | None = Col(default=None, sa_column=Column(Double))
+    half_life_hours: float | None = Col(default=None, sa_column=Column(Double))
+    p: float | None = Col(default=None, sa_column=Column(Double))
+    q: float | None = Col(default=None, sa_column=Column(Double))
+    actionable: bool = Col(sa_column=Column(Boolean, nullable=False))
+    status: str = Col(sa_column=Column(Text, nullable=False))
+    edge_score: float | None = Col(default=None, sa_column=Column(Double))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class LearningRegimeWeights(SQLModel, table=True):
+    """How much each meta-factor of the edge score counts in a regime, learned from the group's trades in it."""
+
+    __tablename__ = "learning_regime_weights"
+    __table_args__ = (ForeignKeyConstraint(["book_id", "version"], ["lesson_runs.book_id", "lesson_runs.version"]),)
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    pattern_key: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    action_category: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    regime_signature: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    weights: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+    n: int = Col(sa_column=Column(Integer, nullable=False))
+    version: int = Col(sa_column=Column(Integer, nullable=False))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class PmOverride(SQLModel, table=True):
+    """A lesson made into an instruction for sizing. ``anchor`` is the first of its conditions.
+
+    No GIN index serves "contained in" (``<@``) without visiting every row that shares a condition with the scope.
+    An override can only match where its anchor does: a B-tree finds those, and their scopes are compared.
+    """
+
+    __tablename__ = "pm_overrides"
+    __table_args__ = (
+        ForeignKeyConstraint(["lesson_id"], ["learning_lessons.lesson_id"]),
+        Index("pm_overrides_active", "lesson_id", unique=True, postgresql_where=text("status = 'active'")),
+        Index("pm_overrides_pending", "lesson_id", unique=True, postgresql_where=text("status = 'pending'")),
+        Index(
+            "pm_overrides_match",
+            "book_id",
+            "pattern_key",
+            "action_category",
+            "anchor",
+            postgresql_where=text("status = 'active'"),
+        ),
+    )
+
+    override_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    book_id: str = Col(sa_column=Column(Text, nullable=False))
+    pattern_key: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    action_category: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    scope: Scope = Col(sa_column=Column(JSONB, nullable=False))
+    anchor: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    size_multiplier: float = Col(sa_column=Column(Double, nullable=False))
+    threshold_adjustments: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+    confidence: float = Col(sa_column=Column(Double, nullable=False))
+    expires_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    lesson_id: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    lesson_version: int = Col(sa_column=Column(Integer, nullable=False))
+    status: str = Col(sa_column=Column(Text, nullable=False))
+    reason: str | None = Col(default=None, sa_column=Column(Text))
+    run: str = Col(sa_column=Column(Text, nullable=False))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    verdict: str | None = Col(default=None, sa_column=Column(Text))
+    decided_by: str | None = Col(default=None, sa_column=Column(Text))
+    decided_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    note: str | None = Col(default=None, sa_column=Column(Text))
+    policy_hash: str = Col(sa_column=Column(Text, nullable=False))
+    created_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+    ended_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))

@@ -1,0 +1,153 @@
+"""Overrides: what is in force, what waits, what was closed and why, and what matches a scope."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic_core import to_json
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.patterns import OverrideStatus, OverrideView, PmOverride
+from store.rows import Write, as_json, execute, insertion, recordset
+
+_COLUMNS = (
+    "override_id, book_id AS book, pattern_key, action_category, scope, size_multiplier, threshold_adjustments, "
+    "confidence, expires_at, lesson_id, lesson_version, status, reason, run, as_of, verdict, decided_by, decided_at, "
+    "note, created_at, ended_at, policy_hash"
+)
+MATCHING = (
+    "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
+    "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action AND status = 'active' "
+    "AND anchor = ANY(CAST(:conditions AS text[])) AND scope <@ CAST(:scope AS jsonb) AND expires_at > :at "
+    "ORDER BY override_id"
+)
+
+
+def conditions(scope: Mapping[str, str]) -> list[str]:
+    """A scope as texts, one a condition, in the order in which the first one is an override's anchor."""
+    return sorted(f"{dimension}={value}" for dimension, value in scope.items())
+
+
+async def matching(
+    session: AsyncSession, book: str, pattern_key: str, action_category: str, scope: Mapping[str, str], at: datetime
+) -> Sequence[RowMapping]:
+    """Overrides in force whose scope is contained in this one, by id."""
+    result = await session.execute(text(MATCHING), matching_values(book, pattern_key, action_category, scope, at))
+    return result.mappings().all()
+
+
+def matching_values(
+    book: str, pattern_key: str, action_category: str, scope: Mapping[str, str], at: datetime
+) -> dict[str, Any]:
+    """The parameters of MATCHING."""
+    return {
+        "book": book,
+        "pattern": pattern_key,
+        "action": action_category,
+        "conditions": conditions(scope),
+        "scope": to_json(scope).decode(),
+        "at": at,
+    }
+
+
+async def listing(session: AsyncSession, book: str | None, closed: bool = False) -> list[OverrideView]:
+    """Overrides in force and those that wait, of a book or of all; with ``closed`` the others, too."""
+    result = await session.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM pm_overrides WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+            "AND (:closed OR status IN ('active', 'pending')) "
+            "ORDER BY book_id, pattern_key, action_category, status, abs(size_multiplier - 1) DESC, override_id"
+        ),
+        {"book": book, "closed": closed},
+    )
+    return [_view(row) for row in result.mappings()]
+
+
+async def open_ones(session: AsyncSession, book: str, status: OverrideStatus | None = None) -> list[OverrideView]:
+    """Overrides of a book that are in force or wait (or only those of one status), by id."""
+    result = await session.execute(
+        text(
+            f"SELECT {_COLUMNS} FROM pm_overrides WHERE book_id = :book AND status IN ('active', 'pending') "  # noqa: S608
+            "AND (CAST(:status AS text) IS NULL OR status = :status) ORDER BY override_id"
+        ),
+        {"book": book, "status": status},
+    )
+    return [_view(row) for row in result.mappings()]
+
+
+async def books(session: AsyncSession) -> list[str]:
+    """Books with overrides in force, by name."""
+    result = await session.execute(
+        text("SELECT DISTINCT book_id FROM pm_overrides WHERE status = 'active' ORDER BY book_id")
+    )
+    return list(result.scalars())
+
+
+async def find(session: AsyncSession, override_id: str) -> OverrideView | None:
+    """An override."""
+    result = await session.execute(
+        text(f"SELECT {_COLUMNS} FROM pm_overrides WHERE override_id = :id"),  # noqa: S608
+        {"id": override_id},
+    )
+    row = result.mappings().first()
+    return None if row is None else _view(row)
+
+
+async def refused(session: AsyncSession, book: str) -> set[tuple[str, int, str]]:
+    """(lesson_id, lesson_version, policy_hash) that an operator rejected, or let pass by."""
+    result = await session.execute(
+        text(
+            "SELECT lesson_id, lesson_version, policy_hash FROM pm_overrides WHERE book_id = :book "
+            "AND verdict IN ('reject', 'expired')"
+        ),
+        {"book": book},
+    )
+    return {(row.lesson_id, row.lesson_version, row.policy_hash) for row in result}
+
+
+async def newest_as_of(session: AsyncSession, book: str) -> datetime | None:
+    """As of when a book's overrides were last brought in line."""
+    result = await session.execute(text("SELECT max(as_of) FROM pm_overrides WHERE book_id = :book"), {"book": book})
+    found: datetime | None = result.scalar_one()
+    return found
+
+
+async def add(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Store new overrides."""
+    await execute(session, insertion(PmOverride, rows))
+
+
+async def end(session: AsyncSession, reasons: Mapping[str, str], at: datetime) -> None:
+    """Close overrides: id -> reason. The caller holds the book."""
+    sql = (
+        "UPDATE pm_overrides o SET status = 'ended', reason = r.reason, ended_at = r.ended_at "  # noqa: S608
+        f"FROM {recordset(PmOverride)} r WHERE o.override_id = r.override_id AND o.status IN ('active', 'pending')"
+    )
+    rows = [{"override_id": i, "reason": reason, "ended_at": at} for i, reason in sorted(reasons.items())]
+    if rows:
+        await execute(session, Write(sql, as_json(rows)))
+
+
+async def decide(session: AsyncSession, override_id: str, values: Mapping[str, Any]) -> None:
+    """Settle one that waits. Approved, it takes the place of the one of its lesson that is in force."""
+    if values["status"] == "active":
+        await session.execute(
+            text(
+                "UPDATE pm_overrides o SET status = 'ended', reason = 'replaced by ' || p.override_id, ended_at = :at "
+                "FROM pm_overrides p WHERE p.override_id = :id AND o.lesson_id = p.lesson_id AND o.status = 'active'"
+            ),
+            {"id": override_id, "at": values["decided_at"]},
+        )
+    await session.execute(
+        text(
+            "UPDATE pm_overrides SET status = :status, reason = :reason, verdict = :verdict, decided_by = :decided_by, "
+            "decided_at = :decided_at, note = :note, ended_at = :ended_at "
+            "WHERE override_id = :id AND status = 'pending'"
+        ),
+        dict(values) | {"id": override_id},
+    )
+
+
+def _view(row: RowMapping) -> OverrideView:
+    return OverrideView.model_validate(dict(row))

@@ -1,0 +1,168 @@
+"""Facts of patterns: what learners have still to take in, actions of closed trades, coefficients."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Row, RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.patterns import LearningConfig, PatternTradeEvent, Unlearned
+from models.positions import PositionKey
+from store.rows import Write, as_json, execute, insertion, recordset
+
+STREAMED = 2_000
+
+# Rows are locked by key before they are deleted, so that those who share some queue up instead of deadlocking. Who
+# waited finds them gone.
+_CLAIM = (
+    "WITH held AS MATERIALIZED (SELECT u.ctid, u.book_id, u.position_id FROM unlearned u "  # noqa: S608
+    f"JOIN {recordset(Unlearned)} r USING (learner, book_id, position_id) "
+    "ORDER BY u.book_id, u.position_id FOR UPDATE OF u), "
+    "gone AS (DELETE FROM unlearned u USING held h "
+    "WHERE (u.learner, u.book_id, u.position_id) = (:learner, h.book_id, h.position_id)) "
+    "SELECT h.book_id, h.position_id, p.entry_context FROM held h JOIN positions p USING (book_id, position_id)"
+)
+
+
+def owing(keys: Sequence[PositionKey], learners: Sequence[str]) -> Write | None:
+    """Write down that these learners have still to take in these outcomes."""
+    rows = [_row(learner, key) for learner in sorted(learners) for key in keys]
+    return insertion(Unlearned, rows, on_conflict="(learner, book_id, position_id) DO NOTHING")
+
+
+async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]) -> dict[PositionKey, Any]:
+    """The entry contexts of those outcomes that this learner has not taken in; from the commit on, it has."""
+    if not keys:
+        return {}
+    ordered = sorted(set(keys), key=lambda key: (key.book, key.position_id.encode()))
+    rows = await session.execute(
+        text(_CLAIM), {"rows": as_json([_row(learner, key) for key in ordered]), "learner": learner}
+    )
+    return {PositionKey(row.book_id, row.position_id): row.entry_context for row in rows}
+
+
+async def missed(
+    session: AsyncSession, learner: str, books: Sequence[str] | None, after: PositionKey | None, limit: int
+) -> list[PositionKey]:
+    """Outcomes that a learner has still to take in, by key, after the given one. Those that somebody holds are left."""
+    rows = await session.execute(
+        text(
+            "SELECT book_id, position_id FROM unlearned WHERE learner = :learner "
+            "AND (CAST(:books AS text[]) IS NULL OR book_id = ANY(CAST(:books AS text[]))) "
+            "AND (CAST(:book AS text) IS NULL "
+            'OR (book_id, position_id) > (CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
+            "ORDER BY book_id, position_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+        ),
+        {
+            "learner": learner,
+            "books": None if books is None else list(books),
+            "book": after.book if after else None,
+            "id": after.position_id if after else None,
+            "limit": limit,
+        },
+    )
+    return [PositionKey(row.book_id, row.position_id) for row in rows]
+
+
+def acting(rows: Sequence[Mapping[str, Any]]) -> Write | None:
+    """Store actions of closed trades; one that is on record stands."""
+    return insertion(PatternTradeEvent, rows, on_conflict="(book_id, position_id, action_index) DO NOTHING")
+
+
+async def groups(session: AsyncSession, book: str, as_of: Any) -> Sequence[Row[Any]]:
+    """(pattern_key, action_category, distinct trades with R) of a book's groups, closed by ``as_of``, by key."""
+    result = await session.execute(
+        text(
+            "SELECT pattern_key, action_category, count(DISTINCT position_id) AS trades FROM pattern_trade_events "
+            "WHERE book_id = :book AND closed_at <= :as_of AND rr IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+        ),
+        {"book": book, "as_of": as_of},
+    )
+    return result.all()
+
+
+async def trades(
+    session: AsyncSession, book: str, as_of: Any, wanted: Sequence[tuple[str, str]]
+) -> AsyncIterator[Sequence[Row[Any]]]:
+    """Actions of trades with R in these groups, closed by ``as_of``, group after group, in batches off the server."""
+    rows = [{"pattern_key": pattern, "action_category": action} for pattern, action in wanted]
+    result = await session.stream(
+        text(
+            "SELECT e.pattern_key, e.action_category, e.position_id, e.symbol, e.rr, e.opened_at, e.closed_at, e.scope "  # noqa: S608
+            f"FROM pattern_trade_events e JOIN {recordset(PatternTradeEvent)} r USING (pattern_key, action_category) "
+            "WHERE e.book_id = :book AND e.closed_at <= :as_of AND e.rr IS NOT NULL "
+            "ORDER BY e.pattern_key, e.action_category"
+        ),
+        {"book": book, "as_of": as_of, "rows": as_json(rows)},
+        execution_options={"yield_per": STREAMED},
+    )
+    async for batch in result.partitions():
+        yield batch
+
+
+async def books(session: AsyncSession) -> list[str]:
+    """Books with actions on record, by name."""
+    result = await session.execute(
+        text(
+            "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM pattern_trade_events e WHERE e.book_id = b.book_id) "
+            "ORDER BY book_id"
+        )
+    )
+    return list(result.scalars())
+
+
+async def hold_config(session: AsyncSession, book: str, module: str, policy_hash: str) -> RowMapping:
+    """A module's coefficients in a book, held until the transaction ends."""
+    result = await session.execute(
+        text(
+            "INSERT INTO learning_configs (book_id, module_id, config_data, sums, policy_hash) "
+            "VALUES (:book, :module, '{}', '{}', :policy) "
+            "ON CONFLICT (book_id, module_id) DO UPDATE SET book_id = excluded.book_id RETURNING config_data, sums"
+        ),
+        {"book": book, "module": module, "policy": policy_hash},
+    )
+    return result.mappings().one()
+
+
+async def set_config(session: AsyncSession, row: Mapping[str, Any]) -> None:
+    """Store coefficients that are held: book_id, module_id, config_data, sums, policy_hash."""
+    sql = (
+        "UPDATE learning_configs c SET config_data = r.config_data, sums = r.sums, policy_hash = r.policy_hash, "  # noqa: S608
+        f"updated_at = clock_timestamp() FROM {recordset(LearningConfig)} r "
+        "WHERE (c.book_id, c.module_id) = (r.book_id, r.module_id)"
+    )
+    await execute(session, Write(sql, as_json([row])))
+
+
+async def configs(session: AsyncSession, book: str | None) -> Sequence[RowMapping]:
+    """Coefficients, of one book or of all."""
+    result = await session.execute(
+        text(
+            "SELECT book_id AS book, module_id, config_data, policy_hash, updated_at FROM learning_configs "
+            "WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY book_id, module_id"
+        ),
+        {"book": book},
+    )
+    return result.mappings().all()
+
+
+async def trades_of(
+    session: AsyncSession, book: str, pattern_key: str, action_category: str, as_of: Any
+) -> AsyncIterator[RowMapping]:
+    """Trades with R of a group, each once, in the order in which they closed, streamed."""
+    result = await session.stream(
+        text(
+            "SELECT position_id, symbol, scope, rr, pnl, opened_at, closed_at FROM (SELECT DISTINCT ON (position_id) * "
+            "FROM pattern_trade_events WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action "
+            "AND closed_at <= :as_of AND rr IS NOT NULL ORDER BY position_id, action_index) once "
+            "ORDER BY closed_at, position_id"
+        ),
+        {"book": book, "pattern": pattern_key, "action": action_category, "as_of": as_of},
+        execution_options={"yield_per": STREAMED},
+    )
+    async for row in result.mappings():
+        yield row
+
+
+def _row(learner: str, key: PositionKey) -> dict[str, str]:
+    return {"learner": learner, "book_id": key.book, "position_id": key.position_id}

@@ -1,0 +1,402 @@
+"""Research: which closes wait to be studied, what was said of them, and what that cost."""
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from models.positions import LIVE
+from models.research import (
+    NO_ANSWER,
+    CallOutcome,
+    Day,
+    Hypothesis,
+    Kind,
+    LlmLearning,
+    NotReserved,
+    ResearchView,
+    Reserved,
+    Sample,
+    Spending,
+    Status,
+    Usage,
+)
+from store.rows import execute, insertion
+
+_LOCK = 0x6C6C6D  # one reservation at a time, so that none overlooks another
+# A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
+OVERLAP = timedelta(minutes=5)
+_COLUMNS = (
+    "id, book_id AS book, position_id, kind, level, module, status, content, model, prompt_version, input_tokens, "
+    "output_tokens, cost_usd, as_of, run, policy_hash, created_at"
+)
+_UNREAD = (
+    f"a.{LIVE} AND a.attributed_at > coalesce((SELECT studied_until FROM llm_watermarks w "  # noqa: S608
+    "WHERE w.book_id = a.book_id), '-infinity') AND NOT EXISTS (SELECT FROM llm_learning l "
+    "WHERE (l.book_id, l.level, l.position_id) = (a.book_id, 1, a.position_id))"
+)
+_TODAY = "date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
+
+
+# -- what is to be studied ----------------------------------------------------------------------------------------
+
+
+async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
+    """Books with live closes that were not read, or that were read since the book was last looked over."""
+    result = await session.execute(
+        text(
+            "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM attributions a WHERE a.book_id = b.book_id "  # noqa: S608
+            f"AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ} ORDER BY book_id"
+        ),
+        {"as_of": as_of},
+    )
+    return list(result.scalars())
+
+
+_NEWLY_READ = (
+    "(SELECT max(id) FROM llm_learning l WHERE l.book_id = b.book_id AND l.level = 1) > "
+    "coalesce((SELECT max(id) FROM llm_learning l WHERE l.book_id = b.book_id AND l.level = 2), 0)"
+)
+
+
+async def newly_read(session: AsyncSession, book: str) -> bool:
+    """Whether closes of the book were read since it was last looked over."""
+    result = await session.execute(
+        text(f"SELECT {_NEWLY_READ} FROM books b WHERE b.book_id = :book"),  # noqa: S608
+        {"book": book},
+    )
+    return bool(result.scalar_one_or_none())
+
+
+async def unread(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
+    """Live closes that nobody read, the earliest attributed first, as facts are made of them."""
+    result = await session.execute(
+        text(
+            f"SELECT {_TRADE} FROM attributions a JOIN positions p USING (book_id, position_id) "  # noqa: S608
+            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND {_UNREAD} "
+            "ORDER BY a.attributed_at, a.position_id LIMIT :limit"
+        ),
+        {"book": book, "as_of": as_of, "limit": limit},
+    )
+    return result.mappings().all()
+
+
+async def unread_count(session: AsyncSession, book: str, as_of: datetime) -> int:
+    """How many live closes wait."""
+    result = await session.execute(
+        text(
+            "SELECT count(*) FROM attributions a WHERE a.book_id = :book AND a.closed_at <= :as_of "  # noqa: S608
+            f"AND {_UNREAD}"
+        ),
+        {"book": book, "as_of": as_of},
+    )
+    return int(result.scalar_one())
+
+
+async def recent(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
+    """The newest live closes of a book, newest first."""
+    result = await session.execute(
+        text(
+            f"SELECT {_TRADE} FROM attributions a JOIN positions p USING (book_id, position_id) "  # noqa: S608
+            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND a.{LIVE} "
+            "ORDER BY a.closed_at DESC, a.position_id DESC LIMIT :limit"
+        ),
+        {"book": book, "as_of": as_of, "limit": limit},
+    )
+    return result.mappings().all()
+
+
+_TRADE = (
+    "a.position_id, a.symbol, a.direction, a.closed_at, a.time_held_hours, a.rr, a.direction_correct AS won, "
+    "a.max_drawdown_pct, a.max_favorable_pct, a.regime_at_entry, p.exit_reason, a.producers, p.entry_context, "
+    "ARRAY(SELECT DISTINCT e.pattern_key || ' ' || e.action_category FROM pattern_trade_events e "
+    "WHERE (e.book_id, e.position_id) = (a.book_id, a.position_id) ORDER BY 1) AS patterns"
+)
+
+
+async def record(session: AsyncSession, book: str, as_of: datetime) -> RowMapping:
+    """Number of trades, wins and mean R of a book."""
+    result = await session.execute(
+        text(
+            "SELECT count(*) AS trades, count(*) FILTER (WHERE direction_correct) AS wins, avg(rr) AS avg_rr "
+            "FROM attributions WHERE book_id = :book AND closed_at <= :as_of"
+        ),
+        {"book": book, "as_of": as_of},
+    )
+    return result.mappings().one()
+
+
+async def advance(session: AsyncSession, book: str) -> None:
+    """Move the watermark to the earliest live close that is unread, or else to the present, less the overlap."""
+    await session.execute(
+        text(
+            "INSERT INTO llm_watermarks (book_id, studied_until) SELECT :book, "  # noqa: S608
+            "least(coalesce((SELECT min(a.attributed_at) - interval '1 microsecond' FROM attributions a "
+            f"WHERE a.book_id = :book AND {_UNREAD}), 'infinity'), "
+            "transaction_timestamp() - CAST(:overlap AS interval)) "
+            "ON CONFLICT (book_id) DO UPDATE SET studied_until = greatest(llm_watermarks.studied_until, "
+            "excluded.studied_until)"
+        ),
+        {"book": book, "overlap": OVERLAP},
+    )
+
+
+_GROUPS = """
+    WITH newest AS (
+        SELECT * FROM pattern_trade_events WHERE book_id = :book AND closed_at <= :as_of
+        ORDER BY closed_at DESC LIMIT :limit
+    ), trades AS (
+        SELECT DISTINCT ON (pattern_key, action_category, position_id) pattern_key, action_category, scope, rr, pnl
+        FROM newest ORDER BY pattern_key, action_category, position_id, action_index
+    )
+    SELECT pattern_key, action_category, dimension, value, count(*) AS trades,
+           count(*) FILTER (WHERE pnl > 0) AS wins, avg(rr) AS avg_rr
+    FROM trades CROSS JOIN LATERAL
+        (SELECT '' AS dimension, '' AS value UNION ALL SELECT * FROM jsonb_each_text(scope)) d
+    GROUP BY 1, 2, 3, 4 HAVING dimension = '' OR count(*) >= :fewest
+    ORDER BY 1, 2, dimension COLLATE "C", count(*) DESC, value COLLATE "C"
+"""
+_SAMPLES = """
+    WITH trades AS (
+        SELECT DISTINCT ON (position_id) rr, date(opened_at AT TIME ZONE 'UTC') AS day,
+               scope @> CAST(:scope AS jsonb) AS inside
+        FROM pattern_trade_events WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action
+        AND rr IS NOT NULL AND closed_at <= :as_of ORDER BY position_id, action_index
+    )
+    SELECT day, inside, count(*) AS n, sum(rr) AS total, avg(rr) AS mean, coalesce(var_samp(rr), 0) AS variance
+    FROM trades GROUP BY GROUPING SETS ((inside), (day, inside))
+"""
+
+
+async def groups(session: AsyncSession, book: str, as_of: datetime, newest: int, fewest: int) -> Sequence[RowMapping]:
+    """Records of each pattern and action over the book's newest facts, whole (``dimension`` is empty) and by value.
+
+    Values that fewer than ``fewest`` trades have are left out.
+    """
+    result = await session.execute(text(_GROUPS), {"book": book, "as_of": as_of, "limit": newest, "fewest": fewest})
+    return result.mappings().all()
+
+
+async def lessons(session: AsyncSession, book: str, limit: int) -> Sequence[RowMapping]:
+    """The lessons in force, actionable and large ones first."""
+    result = await session.execute(
+        text(
+            "SELECT pattern_key, action_category, scope, n, avg_rr, coalesce(effect, edge_raw) AS effect, actionable "
+            "FROM learning_lessons WHERE book_id = :book AND status = 'active' "
+            "ORDER BY actionable DESC, abs(coalesce(effect, edge_raw)) DESC, lesson_id LIMIT :limit"
+        ),
+        {"book": book, "limit": limit},
+    )
+    return result.mappings().all()
+
+
+async def samples(
+    session: AsyncSession, book: str, hypothesis: Hypothesis, as_of: datetime
+) -> tuple[Sample, Sample, list[Day]]:
+    """R-multiples of the trades that meet a hypothesis's condition, of the others, and of both by day of entry."""
+    result = await session.execute(
+        text(_SAMPLES),
+        {
+            "book": book,
+            "pattern": hypothesis.pattern_key,
+            "action": hypothesis.action_category,
+            "scope": json.dumps(hypothesis.scope),
+            "as_of": as_of,
+        },
+    )
+    whole = {True: Sample(0), False: Sample(0)}
+    days: dict[date, dict[bool, tuple[int, float]]] = {}
+    for row in result:
+        if row.day is None:
+            whole[row.inside] = Sample(row.n, row.mean, row.variance)
+        else:
+            days.setdefault(row.day, {})[row.inside] = (row.n, row.total)
+    none = (0, 0.0)
+    by_day = [Day(*days[day].get(True, none), *days[day].get(False, none)) for day in sorted(days)]
+    return whole[True], whole[False], by_day
+
+
+# -- what was said ------------------------------------------------------------------------------------------------
+
+
+def learned_key(book: str, level: int, version: str, about: str) -> str:
+    """Names a question: said once. ``about`` is a position, or a digest of the facts."""
+    return f"{book}/{level}/{version}/{about}"
+
+
+async def write(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+    """Store what was said; what was said before stands."""
+    await execute(session, insertion(LlmLearning, rows, on_conflict="(dedupe_key) DO NOTHING"))
+
+
+async def said(session: AsyncSession, key: str) -> bool:
+    """Whether there is an answer to this question (or it was given up)."""
+    result = await session.execute(text("SELECT 1 FROM llm_learning WHERE dedupe_key = :key"), {"key": key})
+    return result.scalar_one_or_none() is not None
+
+
+async def cost_of(session: AsyncSession, key: str) -> tuple[Decimal, Usage]:
+    """What all the calls of a question cost together."""
+    result = await session.execute(
+        text(
+            "SELECT coalesce(sum(cost_usd), 0) AS cost, coalesce(sum(input_tokens), 0) AS input, "
+            "coalesce(sum(output_tokens), 0) AS output FROM llm_calls WHERE dedupe_key = :key"
+        ),
+        {"key": key},
+    )
+    row = result.one()
+    return row.cost, Usage(row.input, row.output)
+
+
+async def tested(session: AsyncSession, book: str, last: int) -> Sequence[RowMapping]:
+    """The newest hypotheses of a book and what became of them."""
+    result = await session.execute(
+        text(
+            "SELECT content, status FROM llm_learning WHERE book_id = :book AND level = 2 AND kind = 'hypothesis' "
+            "ORDER BY id DESC LIMIT :last"
+        ),
+        {"book": book, "last": last},
+    )
+    return result.mappings().all()
+
+
+async def listing(
+    session: AsyncSession, book: str | None, kind: Kind | None, status: Status | None, last: int | None
+) -> AsyncIterator[ResearchView]:
+    """Rows of research, oldest first, streamed; only the newest ``last`` where that is given."""
+    query = (
+        f"SELECT {_COLUMNS} FROM llm_learning WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+        "AND (CAST(:kind AS text) IS NULL OR kind = :kind) AND (CAST(:status AS text) IS NULL OR status = :status) "
+        "ORDER BY id"
+    )
+    if last is not None:
+        query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
+    result = await session.stream(
+        text(query),
+        {"book": book, "kind": kind, "status": status} | ({} if last is None else {"last": last}),
+        execution_options={"yield_per": 1000},
+    )
+    async for row in result.mappings():
+        yield ResearchView.model_validate(dict(row))
+
+
+async def shown(session: AsyncSession, number: int) -> ResearchView | None:
+    """One row of research."""
+    result = await session.execute(
+        text(f"SELECT {_COLUMNS} FROM llm_learning WHERE id = :id"),  # noqa: S608
+        {"id": number},
+    )
+    row = result.mappings().one_or_none()
+    return None if row is None else ResearchView.model_validate(dict(row))
+
+
+# -- what it costs ------------------------------------------------------------------------------------------------
+
+
+async def reserve(
+    session: AsyncSession,
+    *,
+    key: str,
+    book: str,
+    model: str,
+    version: str,
+    most: Decimal,
+    budget: Decimal,
+    attempts: int,
+    hold: timedelta,
+    run: str,
+) -> Reserved | NotReserved:
+    """Reserve the most that a call can cost, unless that is more than what is left of today's budget.
+
+    A question that another run is asking is left to it until its reservation ends; then it counts as lost, and as paid.
+    """
+    await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    await session.execute(
+        text(
+            "UPDATE llm_calls SET outcome = :lost, cost_usd = reserved_usd, settled_at = clock_timestamp(), "
+            "reason = 'the process that asked did not come back' "
+            "WHERE dedupe_key = :key AND settled_at IS NULL AND held_until <= clock_timestamp()"
+        ),
+        {"key": key, "lost": CallOutcome.lost},
+    )
+    before = (
+        await session.execute(
+            text(
+                "SELECT count(*) FILTER (WHERE outcome = ANY(CAST(:none AS text[]))) AS unanswered, "
+                "extract(epoch FROM max(held_until) FILTER (WHERE settled_at IS NULL) - clock_timestamp()) AS held, "
+                "(array_agg(reason ORDER BY call_id DESC) FILTER (WHERE outcome = ANY(CAST(:none AS text[]))))[1] "
+                "AS reason FROM llm_calls WHERE dedupe_key = :key"
+            ),
+            {"key": key, "none": list(NO_ANSWER)},
+        )
+    ).one()
+    if before.held is not None:
+        return NotReserved("held", "another run is asking this", max(float(before.held), 0.0))
+    if before.unanswered >= attempts:
+        return NotReserved("exhausted", f"given up after {before.unanswered} attempts: {before.reason}")
+    spent = (await spending(session)).spent_usd
+    if spent + most > budget:
+        return NotReserved(
+            "over_budget",
+            f"today's budget of {format(budget.normalize(), 'f')} USD is spent: {spent:.4f} USD, "
+            f"and a call may cost {most:.4f}",
+        )
+    result = await session.execute(
+        text(
+            "INSERT INTO llm_calls (dedupe_key, book_id, model, prompt_version, reserved_usd, run, held_until) "
+            "VALUES (:key, :book, :model, :version, :most, :run, clock_timestamp() + CAST(:hold AS interval)) "
+            "RETURNING call_id"
+        ),
+        {"key": key, "book": book, "model": model, "version": version, "most": most, "run": run, "hold": hold},
+    )
+    return Reserved(int(result.scalar_one()))
+
+
+async def settle(
+    session: AsyncSession,
+    call: Reserved,
+    outcome: CallOutcome,
+    usage: Usage | None,
+    cost: Decimal | None,
+    reason: str | None = None,
+) -> None:
+    """Write down how a call ended. Where the cost is unknown, it was what was reserved."""
+    await session.execute(
+        text(
+            "UPDATE llm_calls SET outcome = :outcome, reason = :reason, "
+            "cost_usd = coalesce(CAST(:cost AS numeric), reserved_usd), "
+            "input_tokens = :input, output_tokens = :output, settled_at = clock_timestamp() WHERE call_id = :id"
+        ),
+        {
+            "id": call.call_id,
+            "outcome": outcome,
+            "reason": reason,
+            "cost": cost,
+            "input": usage and usage.input_tokens,
+            "output": usage and usage.output_tokens,
+        },
+    )
+
+
+async def spending(session: AsyncSession) -> Spending:
+    """Calls since midnight (UTC), by the clock of the database, which all workers share."""
+    result = await session.execute(
+        text(
+            "SELECT coalesce(sum(calls), 0) AS calls, coalesce(sum(spent), 0) AS spent_usd, "  # noqa: S608
+            "coalesce(jsonb_object_agg(outcome, calls) FILTER (WHERE outcome IS NOT NULL), '{}') AS outcomes FROM "
+            "(SELECT coalesce(outcome, 'under way') AS outcome, count(*) AS calls, "
+            "sum(coalesce(cost_usd, reserved_usd)) AS spent "
+            f"FROM llm_calls WHERE reserved_at >= {_TODAY} GROUP BY 1) today"
+        )
+    )
+    return Spending.model_validate(dict(result.mappings().one()))
+
+
+def digest(prompt: str) -> str:
+    """What a level-2 question is about: its very facts."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]

@@ -1,0 +1,74 @@
+"""Lessons are built every six hours: what a book's trades say of the circumstances in which they were made."""
+
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from workflows.decisions import scheduled_time
+from workflows.messages import expect
+
+with workflow.unsafe.imports_passed_through():
+    from activities.lessons import LessonActivities
+    from models import search_attributes as sa
+    from models.patterns import BuildLessons, LessonReport, LessonRequest
+
+# A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
+PATIENT = RetryPolicy(
+    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15
+)
+SILENCE = timedelta(seconds=30)
+LONGEST = timedelta(hours=4)
+A_TRANSACTION = timedelta(seconds=30)
+
+
+@workflow.defn(name="LessonBuildingWorkflow")
+class LessonBuildingWorkflow:
+    """Mine the groups of each book that are due and write what came out as the book's next version of lessons.
+
+    Runs from a schedule (of every book, as of the scheduled time) and from ``closeloop lessons build``. A book that
+    cannot be built holds up no other.
+    """
+
+    @workflow.run
+    async def run(self, message: LessonRequest | None = None) -> LessonReport:
+        """See the class."""
+        request = expect(message, LessonRequest)
+        as_of = request.as_of or scheduled_time()
+        report = LessonReport()
+        for book in [request.book] if request.book else await self._books():
+            try:
+                built = await workflow.execute_activity_method(
+                    LessonActivities.build,
+                    BuildLessons(book=book, as_of=as_of, force=request.force),
+                    start_to_close_timeout=LONGEST,
+                    heartbeat_timeout=SILENCE,
+                    retry_policy=PATIENT,
+                    summary=f"Build lessons of {book}",
+                )
+            except ActivityError as error:
+                if request.book:
+                    raise error.cause or error from None
+                cause = error.cause
+                report.failed[book] = cause.message if isinstance(cause, ApplicationError) else str(cause)
+            else:
+                report.books.append(built)
+        self._publish(request, report)
+        return report
+
+    async def _books(self) -> list[str]:
+        found = await workflow.execute_activity_method(
+            LessonActivities.books,
+            start_to_close_timeout=A_TRANSACTION,
+            retry_policy=PATIENT,
+            summary="Which books have actions to learn from?",
+        )
+        return found.books
+
+    def _publish(self, request: LessonRequest, report: LessonReport) -> None:
+        workflow.upsert_search_attributes(
+            [sa.LIFECYCLE.value_set("lessons"), *([sa.BOOK.value_set(request.book)] if request.book else [])]
+        )
+        told = [built.sentence for built in report.books] + [f"{b}: {why}" for b, why in report.failed.items()]
+        workflow.upsert_memo({"outcome": "; ".join(told)[:2000] or "no book has actions to learn from"})
