@@ -49,26 +49,25 @@ _PAIR_SUMS = ", ".join(PAIR_COLUMNS)
 _PAIR_TOTALS = ", ".join(f"sum({c})::bigint AS {c}" for c in PAIR_COLUMNS)
 # A block's day is that of its start plus the horizon. Of each producer and block its last forecast counts.
 _RAW_PAIRS = """
-    WITH said AS (
-        SELECT o.asset, o.horizon, r.from_at, b.block, o.producer_id, o.issued_at, o.forecast_id, o.action,
-               o.direction_correct AS correct, o.target_at - o.issued_at AS length
-        FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
-        JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at
-             AND o.target_at < r.to_at + make_interval(secs => :block) AND o.target_at <= CAST(:as_of AS timestamptz)
-        CROSS JOIN LATERAL (
-            SELECT date_bin(make_interval(secs => :block), o.issued_at, '1970-01-01Z')
-        ) AS b (block)
-        WHERE NOT o.shadow AND b.block + (o.target_at - o.issued_at) >= r.from_at
-              AND b.block + (o.target_at - o.issued_at) < r.to_at
-    ), latest AS (  -- hashed first: sorting everything would cost most of the time
-        SELECT asset, horizon, from_at, block, producer_id, max(issued_at) AS issued_at
-        FROM said GROUP BY 1, 2, 3, 4, 5
-    ), spoken AS (
-        SELECT DISTINCT ON (asset, horizon, from_at, block, producer_id)
-               (block + length)::date AS day, asset, horizon, from_at, block, producer_id, action, correct,
-               date_part('epoch', length)::int AS horizon_seconds
-        FROM said JOIN latest USING (asset, horizon, from_at, block, producer_id, issued_at)
-        ORDER BY asset, horizon, from_at, block, producer_id, forecast_id DESC
+    WITH spoken AS (
+        SELECT asset, horizon, block, producer_id, length, (block + length)::date AS day,
+               date_part('epoch', length)::int AS horizon_seconds, latest % 8 / 2 AS action, latest % 2 = 1 AS correct
+        FROM (
+            -- the latest of a block in one pass, without a sort: its instant in µs, its action and whether it was right
+            SELECT o.asset, o.horizon, b.block, o.producer_id, o.target_at - o.issued_at AS length,
+                   max((date_part('epoch', o.issued_at) * 1000000)::bigint * 8 + o.direction_correct::int
+                       + CASE o.action WHEN 'long' THEN 0 WHEN 'short' THEN 2 ELSE 4 END) AS latest
+            FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
+            JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at
+                 AND o.target_at < r.to_at + make_interval(secs => :block)
+                 AND o.target_at <= CAST(:as_of AS timestamptz)
+            CROSS JOIN LATERAL (
+                SELECT date_bin(make_interval(secs => :block), o.issued_at, '1970-01-01Z')
+            ) AS b (block)
+            WHERE NOT o.shadow AND b.block + (o.target_at - o.issued_at) >= r.from_at
+                  AND b.block + (o.target_at - o.issued_at) < r.to_at
+            GROUP BY 1, 2, 3, 4, 5
+        ) blocks
     )
     SELECT f.day, f.asset, f.horizon, f.producer_id AS first, s.producer_id AS second,
            max(f.horizon_seconds) AS horizon_seconds, count(*) AS samples,
@@ -77,7 +76,7 @@ _RAW_PAIRS = """
            count(*) FILTER (WHERE f.action = s.action AND s.correct) AS agreed_correct_second,
            count(*) FILTER (WHERE f.action <> s.action AND f.correct) AS disagreed_correct_first,
            count(*) FILTER (WHERE f.action <> s.action AND s.correct) AS disagreed_correct_second
-    FROM spoken f JOIN spoken s ON s.asset = f.asset AND s.horizon = f.horizon AND s.from_at = f.from_at
+    FROM spoken f JOIN spoken s ON s.asset = f.asset AND s.horizon = f.horizon AND s.length = f.length
          AND s.block = f.block AND f.producer_id < s.producer_id
     GROUP BY 1, 2, 3, 4, 5
 """
@@ -131,10 +130,11 @@ def _midnight(day: date) -> datetime:
 
 
 async def books_with_outcomes(session: AsyncSession) -> list[str]:
-    """Books with at least one outcome, by name."""
+    """Books with at least one outcome or abstention, by name."""
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecast_outcomes o WHERE o.book_id = b.book_id) "
+            "OR EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id AND f.action = 'no_forecast') "
             "ORDER BY book_id"
         )
     )
@@ -247,7 +247,7 @@ async def recalibration_due(
             "WHERE book_id = :book AND target_at <= :as_of AND NOT shadow GROUP BY 1) o "
             "LEFT JOIN LATERAL (SELECT version, n FROM recalibration_maps m WHERE m.book_id = :book "
             "AND m.producer_id = o.producer_id ORDER BY version DESC LIMIT 1) m ON true "
-            "WHERE o.outcomes >= :least AND (m.n IS NULL OR o.outcomes >= m.n * (1 + CAST(:growth AS float8))) "
+            "WHERE o.outcomes >= :least AND (m.n IS NULL OR o.outcomes - m.n >= m.n * CAST(:growth AS float8)) "
             "ORDER BY 1"
         ),
         {"book": book, "as_of": as_of, "least": min_outcomes, "growth": growth},

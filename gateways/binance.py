@@ -1,0 +1,279 @@
+"""Candles of Binance's public market data (GET /api/v3/klines, no key): every answer is checked before it is believed.
+
+Asked for a page it makes one request: whoever calls decides about retries. What Binance asks of its callers is kept: no
+request while it said to wait, nor for a minute after more than 80 % of what it allows in a minute was used.
+https://developers.binance.com/docs/binance-spot-api-docs/rest-api/market-data-endpoints
+"""
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx
+from pydantic_core import from_json
+
+from gateways.candles import Candle, candle
+
+LIMIT = 1_000  # candles of an answer
+INTERVALS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m"}
+_DEFAULT_LIMIT = 500  # what an answer holds if the server does not heed the limit it is given
+
+_CONNECT_SECONDS = 3.0
+_MAX_BYTES = 2_000_000  # a full answer has about 180,000
+
+_WEIGHT_A_MINUTE = 6_000
+_WEIGHT_SHARE = 0.8
+# Seconds to wait where the answer does not say: a window for 429, the shortest ban for 418 and the firewall's 403.
+_PAUSES = {429: 60.0, 418: 120.0, 403: 120.0}
+_LONGEST_PAUSE = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
+
+# A candle may still change, or not be there yet, for a moment after it ended.
+_SETTLED = timedelta(seconds=10)
+# The end of the series may lag behind on one of Binance's servers: only after this long is "none" taken for an answer.
+_MISSING = timedelta(minutes=15)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ASSET = re.compile(r"[A-Za-z0-9]{1,20}(?:/[A-Za-z0-9]{1,20})?")
+_FIELDS = 12
+_UNKNOWN_SYMBOL = -1121
+
+
+class SourceUnavailable(Exception):
+    """The source cannot answer now: it is down, slow, or asks to wait. Holds for every asset, not only for this one.
+
+    ``retry_after``: seconds for which there is no use in asking again, where the source said so.
+    """
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class SourceNonsense(Exception):
+    """The answer is not what Binance documents. None of it is used."""
+
+
+class SourceRefused(Exception):
+    """The source refuses this request, and will refuse it again."""
+
+
+class UnknownSymbol(SourceRefused):
+    """The source has no such asset."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What one request asks for: the candles of an interval that end from ``first_end`` to ``last_end``, inclusive."""
+
+    interval_seconds: int
+    first_end: datetime
+    last_end: datetime
+
+
+@dataclass(frozen=True)
+class Klines:
+    """What one request gave: candles in order, and the range of ends in which the source has no others (null: none).
+
+    Two things are not taken for "there are none": an answer without any candle, and the end of a series that may only
+    lag behind.
+    """
+
+    interval_seconds: int
+    candles: tuple[Candle, ...]
+    covered: tuple[datetime, datetime] | None
+
+
+def pages(first: datetime, last: datetime) -> list[Page]:
+    """The requests for every candle that ends from ``first`` to ``last``, inclusive: one, unless that is too many.
+
+    The interval is the finest of at most 30 minutes whose candles fit in one request; 20.8 days of 30 minutes do.
+
+    >>> [(p.interval_seconds, str(p.first_end)) for p in pages(datetime(2018, 1, 11, 10, 1, tzinfo=UTC),
+    ...                                                        datetime(2018, 1, 12, 16, 0, tzinfo=UTC))]
+    [(180, '2018-01-11 10:03:00+00:00')]
+    """
+    chosen = next((s for s in INTERVALS if _last_slot(last, s) - _first_slot(first, s) < LIMIT), max(INTERVALS))
+    slots = range(_first_slot(first, chosen), _last_slot(last, chosen) + 1)
+    return [
+        Page(chosen, _instant(part[0] * chosen), _instant(part[-1] * chosen))
+        for part in (slots[at : at + LIMIT] for at in range(0, len(slots), LIMIT))
+    ]
+
+
+class Binance:
+    """Binance, or a server like it. One object a process: it remembers until when it was asked to wait."""
+
+    def __init__(self, base_url: str, patience_seconds: float = 10.0) -> None:
+        """``patience_seconds``: within this a request is answered in full, or given up."""
+        self._url = httpx.URL(base_url.rstrip("/") + "/api/v3/klines")
+        self._patience = patience_seconds
+        self._timeout = httpx.Timeout(patience_seconds, connect=min(_CONNECT_SECONDS, patience_seconds))
+        self._tls = httpx.create_ssl_context()
+        self._paused_until = -math.inf  # of the monotonic clock
+
+    async def candles(self, asset: str, page: Page, now: datetime) -> Klines:
+        """The candles of a page that have ended by ``now`` (and by the source's own clock): one request, or none.
+
+        Raises SourceUnavailable, SourceNonsense, SourceRefused, and of these UnknownSymbol if there is no such asset.
+        """
+        if not _ASSET.fullmatch(asset):
+            raise UnknownSymbol("Binance has no such asset: a pair such as ADA/BTC is needed")
+        step = timedelta(seconds=page.interval_seconds)
+        parameters: dict[str, str | int] = {
+            "symbol": asset.replace("/", "").upper(),
+            "interval": INTERVALS[page.interval_seconds],
+            "startTime": _milliseconds(page.first_end - step),
+            "endTime": _milliseconds(page.last_end - step),
+            "limit": LIMIT,
+        }
+        response, body = await self._get(parameters)
+        rows = list(_rows(body, page))
+        settled = min(now, _server_time(response) or now) - _SETTLED
+        given = tuple(row for row in rows if row.start + step <= settled)
+        return Klines(page.interval_seconds, given, _covered(page, given, len(rows), settled + _SETTLED - _MISSING))
+
+    async def _get(self, parameters: dict[str, str | int]) -> tuple[httpx.Response, bytes]:
+        if (left := self._paused_until - time.monotonic()) > 0:
+            raise SourceUnavailable("Binance asked to wait before the next request", left)
+        try:
+            async with (
+                asyncio.timeout(self._patience),
+                # A client a request: there are few, and a connection kept open is one that may be dead.
+                httpx.AsyncClient(verify=self._tls, timeout=self._timeout) as http,
+                http.stream("GET", self._url, params=parameters, headers={"Accept-Encoding": "identity"}) as response,
+            ):
+                self._heed(response)
+                body = bytearray()
+                async for part in response.aiter_raw():
+                    body += part
+                    if len(body) > _MAX_BYTES:
+                        raise SourceNonsense(f"Binance's answer is larger than {_MAX_BYTES // 1_000_000} MB")
+        except TimeoutError:
+            raise SourceUnavailable(f"Binance did not answer within {self._patience:g} s") from None
+        except httpx.TransportError as error:
+            raise SourceUnavailable(f"Binance did not answer ({type(error).__name__})") from None
+        _check_status(response, bytes(body))
+        return response, bytes(body)
+
+    def _heed(self, response: httpx.Response) -> None:
+        """Remember what the answer says about asking again, before anything else is made of it."""
+        status = response.status_code
+        unavailable = status in _PAUSES or status == 408 or status >= 500
+        pause = 0.0
+        if unavailable:
+            pause = _retry_after(response) or _PAUSES.get(status, 0.0)
+        elif _number(response.headers.get("X-MBX-USED-WEIGHT-1M", "")) > _WEIGHT_SHARE * _WEIGHT_A_MINUTE:
+            pause = 60.0
+        self._paused_until = max(self._paused_until, time.monotonic() + pause)
+        if unavailable:
+            raise SourceUnavailable(f"Binance answers {status}", pause or None)
+
+
+def _check_status(response: httpx.Response, body: bytes) -> None:
+    if response.status_code == 200:
+        return
+    try:
+        answer = from_json(body)
+    except ValueError:
+        answer = None
+    code = answer.get("code") if isinstance(answer, dict) else None
+    if response.status_code == 400 and code == _UNKNOWN_SYMBOL:
+        raise UnknownSymbol("Binance has no such asset")
+    told = f", code {code}" if isinstance(code, int) and abs(code) < 1_000_000 else ""
+    raise SourceRefused(f"Binance refuses the request ({response.status_code}{told})")
+
+
+def _rows(body: bytes, page: Page) -> Iterator[Candle]:
+    """Every row of an answer as a candle. Raises SourceNonsense: an answer that is wrong anywhere is wrong."""
+    try:
+        rows = from_json(body, allow_inf_nan=False)
+    except ValueError:
+        raise SourceNonsense("Binance's answer is not JSON") from None
+    if not isinstance(rows, list):
+        raise SourceNonsense("Binance's answer is not a list of candles")
+    step = page.interval_seconds * 1_000
+    earliest, latest = _milliseconds(page.first_end) - step, _milliseconds(page.last_end) - step
+    for row in rows:
+        start = _start(row, step)
+        if not earliest <= start <= latest:
+            raise SourceNonsense("Binance's answer has candles that were not asked for, or out of order, or twice")
+        earliest = start + step
+        try:
+            yield candle(_instant(start // 1_000), *(_text(value) for value in row[1:6]))
+        except ValueError as error:
+            raise SourceNonsense(f"Binance's answer has a candle with impossible numbers ({error})") from None
+
+
+def _start(row: Any, step: int) -> int:
+    """When a row's candle starts (ms). Raises SourceNonsense."""
+    if not isinstance(row, list) or len(row) != _FIELDS:
+        raise SourceNonsense(f"Binance's answer has a candle that is not a list of {_FIELDS} values")
+    start, end = row[0], row[6]
+    if type(start) is not int or type(end) is not int or start % step or not start <= end < start + step:
+        raise SourceNonsense("Binance's answer has a candle that is not of the interval")
+    return start
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("they must be texts")
+    return value
+
+
+def _covered(page: Page, given: tuple[Candle, ...], rows: int, known: datetime) -> tuple[datetime, datetime] | None:
+    """The ends between which nothing is missing but what does not exist; ``known``: up to when "none" means none."""
+    step = timedelta(seconds=page.interval_seconds)
+    if not given:
+        return None
+    last = given[-1].start + step
+    if rows not in (_DEFAULT_LIMIT, LIMIT):  # a full answer says nothing about what follows it
+        last = max(last, min(page.last_end, _instant(_last_slot(known, page.interval_seconds) * page.interval_seconds)))
+    return page.first_end, last
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds of the header, which has a number or a date; 0 where it has neither. RFC 9110, section 10.2.3."""
+    value = response.headers.get("Retry-After", "")
+    seconds = _number(value)
+    if (at := _date(value)) and (asked_at := _server_time(response)):
+        seconds = (at - asked_at).total_seconds()
+    return min(max(seconds, 0.0), _LONGEST_PAUSE)
+
+
+def _server_time(response: httpx.Response) -> datetime | None:
+    return _date(response.headers.get("Date", ""))
+
+
+def _date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _number(value: str) -> float:
+    return float(value) if re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", value) else 0.0
+
+
+def _first_slot(instant: datetime, interval_seconds: int) -> int:
+    return -((_EPOCH - instant) // timedelta(seconds=interval_seconds))
+
+
+def _last_slot(instant: datetime, interval_seconds: int) -> int:
+    return (instant - _EPOCH) // timedelta(seconds=interval_seconds)
+
+
+def _milliseconds(instant: datetime) -> int:
+    return (instant - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _instant(seconds: int) -> datetime:
+    return _EPOCH + timedelta(seconds=seconds)
