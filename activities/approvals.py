@@ -71,7 +71,12 @@ class ApprovalActivities:
                 state = OUTCOMES[found.verdict][0]
                 if found == decision:
                     return ApprovalAnswer(accepted=True, state=state, reason="this very word was carried out")
-                reason = f"already decided: {state} by {found.operator} at {found.at:%Y-%m-%d %H:%M:%S} UTC"
+                by = (
+                    f" by {found.operator} at {found.at:%Y-%m-%d %H:%M:%S} UTC"
+                    if found.operator
+                    else ", nobody decided"
+                )
+                reason = f"already decided: {state}{by}"
             elif found is not ApprovalState.pending:
                 state, reason = found, f"too late: {found}"
             elif decision.verdict is not None and not decision.operator.strip():
@@ -102,7 +107,8 @@ class ApprovalActivities:
 
     async def _hold(self, session: AsyncSession, key: ApprovalKey) -> tuple[Subject, RecordApproval | ApprovalState]:
         subject = self._subjects.get(key.kind)
-        found = await subject.hold(session, key) if subject else None
+        only_key = ApprovalKey(kind=key.kind, book=key.book, id=key.id)
+        found = await subject.hold(session, only_key) if subject else None
         if subject is None or found is None:
             raise ApplicationError(f"there is no {key.workflow_id}", type="ApprovalUnknown", non_retryable=True)
         return subject, found

@@ -29,7 +29,7 @@ from cli.console import (
 )
 from cli.console import run as run_command
 from learning.research import STATISTICS
-from models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Spending, Status
+from models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Status
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
 
@@ -150,29 +150,30 @@ async def _show(row_id: int) -> ResearchView | None:
 @app.command()
 def status(as_json: AsJson = False) -> None:
     """Who writes, what was spent today (UTC) of the budget, and how the calls ended."""
-    budget = settings().llm_budget_usd_per_day
-    keyed, spending = run_command(_spending())
-    report = {
-        "model": settings().llm_model if keyed else STATISTICS,
-        "budget_usd_per_day": format(budget, "f"),
-        "spent_today_usd": format(spending.spent_usd, "f"),
-        "left_today_usd": format(max(budget - spending.spent_usd, Decimal(0)), "f"),
-        "calls_today": spending.calls,
-        "outcomes_today": spending.outcomes,
-    }
+    report = run_command(_status())
     if as_json:
         return print_json(report)
+    keyed = report["model"] != STATISTICS
     out.print(f"written by {report['model']}" + ("" if keyed else ": without an ANTHROPIC_API_KEY no model is asked"))
-    out.print(f"spent today (UTC): {_usd(spending.spent_usd)} of {format(budget, 'f')} USD in {spending.calls} calls")
-    for outcome, calls in sorted(spending.outcomes.items()):
-        out.print(f"  {outcome}: {calls}")
+    spent, budget, calls = (report[name] for name in ("spent_today_usd", "budget_usd_per_day", "calls_today"))
+    out.print(f"spent today (UTC): {_usd(Decimal(spent))} of {budget} USD in {calls} calls")
+    for outcome, number_of in sorted(report["outcomes_today"].items()):
+        out.print(f"  {outcome}: {number_of}")
     return None
 
 
-async def _spending() -> tuple[bool, Spending]:
-    keyed = settings().api_key() is not None
+async def _status() -> dict[str, Any]:
+    budget = settings().llm_budget_usd_per_day
     async with database() as session:
-        return keyed, await store.research.spending(session)
+        today = await store.research.spending(session)
+    return {
+        "model": settings().llm_model if settings().api_key() else STATISTICS,
+        "budget_usd_per_day": format(budget, "f"),
+        "spent_today_usd": format(today.spent_usd, "f"),
+        "left_today_usd": format(max(budget - today.spent_usd, Decimal(0)), "f"),
+        "calls_today": today.calls,
+        "outcomes_today": today.outcomes,
+    }
 
 
 def _usd(cost: Decimal) -> str:

@@ -56,8 +56,9 @@ def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
     """
     learned = []
     regimes = group.regimes
-    by_regime = np.split(np.argsort(regimes.codes, kind="stable"), np.cumsum(np.bincount(regimes.codes))[:-1])
-    for signature, rows in zip(regimes.values, by_regime, strict=group.n > 0):
+    ends = np.cumsum(np.bincount(regimes.codes, minlength=len(regimes.values)))
+    order = np.argsort(regimes.codes, kind="stable")
+    for signature, rows in zip(regimes.values, np.split(order, ends)[:-1], strict=True):
         n = len(rows)
         if n < policy.edge_min_samples:
             continue

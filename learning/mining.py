@@ -14,7 +14,6 @@ Trades are taken by trade id and candidates by (conditions, dimension, value): t
 bit for bit.
 """
 
-import heapq
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -114,7 +113,7 @@ class Group:
             regime_signature({name: each.values[each.codes[row]] for name, each in present if each.codes[row] >= 0})
             for row in first
         ]
-        values = sorted(named)
+        values = sorted(set(named))
         rank = np.array([values.index(signature) for signature in named], np.int32)
         return Column(rank[codes], tuple(values))
 
@@ -337,23 +336,27 @@ class _Branch:
     """The group-by of a prefix (a set of dimensions) with one more ``dimension``.
 
     ``kept``: the combinations with enough trades, ascending, each value x radix of the prefix + id within the prefix;
-    ``first``: the number of the first of them among all that were found; ``deeper``: the group-bys that refine them.
+    ``first``: the number of the first of them among all that were found; ``above``: the group-by that this one refines;
+    ``deeper``: the group-bys that refine this one.
     """
 
     dimension: int
     kept: Ints
     first: int
+    above: "_Branch | None"
     deeper: "list[_Branch]"
 
 
 @dataclass(frozen=True)
 class _Level:
-    """What was found in one group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts`` and sums of ``marks`` (m,)."""
+    """What was found in one group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts``, sums of ``marks`` and ``wins``
+    (m,)."""
 
     dimensions: tuple[int, ...]
     values: Ints
     counts: Floats
     marks: Floats
+    wins: Floats
 
 
 class _Cube:
@@ -366,7 +369,8 @@ class _Cube:
     def __init__(self, group: Group, policy: LearningPolicy) -> None:
         self.group, self.policy = group, policy
         # Sums of squares lose their last digits to a large mean; less a middle value, equal numbers are exactly 0.
-        self.y = group.rr - np.partition(group.rr, group.n // 2)[group.n // 2]
+        self.middle = float(np.partition(group.rr, group.n // 2)[group.n // 2])
+        self.y = group.rr - self.middle
         self.yy = self.y * self.y
         self.day: Ints = np.unique(group.days, return_inverse=True)[1]
         self.dimensions: list[str] = []
@@ -376,12 +380,16 @@ class _Cube:
         self._rows_of: dict[tuple[int, int], Ints] = {}
 
         self.marks = _marks(group.n)
+        self.won = (group.rr > 0).astype(np.float64)
         self._found = 0
         self._levels: list[_Level] = []
+        self._firsts: list[int] = []
+        self._homes: list[_Branch] = []
         everything = np.ones(group.n, np.int64)
-        self._branches = self._explore((), np.empty((1, 0), np.int64), everything, 2)
+        self._branches = self._explore(None, (), np.empty((1, 0), np.int64), everything, 2)
         self._name_candidates()
 
+        self.sums = np.zeros((3, self.size))
         self.accepted: list[Lesson] = []
         self.cell = np.zeros(group.n, np.int64)
         self.seen = np.ones(group.n, np.bool_)
@@ -408,12 +416,14 @@ class _Cube:
 
     # Candidates.
 
-    def _explore(self, prefix: tuple[int, ...], values: Ints, ids: Ints, radix: int) -> list[_Branch]:
+    def _explore(
+        self, above: _Branch | None, prefix: tuple[int, ...], values: Ints, ids: Ints, radix: int
+    ) -> list[_Branch]:
         """Look for refinements of a prefix; ``values`` (radix - 1, k): what its ids stand for, ``ids`` (n,)."""
         limit = self.policy.mining_max_conditions
         branches: list[_Branch] = []
         further = range(prefix[-1] + 1 if prefix else 0, len(self.codes))
-        for dimension, (labels, (counts, sums)) in self._group_bys(further, ids, radix, (self.marks,)):
+        for dimension, (labels, (counts, marks, wins)) in self._group_bys(further, ids, radix, (self.marks, self.won)):
             enough = np.flatnonzero(
                 (counts >= self.policy.mining_min_trades) & (labels >= radix) & (labels % radix > 0)
             )
@@ -423,17 +433,20 @@ class _Cube:
             found = np.column_stack((values[kept % radix - 1], kept // radix))
             first, self._found = self._found, self._found + len(kept)
             path = (*prefix, dimension)
-            self._levels.append(_Level(path, found, counts[enough], sums[enough]))
-            deeper: list[_Branch] = []
+            self._levels.append(_Level(path, found, counts[enough], marks[enough], wins[enough]))
+            branch = _Branch(dimension, kept, first, above, [])
+            branches.append(branch)
+            self._firsts.append(first)
+            self._homes.append(branch)
             if dimension + 1 < len(self.codes) and (limit is None or len(path) < limit):
-                deeper = self._explore(path, found, self._inner(dimension, kept, ids, radix), len(kept) + 1)
-            branches.append(_Branch(dimension, kept, first, deeper))
+                inner = self._inner(branch, ids, radix)
+                branch.deeper.extend(self._explore(branch, path, found, inner, len(kept) + 1))
         return branches
 
-    def _inner(self, dimension: int, kept: Ints, ids: Ints, radix: int) -> Ints:
-        """Ids within the prefix that has ``dimension``, too (n,)."""
-        combined = self.codes[dimension] * radix + ids
-        size = (len(self.values[dimension]) + 1) * radix
+    def _inner(self, branch: _Branch, ids: Ints, radix: int) -> Ints:
+        """Ids within a branch (n,) from those within its prefix."""
+        combined, kept = self.codes[branch.dimension] * radix + ids, branch.kept
+        size = (len(self.values[branch.dimension]) + 1) * radix
         if size <= max(4 * len(ids), BLOCK):
             id_of = np.zeros(size, np.int64)
             id_of[kept] = np.arange(1, len(kept) + 1)
@@ -482,6 +495,7 @@ class _Cube:
         lengths = (conditions[:, ::2] >= 0).sum(axis=1)
         counts = np.concatenate([np.empty(0), *(level.counts for level in self._levels)])
         marks = np.concatenate([np.empty(0), *(level.marks for level in self._levels)])
+        wins = np.concatenate([np.empty(0), *(level.wins for level in self._levels)])
         self._levels.clear()
         order = np.lexsort((*conditions.T[::-1], lengths))
         order = order[self.group.n - counts[order] >= self.policy.mining_min_trades]
@@ -500,8 +514,10 @@ class _Cube:
             else:
                 representatives.append(int(alike[place]))
         self.conditions, self.lengths = self.conditions[stays], lengths[order][stays]
+        self.found_as = order[stays]
+        self.wins = wins[self.found_as]
         self.numbers = np.full(self._found, -1, np.int64)
-        self.numbers[order[stays]] = np.arange(len(self.conditions))
+        self.numbers[self.found_as] = np.arange(len(self.conditions))
 
     @property
     def size(self) -> int:
@@ -554,6 +570,7 @@ class _Cube:
         self.effect, self.half_width = np.full(self.size, np.nan), np.full(self.size, np.nan)
         self.t, self.p = np.zeros(self.size), np.ones(self.size)
         self.clustered = np.zeros(self.size, np.bool_)
+        self.p_by_day, self.half_width_by_day = np.full(self.size, np.nan), np.full(self.size, np.nan)
         self._compare(self._branches, self.seen.astype(np.int64), 2)
 
     def _compare(self, branches: Sequence[_Branch], ids: Ints, radix: int) -> None:
@@ -576,203 +593,191 @@ class _Cube:
             sums.append(inside[:, wanted])
         if which:
             some = np.concatenate(which)
-            result = compare(np.concatenate(sums, axis=1), self.cells, self.policy)
+            inside = np.concatenate(sums, axis=1)
+            if not self.accepted:
+                self.sums[:, some] = inside[:, :, 0]
+            result = compare(inside, self.cells, self.policy)
             self.effect[some], self.t[some] = result.effect, result.t
             self.p[some], self.half_width[some] = result.p, result.half_width
         for branch in branches:
             if branch.deeper:
-                inner = self._inner(branch.dimension, branch.kept, ids, radix)
+                inner = self._inner(branch, ids, radix)
                 self._compare(branch.deeper, inner, len(branch.kept) + 1)
 
     def cluster(self, candidate: int) -> None:
-        """Raise the candidate's p to the one with errors clustered by day, if that is larger.
-
-        The effect is a sum over trades; its variance is the sum over days of the squares of what each day adds
-        (Liang & Zeger 1986), times days / (days - 1), with days - 1 degrees of freedom, where days are those with
-        selected trades.
-        """
+        """Raise the candidate's p to the one with errors clustered by day, if that is larger."""
         self.clustered[candidate] = True
-        rows = self.rows(candidate)
-        rows = rows[self.seen[rows]]
-        cell, y, day = self.cell[rows], self.y[rows], self.day[rows]
+        if math.isnan(self.p_by_day[candidate]):
+            place = int(np.searchsorted(self._firsts, self.found_as[candidate], side="right")) - 1
+            self._cluster(self._homes[place])
+        self.p[candidate] = max(self.p[candidate], self.p_by_day[candidate])
+        self.half_width[candidate] = np.fmax(self.half_width[candidate], self.half_width_by_day[candidate])
+
+    def _cluster(self, branch: _Branch) -> None:
+        """p and intervals of the candidates of a branch with errors clustered by day (Liang & Zeger 1986).
+
+        The effect is a sum over trades. Its variance is the sum over days of the squares of what each day adds, times
+        g / (g - 1), and t has g - 1 degrees of freedom, where g is the number of days with selected trades.
+        """
+        path = [branch]
+        while path[0].above is not None:
+            path.insert(0, path[0].above)
+        ids, radix = self.seen.astype(np.int64), 2
+        for part in path:
+            ids, radix = self._inner(part, ids, radix), len(part.kept) + 1
+        spread, shape = ids * self.width + self.cell, (radix, self.width)
+        n1 = np.bincount(spread, minlength=radix * self.width).reshape(shape).astype(np.float64)
+        s1 = np.bincount(spread, self.y, radix * self.width).reshape(shape)
         n, s, _ = self.cells
-        n1, s1 = np.bincount(cell, minlength=self.width).astype(np.float64), np.bincount(cell, y, self.width)
-        n0, s0 = n - n1, s - s1
+        n0 = n - n1
         least = self.policy.mining_min_cell_trades
         usable = (n1 >= least) & (n0 >= least)
+        usable[0] = False
         n1, n0 = np.where(usable, n1, 1.0), np.where(usable, n0, 1.0)
         w = np.where(usable, n1 * n0 / n, 0.0)
-        share = w / w.sum()
-        m1, m0 = s1 / n1, s0 / n0
-        within = usable[cell]
-        rows, cell, y, day = rows[within], cell[within], y[within], day[within]
-        days = len(np.unique(day))
-        if days < self.policy.mining_min_days:
-            self.p[candidate] = 1.0
-            return
+        total = w.sum(axis=1, keepdims=True)
+        share = w / np.where(total > 0, total, 1.0)
+        m1, m0 = s1 / n1, (s - s1) / n0
         # What a day adds: its selected trades, less its others, which are all of its trades less its selected ones.
-        adds = np.bincount(
-            day, share[cell] * ((y - m1[cell]) / n1[cell] + (y - m0[cell]) / n0[cell]), len(self.by_day[0])
-        )
-        adds -= ((self.by_day[1] - self.by_day[0] * m0) * (share / n0)).sum(axis=1)
-        error = math.sqrt(float((adds * adds).sum()) * days / (days - 1))
-        t = abs(self.effect[candidate]) / error if error > 0 else math.inf
-        self.p[candidate] = max(self.p[candidate], 2 * float(special.stdtr(days - 1, -t)))
-        half_width = float(special.stdtrit(days - 1, (1 + _LEVEL) / 2)) * error
-        self.half_width[candidate] = max(self.half_width[candidate], half_width)
+        slope, shift = share * (1 / n1 + 1 / n0), share * (m1 / n1 + m0 / n0)
+        by_day, days = ids * len(self.by_day[0]) + self.day, len(self.by_day[0])
+        adds = np.bincount(by_day, slope.ravel()[spread] * self.y - shift.ravel()[spread], radix * days)
+        adds = adds.reshape(radix, days) - np.einsum("kc,gc->kg", share / n0, self.by_day[1])
+        adds += np.einsum("kc,gc->kg", share * m0 / n0, self.by_day[0])
+        g = (np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days) > 0).sum(axis=1)
+        with np.errstate(all="ignore"):
+            error = np.sqrt(np.square(adds).sum(axis=1) * g / (g - 1))
+            effect = np.abs((share * (m1 - m0)).sum(axis=1))
+            p = np.where(g >= self.policy.mining_min_days, 2 * special.stdtr(g - 1, -effect / error), 1.0)
+            half_width = special.stdtrit(g - 1, (1 + _LEVEL) / 2) * error
+        numbers = self.numbers[branch.first : branch.first + len(branch.kept)]
+        wanted = numbers >= 0
+        self.p_by_day[numbers[wanted]] = np.where(np.isnan(p), 1.0, p)[1:][wanted]
+        self.half_width_by_day[numbers[wanted]] = half_width[1:][wanted]
 
     def lesson(
         self, candidate: int, standing: Standing, q: float, explained_by: Mapping[str, str] | None = None
     ) -> Lesson:
         """The candidate as it stands."""
-        effect, half = float(self.effect[candidate]), float(self.half_width[candidate])
+        n, total, squares = (float(each) for each in self.sums[:, candidate])
+        left = squares - total * total / n
+        average = self.middle + total / n
+        effect, half_width = float(self.effect[candidate]), float(self.half_width[candidate])
         compared = not math.isnan(effect)
-        return _described(
-            self.group,
+        return Lesson(
+            self.group.pattern_key,
+            self.group.action_category,
             self.named(candidate),
-            self.rows(candidate),
-            self.policy,
-            standing=standing,
-            effect=effect if compared else None,
-            half_width=half if compared else None,
-            p=float(self.p[candidate]),
-            q=q,
-            explained_by=explained_by,
+            standing,
+            int(n),
+            average,
+            left / (n - 1) if left > _NO_VARIANCE * squares else 0.0,
+            float(self.wins[candidate]) / n,
+            average - self.policy.lesson_baseline_rr,
+            effect if compared else None,
+            effect - half_width if compared else None,
+            effect + half_width if compared else None,
+            float(self.p[candidate]),
+            q,
+            explained_by,
         )
-
-
-def _described(
-    group: Group,
-    conditions: Mapping[str, str],
-    rows: Ints,
-    policy: LearningPolicy,
-    *,
-    standing: Standing,
-    effect: float | None,
-    half_width: float | None,
-    p: float,
-    q: float | None = None,
-    explained_by: Mapping[str, str] | None = None,
-) -> Lesson:
-    rr = group.rr[rows]
-    n, average = len(rr), float(rr.mean())
-    return Lesson(
-        group.pattern_key,
-        group.action_category,
-        conditions,
-        standing,
-        n,
-        average,
-        float(rr.var(ddof=1)) if n > 1 else None,
-        float((rr > 0).mean()),
-        average - policy.lesson_baseline_rr,
-        effect,
-        None if effect is None or half_width is None else effect - half_width,
-        None if effect is None or half_width is None else effect + half_width,
-        p,
-        q,
-        explained_by,
-    )
 
 
 def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
     """All trades of the group against the baseline: Student's t test of one sample."""
-    edge = float(group.rr.mean()) - policy.lesson_baseline_rr
+    average = float(group.rr.mean())
+    edge = average - policy.lesson_baseline_rr
     p, half_width = 1.0, None
     if group.n > 1:
-        error = float(group.rr.std(ddof=1)) / math.sqrt(group.n)
+        error = math.sqrt(group.variance / group.n)
         half_width = float(special.stdtrit(group.n - 1, (1 + _LEVEL) / 2)) * error
         t = abs(edge) / error if error > 0 else math.inf if edge else 0.0
         p = 2 * float(special.stdtr(group.n - 1, -t))
-    return _described(
-        group,
+    return Lesson(
+        group.pattern_key,
+        group.action_category,
         {},
-        np.arange(group.n),
-        policy,
-        standing=Standing.baseline,
-        effect=edge,
-        half_width=half_width,
-        p=p,
+        Standing.baseline,
+        group.n,
+        average,
+        group.variance if group.n > 1 else None,
+        float((group.rr > 0).mean()),
+        edge,
+        edge,
+        None if half_width is None else edge - half_width,
+        None if half_width is None else edge + half_width,
+        p,
+        None,
+        None,
     )
 
 
 class _Selection:
     """Which candidates of all groups are lessons, and which are only shadows of these."""
 
-    _UNEXPLAINED, _A_FEW_DAYS = -1, -2
-
     def __init__(self, cubes: Sequence[_Cube], policy: LearningPolicy) -> None:
         self.cubes, self.policy = cubes, policy
         self.starts = np.cumsum([0, *(cube.size for cube in cubes)])
-        self.q = self._q()
+        self.q = np.empty(0)
         self.at_first = self._qualifying()
-        # Of each candidate the place, in its group, of the lesson that explains it.
-        self.explained = np.full(int(self.starts[-1]), self._UNEXPLAINED)
-        self.taken = np.zeros(int(self.starts[-1]), np.bool_)
+        self.taken = np.zeros(len(self.at_first), np.bool_)
+        # Of each candidate the place, among the accepted of its group, of the one that explains it.
+        self.explained = np.full(len(self.at_first), -1)
 
-    def _q(self) -> Floats:
-        return q_values(np.concatenate([np.empty(0), *(cube.p for cube in self.cubes)]))
+    def _joined(self, parts: Iterable[Floats]) -> Floats:
+        return np.concatenate([np.empty(0), *parts])
 
     def _qualifying(self) -> Bools:
-        effects = np.concatenate([np.empty(0), *(cube.effect for cube in self.cubes)])
-        significant: Bools = self.q <= self.policy.lesson_max_q
-        large: Bools = np.abs(effects) >= self.policy.lesson_min_effect  # NaN is not
+        """What is significant and large enough when days are taken into account; sets q.
+
+        The p of everything that is significant is raised, until nothing new is: what is left unraised among the
+        significant would lend its rank, and so a higher threshold, to the luck of a few days.
+        """
+        while True:
+            self.q = q_values(self._joined(cube.p for cube in self.cubes))
+            significant = self.q <= self.policy.lesson_max_q
+            raised = False
+            for cube, part in zip(self.cubes, np.split(significant, self.starts[1:-1]), strict=False):
+                for candidate in np.flatnonzero(part & ~cube.clustered):
+                    cube.cluster(int(candidate))
+                    raised = True
+            if not raised:
+                break
+        large: Bools = np.abs(self._joined(cube.effect for cube in self.cubes)) >= self.policy.lesson_min_effect
         return significant & large
 
     def run(self) -> None:
-        """Accept, split, test again, until nothing qualifies."""
-        while (best := self._best()) is not None:
-            place, candidate = best
+        """Accept the best, split its group's cells, test again, until nothing qualifies."""
+        qualifying = self.at_first
+        while qualifying.any():
+            place, candidate = min(map(self._located, np.flatnonzero(qualifying).tolist()), key=self._rank)
             cube, start = self.cubes[place], int(self.starts[place])
-            mine = slice(start, start + cube.size)
-            open_ = self.at_first[mine] & (self.explained[mine] == self._UNEXPLAINED)
-            self.explained[mine][open_ & cube.clustered & (self.q[mine] > self.policy.lesson_max_q)] = self._A_FEW_DAYS
             cube.accepted.append(cube.lesson(candidate, Standing.accepted, float(self.q[start + candidate])))
             self.taken[start + candidate] = True
             cube.split(candidate)
-            self.q = self._q()
-            open_ = self.at_first[mine] & (self.explained[mine] == self._UNEXPLAINED)
-            self.explained[mine][open_ & ~self._qualifying()[mine]] = len(cube.accepted) - 1
+            qualifying = self._qualifying()
+            group = slice(start, start + cube.size)
+            gone = (self.explained[group] == -1) & ~qualifying[group]
+            self.explained[group][gone] = len(cube.accepted) - 1
 
-    def _best(self) -> tuple[int, int] | None:
-        """(cube, candidate) that qualifies with the smallest p when days are taken into account; None if none does.
+    def _located(self, index: int) -> tuple[int, int]:
+        place = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return place, index - int(self.starts[place])
 
-        Raising a p only raises the q of others, so candidates are raised in the order of their p until one that is
-        raised comes first; if that one does not qualify any more, nothing does.
-        """
-        waiting = []
-        for index in np.flatnonzero(self._qualifying()):
-            place = int(np.searchsorted(self.starts, index, side="right")) - 1
-            waiting.append(self._ranked(place, int(index - self.starts[place])))
-        heapq.heapify(waiting)
-        last = max(waiting)[0] if waiting else 0.0
-        while waiting:
-            *_, place, candidate = waiting[0]
-            cube = self.cubes[place]
-            if cube.clustered[candidate]:
-                self.q = self._q()
-                qualifies = self.q[self.starts[place] + candidate] <= self.policy.lesson_max_q
-                return (place, candidate) if qualifies else None
-            cube.cluster(candidate)
-            heapq.heappop(waiting)
-            if cube.p[candidate] <= last:
-                heapq.heappush(waiting, self._ranked(place, candidate))
-        self.q = self._q()
-        return None
-
-    def _ranked(self, place: int, candidate: int) -> tuple[float, float, int, int, int]:
+    def _rank(self, located: tuple[int, int]) -> tuple[float, float, int, int, int]:
+        """Smallest p, then largest |t|, fewest conditions, key."""
+        place, candidate = located
         cube = self.cubes[place]
         return float(cube.p[candidate]), -float(cube.t[candidate]), int(cube.lengths[candidate]), place, candidate
 
     def shadows(self, place: int) -> Iterator[Lesson]:
         """What was significant at first and was not accepted."""
         cube, start = self.cubes[place], int(self.starts[place])
-        for candidate in range(cube.size):
-            index = start + candidate
-            if self.at_first[index] and not self.taken[index]:
-                by = int(self.explained[index])
-                explained_by = cube.accepted[by].conditions if by >= 0 else None
-                yield cube.lesson(candidate, Standing.shadow, float(self.q[index]), explained_by)
+        group = slice(start, start + cube.size)
+        for candidate in np.flatnonzero(self.at_first[group] & ~self.taken[group]):
+            by = int(self.explained[start + candidate])
+            explained_by = cube.accepted[by].conditions if by >= 0 else None
+            yield cube.lesson(int(candidate), Standing.shadow, float(self.q[start + candidate]), explained_by)
 
 
 def mine(groups: Sequence[Group], policy: LearningPolicy) -> Mined:

@@ -5,32 +5,38 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 
 import store.imports
 from activities.attribution import attribute
-from activities.starting import TASK_QUEUE, start_close
+from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
+from gateways.language_model import AnthropicModel
 from models.corpus import CorpusRequest
 from models.imports import ImportRequest
 from models.policy import LearningPolicy
 from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from models.research import ResearchRequest
 from models.weights import CycleRequest
 from store.database import Sessions, sessions_of
 from store.imports import StagedRow
+from tests.activities.researching import PRICES
 from tests.closes import closed, message, series
 from tests.conftest import free_ports
+from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack
 from workers.telemetry import Telemetry
-from workers.wiring import build_worker, connect_temporal, open_database
+from workers.wiring import build_llm_worker, build_worker, connect_temporal, open_database
 
 FOLDER = Path(__file__).parent / "histories"
 FAIL = WorkflowIDConflictPolicy.FAIL
@@ -148,6 +154,30 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
         await save(client, handle, f"{workflow}.once")
 
 
+async def record_research(client: Client, engine: AsyncEngine) -> None:
+    """By statistics; by a model that is busy once; by one that rejects the key; over budget."""
+    policy = LearningPolicy()
+    async with sessions_of(engine).begin() as session:
+        for book in ("statistics", "busy", "rejected", "budget"):
+            await attribute(session, [closed(book, "live")], policy, datetime.now(UTC), str(uuid.uuid4()))
+    async with messages_api() as api:
+        model = AnthropicModel(name="a-model", key=KEY, base_url=api.url, timeout=30, prices=PRICES)
+        for name, asked, budget, replies in (
+            ("statistics", None, 0, []),
+            ("busy", model, 1_000_000, [RATE_LIMIT, answer(), answer({"report": "r", "hypotheses": []})]),
+            ("rejected", model, 1_000_000, [error(401, "authentication_error")]),
+            ("budget", model, 0, []),
+        ):
+            api.says(*replies)
+            async with build_llm_worker(client, engine, policy, model=asked, budget=Decimal(budget)):
+                request = ResearchRequest(book=name)
+                handle = await client.start_workflow(
+                    "LlmResearchWorkflow", request, id=f"research/{name}/recorded", task_queue=LLM_TASK_QUEUE
+                )
+                await save(client, handle, f"LlmResearchWorkflow.{name}")
+        await model.close()
+
+
 async def save(client: Client, handle: Any, name: str) -> None:
     """Wait for the end and write the history, without stack traces, which name the folders of one machine."""
     try:
@@ -195,6 +225,7 @@ async def main() -> None:
             learners=[FailsOnce()],
         ):
             await record(client, sessions_of(engine), stack)
+        await record_research(client, engine)
     finally:
         await engine.dispose()
         stop.set()
