@@ -51,7 +51,8 @@ _FORECASTS = """
 """
 _DUE = """
     INSERT INTO forecast_resolution_state (book_id, forecast_id, asset, target_at)
-    SELECT book_id, forecast_id, asset, target_at FROM forecasts WHERE book_id = :book AND forecast_id LIKE :prefix || '%'
+    SELECT book_id, forecast_id, asset, target_at FROM forecasts
+    WHERE book_id = :book AND forecast_id LIKE :prefix || '%'
 """
 _OUTCOMES = """
     INSERT INTO forecast_outcomes (book_id, forecast_id, producer_id, asset, horizon, action, confidence, issued_at,

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -45,10 +45,6 @@ AsOfOption = Annotated[
 BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.", callback=book_name)]
 Book = Annotated[str, typer.Option("--book", help="The book.", callback=book_name)]
 LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]
-AsOf = Annotated[
-    str | None,
-    typer.Option("--as-of", help="The instant to compute for, such as 2026-10-01T00:00:00Z. Default: now."),
-]
 By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
 Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]
 
@@ -129,22 +125,6 @@ def table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) 
     for column in columns:
         made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
     return made
-
-
-def instant_of(value: str | None) -> datetime:
-    """The instant that ``--as-of`` names, or now; called wrongly (status 2) if it names none."""
-    if value is None:
-        return datetime.now(UTC)
-    try:
-        instant = datetime.fromisoformat(value)
-    except ValueError:
-        raise typer.BadParameter("must be a time such as 2026-10-01T00:00:00Z", param_hint="--as-of") from None
-    if instant.tzinfo is None:
-        raise typer.BadParameter("must carry a UTC offset, such as 2026-10-01T00:00:00Z", param_hint="--as-of")
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise typer.BadParameter("must be a time between the years 1 and 9999", param_hint="--as-of") from None
 
 
 def at(instant: datetime | None) -> str:

@@ -1,7 +1,7 @@
 """Forecasts: what producers say, and how it turned out."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Annotated, Any
 
@@ -18,14 +18,13 @@ from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
-    AsOf,
+    AsOfOption,
     BookOption,
     LastOption,
     at,
     err,
     fail,
     hinting,
-    instant_of,
     number,
     out,
     print_json,
@@ -92,12 +91,12 @@ async def _add(lines: Iterator[tuple[int, bytes | None]]) -> tuple[int, int, lis
 
 
 @app.command()
-def resolve(as_of: AsOf = None, as_json: AsJson = False) -> None:
+def resolve(as_of: AsOfOption = None, as_json: AsJson = False) -> None:
     """Resolve every forecast that is due at --as-of; safe to run at any time, also twice at once.
 
     Prices that are not on record are asked of the price source; what has no price stays pending with its reason.
     """
-    report = run(hinting(_resolve(instant_of(as_of))))
+    report = run(hinting(_resolve(as_of or datetime.now(UTC))))
     if as_json:
         return print_json(report)
     out.print(

@@ -7,7 +7,7 @@ import typer
 
 import store.meta
 from activities.meta import KIND, back_to_shadow, propose_leaving_shadow, track_record
-from cli.approvals import decide
+from cli.approvals import say, tell
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
@@ -18,6 +18,7 @@ from cli.console import (
     Note,
     at,
     fail,
+    hinting,
     number,
     out,
     print_json,
@@ -26,7 +27,7 @@ from cli.console import (
     settings,
     table,
 )
-from models.approvals import ApprovalKey, ApprovalRequest, ApprovalVerdict
+from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalRequest, ApprovalVerdict
 from store.database import open_engine, sessions_of
 from workers.addresses import database_url
 
@@ -144,21 +145,26 @@ async def _propose(book: str) -> ApprovalRequest:
 @app.command()
 def approve(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Let the meta-producer speak, as proposed; waits for the answer. Status 1 if it was not accepted."""
-    decide(run(_waiting(book)), ApprovalVerdict.approve, by, note, as_json)
+    tell(run(hinting(_decide(book, ApprovalVerdict.approve, by, note))), as_json)
 
 
 @app.command()
 def reject(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Leave the meta-producer in shadow; waits for the answer. Status 1 if it was not accepted."""
-    decide(run(_waiting(book)), ApprovalVerdict.reject, by, note, as_json)
+    tell(run(hinting(_decide(book, ApprovalVerdict.reject, by, note))), as_json)
 
 
-async def _waiting(book: str) -> ApprovalKey:
+async def _decide(book: str, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
     async with database() as session:
         rows = await store.meta.proposals(session, book, "pending")
-    if not rows:
+    answer = None
+    if rows:
+        key = ApprovalKey(kind=KIND, book=book, id=str(rows[0]["number"]))
+        async with temporal() as client:
+            answer = await say(client, key, verdict, by, note)
+    if answer is None:
         fail(f"Nothing waits for a decision in book {book}: 'closeloop meta propose --book {book}' makes a proposal.")
-    return ApprovalKey(kind=KIND, book=book, id=str(rows[0]["number"]))
+    return answer
 
 
 @app.command()

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
-from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError
-from temporalio.service import RPCError, RPCStatusCode
 
 import store.overrides
 from activities.overrides import KIND, match
 from activities.starting import TASK_QUEUE
+from cli import approvals
+from cli.approvals import tell
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
@@ -208,13 +209,7 @@ def reject(override: OverrideId, operator: Operator, reason: Reason = "", as_jso
 
 
 def _decide(override: str, verdict: ApprovalVerdict, operator: str, reason: str, as_json: bool) -> None:
-    answer = run(hinting(_say(override, verdict, operator, reason)))
-    if as_json:
-        print_json(answer)
-    else:
-        out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}")
-    if not answer.accepted:
-        raise typer.Exit(1)
+    tell(run(hinting(_say(override, verdict, operator, reason))), as_json)
 
 
 async def _say(override: str, verdict: ApprovalVerdict, operator: str, reason: str) -> ApprovalAnswer:
@@ -235,17 +230,8 @@ async def say(
 ) -> ApprovalAnswer:
     """Tell the workflow that waits for a decision what an operator decided, and wait for its answer."""
     key = ApprovalKey(kind=KIND, book=view.book, id=view.override_id)
-    word = {"verdict": verdict, "operator": operator, "note": reason}
-    try:
-        answer: ApprovalAnswer = await client.get_workflow_handle(key.workflow_id).execute_update(
-            "decide", word, result_type=ApprovalAnswer
-        )
+    if answer := await approvals.say(client, key, verdict, operator, reason):
         return answer
-    except WorkflowUpdateFailedError as error:
-        fail(f"The override's workflow did not answer: {error.cause}.")
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
     view = await _find(view.override_id) or view
     if view.status is OverrideStatus.pending:
         fail("Nobody has been asked about it yet: run 'closeloop overrides materialize' and try again.")

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +21,7 @@ from activities.weights import preset_version, preset_weights
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
-    AsOf,
+    AsOfOption,
     Book,
     BookOption,
     By,
@@ -29,7 +29,6 @@ from cli.console import (
     at,
     fail,
     hinting,
-    instant_of,
     number,
     out,
     print_json,
@@ -51,7 +50,7 @@ CycleId = Annotated[str, typer.Argument(metavar="ID", help="The proposal, as 'we
 @app.command()
 def cycle(
     book: Book,
-    as_of: AsOf = None,
+    as_of: AsOfOption = None,
     deadline_hours: Annotated[
         float | None,
         typer.Option("--deadline-hours", min=0, max=2160, help="How long a proposal waits. Default: the policy's."),
@@ -62,7 +61,7 @@ def cycle(
 
     Started twice for the same period, it is the same cycle.
     """
-    instant = instant_of(as_of)
+    instant = as_of or datetime.now(UTC)
     if deadline_hours is not None and math.isnan(deadline_hours):
         raise typer.BadParameter("must be a number of hours", param_hint="--deadline-hours")
     wait = None if deadline_hours is None else timedelta(hours=deadline_hours)

@@ -349,8 +349,7 @@ class _Branch:
 
 @dataclass(frozen=True)
 class _Level:
-    """What was found in one group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts``, sums of ``marks`` and ``wins``
-    (m,)."""
+    """One group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts`` and the sums of ``marks`` and ``wins`` (m,)."""
 
     dimensions: tuple[int, ...]
     values: Ints

@@ -216,7 +216,12 @@ def build_worker(
 
 
 def build_market_worker(
-    client: Client, engine: AsyncEngine, policy: LearningPolicy, *, binance_url: str, task_queue: str = MARKET_TASK_QUEUE
+    client: Client,
+    engine: AsyncEngine,
+    policy: LearningPolicy,
+    *,
+    binance_url: str,
+    task_queue: str = MARKET_TASK_QUEUE,
 ) -> Worker:
     """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
     prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
