@@ -21,14 +21,18 @@ import store.imports
 from activities.attribution import attribute
 from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
 from gateways.language_model import AnthropicModel
+from models.approvals import ApprovalRequest
 from models.corpus import CorpusRequest
 from models.imports import ImportRequest
+from models.patterns import LessonRequest, OverrideRequest
 from models.policy import LearningPolicy
 from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
 from models.research import ResearchRequest
 from models.weights import CycleRequest
 from store.database import Sessions, sessions_of
 from store.imports import StagedRow
+from tests.activities.overriding import mined, overrides
+from tests.activities.patterning import AS_OF, trades
 from tests.activities.researching import PRICES
 from tests.closes import closed, message, series
 from tests.conftest import free_ports
@@ -36,7 +40,7 @@ from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack
 from workers.telemetry import Telemetry
-from workers.wiring import build_llm_worker, build_worker, connect_temporal, open_database
+from workers.wiring import build_llm_worker, build_worker, connect_temporal, learners_of, open_database
 
 FOLDER = Path(__file__).parent / "histories"
 FAIL = WorkflowIDConflictPolicy.FAIL
@@ -96,6 +100,7 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     await save(client, corpus, "CorpusWorkflow.empty")
 
     await record_weights(client, sessions)
+    await record_patterns(client, sessions)
 
     async with sessions.begin() as session:
         await session.execute(
@@ -178,6 +183,47 @@ async def record_research(client: Client, engine: AsyncEngine) -> None:
         await model.close()
 
 
+async def record_patterns(client: Client, sessions: Sessions) -> None:
+    """A close that is learned from at once, an import and a catch-up that learn, lessons, overrides, an operator."""
+    close = await start_close(client, closed("p", "learned"), FAIL)
+    await save(client, close, "PositionCloseWorkflow.learned-at-once")
+    rows = [StagedRow(i, i, p.model_dump_json()) for i, p in enumerate(trades("p-bulk", 80))]
+    async with sessions.begin() as session:
+        await store.imports.create(session, "recorded-patterns", "a test")
+        await store.imports.stage(session, "recorded-patterns", rows, [])
+    started: tuple[tuple[str, Any, str], ...] = (
+        ("BackfillWorkflow", ImportRequest(import_id="recorded-patterns"), "learned"),
+        ("CatchUpWorkflow", CatchUpRequest(), "learned"),
+        ("LessonBuildingWorkflow", LessonRequest(book="p-bulk", as_of=AS_OF), "one-book"),
+        ("LessonBuildingWorkflow", LessonRequest(as_of=AS_OF), "every-book"),
+    )
+    for workflow, request, case in started:
+        handle = await client.start_workflow(workflow, request, id=f"recorded/{workflow}/{case}", task_queue=TASK_QUEUE)
+        await save(client, handle, f"{workflow}.{case}")
+    for verdict in ("approve", "reject"):
+        approval = await _ask(client, sessions, f"o-{verdict}")
+        await approval.signal("approve", "not an object")
+        await approval.signal("look")
+        await approval.execute_update("decide", {"verdict": verdict, "operator": "ann", "note": "ok"})
+        await save(client, approval, f"ApprovalWorkflow.{verdict}")
+    waiting = await _ask(client, sessions, "o-expired")
+    key = {"kind": "override", "book": "o-expired", "id": waiting.id.rsplit("/", 1)[1]}
+    request = ApprovalRequest.model_validate(key | {"proposal": "x", "deadline": datetime.now(UTC)})
+    expiring = await client.start_workflow("ApprovalWorkflow", request, id="recorded/expiring", task_queue=TASK_QUEUE)
+    await save(client, expiring, "ApprovalWorkflow.expired")
+
+
+async def _ask(client: Client, sessions: Sessions, book: str) -> Any:
+    await mined(sessions, book, {"effect": 2.0})
+    request = OverrideRequest(book=book, as_of=AS_OF)
+    handle = await client.start_workflow(
+        "OverrideMaterializationWorkflow", request, id=f"recorded/overrides/{book}", task_queue=TASK_QUEUE
+    )
+    await save(client, handle, "OverrideMaterializationWorkflow.one-book")
+    [view] = await overrides(sessions, book)
+    return client.get_workflow_handle(f"override/{book}/{view.override_id}")
+
+
 async def save(client: Client, handle: Any, name: str) -> None:
     """Wait for the end and write the history, without stack traces, which name the folders of one machine."""
     try:
@@ -222,7 +268,7 @@ async def main() -> None:
             concurrency=8,
             overlay_folder=home,
             corpus_folder=home,
-            learners=[FailsOnce()],
+            learners=[FailsOnce(), *learners_of(LearningPolicy())],
         ):
             await record(client, sessions_of(engine), stack)
         await record_research(client, engine)
