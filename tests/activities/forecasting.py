@@ -181,7 +181,7 @@ def candle_row(asset: str, ends_at: datetime, close: Any, interval: timedelta = 
 
 
 def every(interval: timedelta, first: datetime, last: datetime, price: float = 100.0) -> dict[datetime, float]:
-    """Closes of candles that end from ``first`` to ``last``; each a little higher, so that each is known by its price."""
+    """Closes of candles that end from ``first`` to ``last``, each a little higher: each is known by its price."""
     count = (last - first) // interval + 1
     return {first + i * interval: price + i for i in range(count)}
 

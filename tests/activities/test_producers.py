@@ -1,0 +1,406 @@
+"""What producers are worth, kept by the day, against the same from the outcomes themselves in plain Python."""
+
+import asyncio
+import math
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import combinations, product
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import RowMapping
+
+from activities.forecasts import ForecastActivities
+from activities.producers import bins_of
+from models.forecasts import Forecast, Heartbeat
+from models.policy import LearningPolicy
+from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, every, floor_on, forecast
+from tests.learning.plain_scores import bin_of, confidence_correlation, scores, standard_error
+
+POLICY = LearningPolicy(performance_window_days=4)
+WINDOW = 4 * DAY
+BLOCK = 2 * HOUR
+SCORES = ("hit_rate", "mean_confidence", "brier", "log_score", "calibration_error", "uncertainty")
+DECOMPOSED = ("reliability", "resolution", "within_bin_variance", "within_bin_covariance")
+Row = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+async def module_floor(dsn: str) -> AsyncIterator[Floor]:
+    """Its database thinks that a day begins at half past six in the evening."""
+    async with floor_on(dsn, timezone="Asia/Kolkata") as floor:
+        floor.policy = POLICY
+        yield floor
+
+
+@pytest.fixture
+async def floor(module_floor: Floor) -> Floor:
+    await module_floor.clear()
+    return module_floor
+
+
+# -- from the outcomes, one after the other ----------------------------------------------------------------------------
+
+
+def wilson(rate: float, n: int) -> tuple[float, float]:
+    """The p at which (rate - p)² = z² p (1 - p) / n."""
+    z = NormalDist().inv_cdf(0.975) ** 2 / n
+    low, high = sorted(np.roots([1 + z, -(2 * rate + z), rate**2]).real)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
+def shares(outcomes: Sequence[Row]) -> dict[str, float]:
+    """Of each outcome the part of its horizon since the target of the one before it, at most all of it."""
+    found = {}
+    streams = defaultdict(list)
+    for o in outcomes:
+        streams[o["producer_id"], o["asset"], o["horizon"]].append(o)
+    for stream in streams.values():
+        before = None
+        for o in sorted(stream, key=lambda o: (o["target_at"], o["forecast_id"])):
+            apart = 1.0 if before is None else (o["target_at"] - before) / (o["target_at"] - o["issued_at"])
+            found[o["forecast_id"]] = min(1.0, apart)
+            before = o["target_at"]
+    return found
+
+
+def slices(o: Row) -> Iterator[tuple[str, str, str, str]]:
+    """The rows of the table that an outcome belongs to."""
+    regimes = {o["regime"] or "", ""}
+    for asset, horizon, regime in product({o["asset"], ""}, {o["horizon"], ""}, regimes):
+        yield o["producer_id"], asset, horizon, regime
+
+
+def plain_performance(outcomes: Sequence[Row], as_of: datetime) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+    known = [o for o in outcomes if o["target_at"] <= as_of]
+    share = shares(known)
+    members = defaultdict(list)
+    for o in known:
+        if o["target_at"] > as_of - WINDOW:
+            for key in slices(o):
+                members[key].append(o)
+    rows = {}
+    for key, group in members.items():
+        n = len(group)
+        by_pair = defaultdict(float)
+        for o in group:
+            by_pair[o["asset"], o["horizon"]] += share[o["forecast_id"]]
+        independent = min(n, max(1, math.floor(max(by_pair.values()) + 1e-6)))
+        row: dict[str, Any] = {"outcomes": n, "correct": sum(o["direction_correct"] for o in group)}
+        row["independent"] = independent
+        said = [(o["confidence"], o["direction_correct"]) for o in group]
+        row["bins"] = [sum(bin_of(p) == k for p, _ in said) for k in range(10)]
+        if n >= 5:
+            row |= {name: value for name, value in scores(said).items() if name in (*SCORES, *DECOMPOSED)}
+            row["hit_low"], row["hit_high"] = wilson(row["hit_rate"], independent)
+            wider = math.sqrt(n / independent)
+            row["brier_se"] = standard_error([(p - o) ** 2 for p, o in said]) * wider
+            row["mean_confidence_se"] = standard_error([p for p, _ in said]) * wider
+            row["correlation"] = confidence_correlation(said)
+        else:
+            row |= dict.fromkeys((*SCORES, *DECOMPOSED, "hit_low", "hit_high", "brier_se", "correlation"))
+        rows[key] = row
+    return rows
+
+
+def plain_agreement(outcomes: Sequence[Row], as_of: datetime) -> dict[tuple[str, ...], dict[str, Any]]:
+    last: dict[tuple[Any, ...], Row] = {}
+    # Of several of one instant, flat goes before short, and short before long.
+    for o in sorted(outcomes, key=lambda o: (o["issued_at"], ["long", "short", "flat"].index(o["action"]))):
+        block = o["issued_at"] - (o["issued_at"] - datetime(1970, 1, 1, tzinfo=UTC)) % BLOCK
+        elapses = block + (o["target_at"] - o["issued_at"])
+        if o["target_at"] <= as_of and as_of - WINDOW < elapses <= as_of:
+            last[o["asset"], o["horizon"], block, o["producer_id"]] = o
+    spoken = defaultdict(dict)
+    for (asset, horizon, block, producer), o in last.items():
+        spoken[asset, horizon, block][producer] = o
+    pairs = defaultdict(list)
+    for (asset, horizon, _), said in spoken.items():
+        for first, second in combinations(sorted(said), 2):
+            pairs[asset, horizon, first, second].append((said[first], said[second]))
+    rows = {}
+    for key, both in pairs.items():
+        agreed = [(a, b) for a, b in both if a["action"] == b["action"]]
+        apart = [(a, b) for a, b in both if a["action"] != b["action"]]
+        row: dict[str, Any] = {"samples": len(both), "agreement": None, "agreement_low": None, "agreement_high": None}
+        length = both[0][0]["target_at"] - both[0][0]["issued_at"]
+        if len(both) >= 5:
+            row["agreement"] = len(agreed) / len(both)
+            trials = max(1, math.floor(len(both) * min(1.0, BLOCK / length)))
+            row["agreement_low"], row["agreement_high"] = wilson(row["agreement"], trials)
+        hits = [(a["direction_correct"] + b["direction_correct"]) / 2 for a, b in agreed]
+        row["hit_agreed"] = sum(hits) / len(hits) if len(hits) >= 5 else None
+        for place, name in enumerate(("hit_first_disagreed", "hit_second_disagreed")):
+            hits = [float(pair[place]["direction_correct"]) for pair in apart]
+            row[name] = sum(hits) / len(hits) if len(hits) >= 5 else None
+        rows[key] = row
+    return rows
+
+
+async def stored(floor: Floor, table: str, *key: str) -> dict[tuple[str, ...], RowMapping]:
+    return {tuple(row[name] for name in key): row for row in await floor.sql(f"SELECT * FROM {table}")}
+
+
+def differing(found: Row, wanted: Row) -> dict[str, tuple[Any, Any]]:
+    """What is not as wanted: (found, wanted) by name."""
+    return {
+        name: (found[name], value)
+        for name, value in wanted.items()
+        if (found[name] is None) != (value is None)
+        or (value is not None and not math.isclose(found[name], value, rel_tol=1e-9, abs_tol=1e-9))
+    }
+
+
+async def assert_as_computed(floor: Floor, as_of: datetime) -> int:
+    """What the tables say is what the outcomes say; how many rows were compared."""
+    outcomes = await floor.sql("SELECT * FROM forecast_outcomes WHERE NOT shadow")
+    wanted = plain_performance(outcomes, as_of)
+    found = await stored(floor, "producer_performance", "producer_id", "asset", "horizon", "regime")
+    scored = {key: row for key, row in found.items() if row["outcomes"]}
+    assert set(scored) == set(wanted)
+    for key, row in wanted.items():
+        bins = row.pop("bins")
+        assert [b["outcomes"] for b in bins_of(scored[key]["sums"])] == bins, key
+        assert differing(scored[key], row) == {}, key
+    pairs = plain_agreement(outcomes, as_of)
+    agreed = await stored(floor, "producer_correlation", "asset", "horizon", "first", "second")
+    assert set(agreed) == set(pairs)
+    for pair, row in pairs.items():
+        assert differing(agreed[pair], row) == {}, pair
+    assert {row["as_of"] for row in (*found.values(), *agreed.values())} <= {as_of}
+    return len(wanted) + len(pairs)
+
+
+# -- random histories --------------------------------------------------------------------------------------------------
+
+END = T0 + 10 * DAY
+
+
+async def prices(floor: Floor, rng: random.Random) -> None:
+    for asset in ("ADA/BTC", "ETH/BTC"):
+        price, closes = 100.0, {}
+        for i in range(int((END - T0) / (15 * MINUTE)) + 1):
+            price *= 1 + rng.gauss(0, 0.003)
+            closes[T0 + i * 15 * MINUTE] = price
+        await floor.trade(asset, closes, 15 * MINUTE)
+
+
+def spoken(rng: random.Random, count: int) -> list[Forecast]:
+    """Of four producers, two assets, horizons from minutes to days, with and without regimes; some thrice at once."""
+    made: list[Forecast] = []
+    for i in range(count):
+        at = T0 + timedelta(seconds=rng.randrange(0, 10 * 86400, rng.choice([1, 900, 7200])))
+        values: dict[str, Any] = {
+            "producer_id": rng.choice(["p0", "p1", "p2", "p2", "p3"]),
+            "asset": rng.choice(["ADA/BTC", "ADA/BTC", "ETH/BTC"]),
+            "horizon": rng.choice(["1h", "1h", "60m", "4h", "3d"]),
+            "issued_at": at,
+            "regime": rng.choice([None, None, "BULL", "BEAR"]),
+        }
+        if rng.random() < 0.1:
+            made.append(abstention(f"f-{i:05}", **values))
+        else:
+            confidence = rng.choice([rng.random(), rng.randrange(11) / 10])
+            action = rng.choice(["long", "short", "flat"])
+            made.append(forecast(f"f-{i:05}", action=action, confidence=confidence, **values))
+    return made
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_performance_is_that_of_the_outcomes_whatever_came_when(floor: Floor, seed: int) -> None:
+    """Forecasts come late, in any order; windows are cut in the middle of days; some looks are back in time."""
+    rng = random.Random(seed)
+    await prices(floor, rng)
+    said = spoken(rng, 1600)
+    compared = 0
+    for piece in (said[:1000], said[1000:1500], said[1500:]):
+        await floor.record(*piece)
+        now = T0 + timedelta(seconds=rng.randrange(4 * 86400, 11 * 86400))
+        await floor.resolve(now)
+        await floor.perform(now)
+        compared += await assert_as_computed(floor, now)
+    for as_of in (T0 + 5.37 * DAY, T0 + 6 * DAY - TICK, T0 + 30 * HOUR, END, END):
+        await floor.resolve(END + DAY)
+        await floor.perform(as_of)
+        compared += await assert_as_computed(floor, as_of)
+    assert compared > 600
+    assert await floor.sql("SELECT * FROM performance_due") == []
+
+
+async def test_brought_up_to_date_at_once_and_while_others_resolve(floor: Floor) -> None:
+    rng = random.Random(11)
+    await prices(floor, rng)
+    said = spoken(rng, 1600)
+
+    async def resolve(piece: list[Forecast]) -> None:
+        for i in range(0, len(piece), 100):
+            await floor.record(*piece[i : i + 100])
+            await floor.resolve(END + DAY)
+
+    await asyncio.gather(*(resolve(said[i::3]) for i in range(3)), *(floor.perform(END) for _ in range(8)))
+    reports = await asyncio.gather(*(floor.perform(END) for _ in range(3)))
+    await assert_as_computed(floor, END)
+    assert all(report.books == ["b"] for report in reports)
+    assert (await floor.perform(END)).days == 0
+
+
+async def test_a_late_outcome_changes_the_share_of_one_on_a_later_day(floor: Floor) -> None:
+    """Over three days, an hour apart; the late one lies between them, a day before the last."""
+    await floor.trade("ADA/BTC", every(HOUR / 2, T0, T0 + 9 * DAY), HOUR / 2)
+    await floor.record(forecast("a", horizon="3d"), forecast("c", horizon="3d", issued_at=T0 + 4 * DAY))
+    as_of = T0 + 8 * DAY
+    await floor.resolve(as_of)
+    await floor.perform(as_of)
+    await floor.record(forecast("b", horizon="3d", issued_at=T0 + 2.5 * DAY))
+    await floor.resolve(as_of)
+    assert (await floor.perform(as_of)).days == 2  # its own, and that of the one after
+    await assert_as_computed(floor, as_of)
+    [shared] = await floor.sql("SELECT sum(independent) AS n FROM producer_daily_bins")
+    assert shared["n"] == pytest.approx(1 + 2.5 / 3 + 1.5 / 3)
+
+
+async def test_of_other_books_and_of_the_shadow_nothing_is_counted(floor: Floor) -> None:
+    await floor.trade("ADA/BTC", every(HOUR / 2, T0, T0 + DAY), HOUR / 2)
+    await floor.record(*(forecast(f"f-{i}", issued_at=T0 + i * HOUR) for i in range(6)))
+    await floor.record(*(forecast(f"f-{i}", book="c", issued_at=T0 + i * HOUR, action="short") for i in range(6)))
+    await floor.record(*(forecast(f"s-{i}", issued_at=T0 + i * HOUR, action="short") for i in range(6)), shadow=True)
+    await floor.resolve(T0 + DAY)
+    assert (await floor.perform(T0 + DAY)).books == ["b", "c"]
+    rows = await floor.sql("SELECT * FROM producer_performance WHERE asset = '' AND horizon = '' AND regime = ''")
+    assert {(row["book_id"], row["outcomes"], row["hit_rate"]) for row in rows} == {("b", 6, 1.0), ("c", 6, 0.0)}
+
+
+async def test_abstentions_are_counted_and_never_scored(floor: Floor) -> None:
+    await floor.trade("ADA/BTC", every(HOUR / 2, T0, T0 + DAY), HOUR / 2)
+    await floor.record(forecast("f"), abstention("a", regime="BULL"), abstention("silent", book="c", asset="X"))
+    await floor.record(abstention("later", issued_at=T0 + DAY), abstention("old", issued_at=T0 - 5 * DAY))
+    await floor.resolve(T0 + HOUR + 4 * MINUTE)
+    await floor.perform(T0 + HOUR + 4 * MINUTE)
+    assert await floor.sql("SELECT * FROM producer_performance WHERE abstentions > 0") == []
+    as_of = T0 + 2 * HOUR
+    await floor.resolve(as_of)
+    assert (await floor.perform(as_of)).books == ["b", "c"]
+    rows = await floor.sql("SELECT * FROM producer_performance")
+    found = {(r["book_id"], r["asset"], r["horizon"], r["regime"]): (r["outcomes"], r["abstentions"]) for r in rows}
+    of_ada = {
+        ("b", asset, horizon, regime): (0 if regime else 1, 1)
+        for asset, horizon, regime in product(("ADA/BTC", ""), ("1h", ""), ("BULL", ""))
+    }
+    of_x = {("c", asset, horizon, ""): (0, 1) for asset, horizon in product(("X", ""), ("1h", ""))}
+    assert found == of_ada | of_x
+
+
+# -- recalibration -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_map_is_made_again_only_after_a_tenth_more_outcomes(floor: Floor) -> None:
+    await floor.trade("ADA/BTC", every(HOUR / 2, T0, T0 + 8 * DAY), HOUR / 2)
+    rng = random.Random(2)
+
+    async def more(producer: str, first: int, last: int) -> None:
+        said = [
+            forecast(
+                f"{producer}-{i}",
+                producer_id=producer,
+                issued_at=T0 + i * HOUR,
+                confidence=rng.random(),
+                action=rng.choice(["long", "short"]),
+            )
+            for i in range(first, last)
+        ]
+        await floor.record(*said)
+        await floor.resolve(END)
+
+    await more("ta", 0, 99)
+    await more("flow", 0, 150)
+    assert await floor.recalibrate(END) == ["b/flow/1"]
+    await more("ta", 99, 100)
+    assert await floor.recalibrate(T0 + 100 * HOUR - TICK) == []  # as of then, the last was not over
+    assert await asyncio.gather(*(floor.recalibrate(END) for _ in range(3))) in (
+        [["b/ta/1"], [], []],
+        [[], ["b/ta/1"], []],
+        [[], [], ["b/ta/1"]],
+    )
+    await more("ta", 100, 109)
+    assert await floor.recalibrate(END) == []
+    await more("ta", 109, 110)
+    assert await floor.recalibrate(END) == ["b/ta/2"]
+    assert await floor.recalibrate(T0 + 50 * HOUR) == []
+    maps = await stored(floor, "recalibration_maps", "producer_id", "version")
+    assert {key: row["n"] for key, row in maps.items()} == {("flow", 1): 150, ("ta", 1): 100, ("ta", 2): 110}
+    told = await floor.events("producer.recalibration.v1")
+    assert [(e["producer_id"], e["version"]) for e in told] == [("flow", 1), ("ta", 1), ("ta", 2)]
+    for event in told:
+        row = maps[event["producer_id"], event["version"]]
+        assert (event["adopted"], event["evidence"]) == (row["adopted"], row["evidence"])
+        assert row["evidence"]["outcomes"] == row["n"]
+        assert row["recalibrated"] == sorted(row["recalibrated"])
+        edge = 1 / (row["n"] + 2)
+        assert all(edge <= p <= 1 - edge for p in row["recalibrated"])
+
+
+async def test_the_map_of_one_who_boasts_is_adopted(floor: Floor) -> None:
+    """It says 95 % and is right in half of the cases; another one is as good as it says."""
+    closes = every(HOUR / 2, T0, END, 1000.0)
+    rng = random.Random(4)
+    price = 1000.0
+    for end in closes:
+        price *= 1 + rng.choice([-0.01, 0.01])
+        closes[end] = price
+    await floor.trade("ADA/BTC", closes, HOUR / 2)
+    said = []
+    for i in range(230):
+        at = T0 + i * HOUR
+        rose = closes[at + HOUR] > closes[at]
+        boast, honest = rng.random() < 0.5, rng.random() < 0.75
+        for producer, right, confidence in (("boaster", boast, 0.95), ("honest", honest, 0.75)):
+            action = "long" if rose == right else "short"
+            said.append(
+                forecast(f"{producer}-{i}", producer_id=producer, issued_at=at, action=action, confidence=confidence)
+            )
+    await floor.record(*said)
+    await floor.resolve(END + DAY)
+    await floor.recalibrate(END + DAY)
+    maps = await stored(floor, "recalibration_maps", "producer_id")
+    boaster, honest_map = maps["boaster",], maps["honest",]
+    assert (boaster["adopted"], honest_map["adopted"]) == (True, False)
+    assert boaster["evidence"]["gain_low"] > 0
+    assert boaster["recalibrated"] == pytest.approx([0.5], abs=0.1)
+
+
+# -- health ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_heartbeat_counts_once(floor: Floor) -> None:
+    activities = ForecastActivities(floor.sessions, POLICY)
+
+    def beat(name: str, minute: int, failures: int = 0, error: str | None = None) -> Heartbeat:
+        return Heartbeat(
+            heartbeat_id=name,
+            book="b",
+            producer_id="ta",
+            successes=0 if failures else 2,
+            failures=failures,
+            at=T0 + minute * MINUTE,
+            error=error,
+        )
+
+    beats = [
+        beat("1", 5),
+        beat("2", 3),
+        beat("3", 9, 1, "timeout"),
+        beat("4", 7, 3, "earlier"),
+        beat("5", 11, 1, "refused"),
+    ]
+    counted = await asyncio.gather(*(activities.record_heartbeat(one) for one in beats * 4))
+    assert sum(counted) == len(beats)
+    [row] = await floor.sql("SELECT * FROM producer_health")
+    assert (row["successes"], row["failures"]) == (4, 5)
+    assert (row["last_success_at"], row["last_failure_at"]) == (T0 + 5 * MINUTE, T0 + 11 * MINUTE)
+    assert row["last_error"] == "refused"
+    assert await activities.record_heartbeat(beat("1", 5)) is False
+    assert await activities.record_heartbeat(beat("1", 5).model_copy(update={"producer_id": "flow"})) is True
