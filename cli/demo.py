@@ -22,6 +22,7 @@ import store.karma
 import store.prices
 import store.producers
 import store.weights
+from activities.meta import record_sentence, track_record
 from cli import simulated_forecasts as simulated
 from cli.connections import database, temporal
 from cli.console import err, out, run, settings, table
@@ -157,7 +158,8 @@ async def _forecast(client: Client) -> None:
             for start in range(0, len(rows), 5_000):
                 await store.prices.add(session, rows[start : start + 5_000])
             await store.forecasts.record(session, sorted(said, key=lambda f: f.key))
-    await resolve_forecasts(client, simulated.UNTIL)
+    for as_of in simulated.resolutions():
+        await resolve_forecasts(client, as_of)
 
 
 async def _show_forecasters() -> None:
@@ -184,7 +186,10 @@ async def _show_forecasters() -> None:
             "-" if found is None else "adopted" if found["adopted"] else "not needed: no better out of sample",
         )
     out.print(shown)
-    out.print("A Brier score below 0.25 is better than always saying 50 %; what is said too boldly is recalibrated.\n")
+    out.print("A Brier score below 0.25 is better than always saying 50 %; what is said too boldly is recalibrated.")
+    async with database() as session:
+        record = await track_record(session, settings().learning_policy(), simulated.BOOK, simulated.UNTIL)
+    out.print(f"The meta-producer listens to them: {record_sentence(record)}.\n", soft_wrap=True)
 
 
 async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> None:
@@ -262,6 +267,10 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
         (f"{command} outcomes --book {BOOKS[0].name} --last 10", "what became of the last positions"),
         (f"{command} karma", "trust in each producer"),
         (f"{command} producers --book {simulated.BOOK}", "scores of the producers' forecasts"),
+        (
+            f"{command} meta status --book {simulated.BOOK}",
+            "what the meta-producer would have said",
+        ),
         (
             f"{command} producers calibration boaster --book {simulated.BOOK} --plot boaster.svg",
             "said against came true, as a picture",

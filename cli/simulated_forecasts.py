@@ -86,3 +86,10 @@ def forecasts() -> Iterator[Forecast]:
                     confidence=round(min(0.99, max(0.01, rng.gauss(producer.says, 0.05))), 3),
                     issued_at=FIRST + CANDLE * at,
                 )
+
+
+def resolutions() -> Iterator[datetime]:
+    """Instants to resolve as of: some along the way, shortly after the producers spoke, and the end."""
+    for number in range(8, 0, -1):
+        yield UNTIL - timedelta(days=2 * number) + timedelta(minutes=10)
+    yield UNTIL
