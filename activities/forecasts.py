@@ -21,6 +21,7 @@ from models.forecasts import (
     ForecastReport,
     Heartbeat,
     PagesResolved,
+    PricesFetched,
     ResolutionKey,
     ResolutionReport,
     ResolvePages,
@@ -29,8 +30,6 @@ from models.policy import LearningPolicy
 from store.database import Sessions
 from store.forecasts import Left
 
-PAGE = 5_000
-PAGES = 20
 FIRST_WAIT = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(hours=24)
 CONFLICT = "ForecastConflict"
@@ -38,6 +37,9 @@ CONFLICT = "ForecastConflict"
 
 class ForecastActivities:
     """Records forecasts and heartbeats, resolves what is due from the prices on record."""
+
+    page_size = 5_000
+    pages = 20
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
@@ -65,10 +67,10 @@ class ForecastActivities:
         """Page after page, oldest targets first; what became of a forecast is stored with its page."""
         after, left = request.after, 0
         async with beating():
-            for _ in range(PAGES):
+            for _ in range(self.pages):
                 page, left_of_page = await self._resolve_page(request, after)
                 left += left_of_page
-                if len(page) < PAGE:
+                if len(page) < self.page_size:
                     return PagesResolved(left=left, after=None)
                 after = _cursor_of(page[-1])
                 activity.heartbeat(after[0].isoformat())
@@ -95,7 +97,8 @@ class ForecastActivities:
         async with transaction(self._sessions) as session:
             await store.forecasts.take_turns(session)
             tolerance = timedelta(minutes=policy.price_tolerance_minutes)
-            page = await store.forecasts.due_with_prices(session, due_at(request.as_of, policy), tolerance, after, PAGE)
+            due = due_at(request.as_of, policy)
+            page = await store.forecasts.due_with_prices(session, due, tolerance, after, self.page_size)
             abstained = [_key(row) for row in page if row["action"] == Action.no_forecast]
             said = [row for row in page if row["action"] != Action.no_forecast]
             priced = [row for row in said if row["certain_at_issue"] and row["certain_at_target"]]
@@ -103,7 +106,8 @@ class ForecastActivities:
             if abstained:
                 await store.forecasts.drop_abstentions(session, abstained)
             unpriced = [row for row in said if not (row["certain_at_issue"] and row["certain_at_target"])]
-            left = [one for row in unpriced if (one := self._left(row, request))] if request.asked else []
+            fetched = request.fetched
+            left = [one for row in unpriced if (one := self._left(row, request.as_of, fetched))] if fetched else []
             await store.forecasts.leave(session, left)
             given_up = sum(one.given_up for one in left)
             if resolved or abstained or given_up:
@@ -144,39 +148,43 @@ class ForecastActivities:
         )
         return sum(new.values())
 
-    def _left(self, row: RowMapping, request: ResolvePages) -> Left | None:
+    def _left(self, row: RowMapping, as_of: datetime, fetched: PricesFetched) -> Left | None:
         """Why a forecast has no price, now that the source has been asked; None if it has not been asked for it."""
+        if row["next_attempt_at"] is not None and row["next_attempt_at"] > as_of:
+            return None
         asset = row["asset"]
         when = "issue" if not row["certain_at_issue"] else "target"
+        instant = row["issued_at" if when == "issue" else "target_at"]
         unpriced = row[f"price_at_{when}"] is None
-        answered = False
-        if asset in request.unknown:
-            reason, answered = f"the price source does not know {asset}", True
-        elif asset in request.failures:
-            reason = request.failures[asset]
+        known = False
+        if asset in fetched.unknown:
+            reason, known = f"the price source does not know {asset}", True
+        elif asset in fetched.failures:
+            reason = fetched.failures[asset]
         elif unpriced and row[f"covered_at_{when}"]:
             minutes = self._policy.price_tolerance_minutes
-            reason, answered = (
-                f"no candle ended within {minutes} minutes before its {when} time: the source has none",
-                True,
-            )
-        elif request.all_asked:
+            reason = f"no candle ended within {minutes} minutes before its {when} time: the source has none"
+            known = True
+        elif any(start <= instant < end for start, end in fetched.answered.get(asset, ())):
             reason = (
                 f"no price at its {when} time" if unpriced else f"no candle yet of the interval before its {when} time"
             )
+        elif fetched.silence is not None:
+            reason = fetched.silence
         else:
             return None
-        first = row["first_attempt_at"] or request.as_of
+        first = row["first_attempt_at"] or as_of
         patience = timedelta(days=self._policy.unresolvable_days)
         # While the source is silent, time alone does not tell that there is no price: count from the first attempt.
-        begun = row["target_at"] if answered else max(first, row["target_at"])
-        given_up = request.as_of >= begun + patience
+        begun = row["target_at"] if known else max(first, row["target_at"])
+        last = begun + patience
+        given_up = as_of >= last
         wait = min(FIRST_WAIT * 2 ** min(row["attempts"], 10), LONGEST_WAIT)
         return Left(
             key=_key(row),
             reason=reason[:1_000],
             first_attempt_at=first,
-            next_attempt_at=None if given_up else request.as_of + wait,
+            next_attempt_at=None if given_up else min(as_of + wait, last),
             given_up=given_up,
         )
 

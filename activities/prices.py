@@ -18,7 +18,6 @@ from models.forecasts import FetchPrices, PricesFetched
 from models.policy import LearningPolicy
 from store.database import Sessions
 
-FORECASTS_AT_ONCE = 20_000
 # Instants further apart than this are asked for separately: candles in between would be finer without them.
 RANGE = timedelta(days=3)
 ASKING_SECONDS = 30.0
@@ -37,6 +36,8 @@ class PriceSource(Protocol):
 class PriceActivities:
     """Asks the price source, on a task queue of its own: its slowness is nobody else's."""
 
+    forecasts_at_once = 20_000
+
     def __init__(self, sessions: Sessions, policy: LearningPolicy, source: PriceSource) -> None:
         self._sessions = sessions
         self._policy = policy
@@ -51,26 +52,25 @@ class PriceActivities:
         async with transaction(self._sessions) as session:
             if request.ask_again:
                 await store.forecasts.ask_again(session, due)
-            missing = await store.forecasts.missing_prices(session, due, tolerance, request.as_of, FORECASTS_AT_ONCE)
-        report = PricesFetched(more=len(missing) >= FORECASTS_AT_ONCE)
+            missing, more = await store.forecasts.missing_prices(
+                session, due, tolerance, request.as_of, self.forecasts_at_once
+            )
+        # Whatever comes of it is recorded before more is asked for: the next time, something else is missing.
+        report = PricesFetched(more=more)
         deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
-        todo = [(asset, page) for asset, page in _requests(missing, tolerance)]
         async with beating():
-            while todo:
-                asset, page = todo.pop(0)
+            for asset, page in _requests(missing, tolerance):
                 if asset in report.failures:
                     continue
                 if asyncio.get_running_loop().time() > deadline:
                     report.more = report.ranges >= WORTH_GOING_ON
-                    if not report.more:
-                        slow = "the price source is too slow: it has not been asked for this yet"
-                        report.failures |= dict.fromkeys([asset, *(other for other, _ in todo)], slow)
+                    report.silence = None if report.more else "the price source is too slow: not asked for this yet"
                     break
                 try:
                     klines = await self._ask(asset, page, deadline)
                 except SourceUnavailable as error:
                     # Holds for every asset: the rest would only wait for the same silence.
-                    report.failures |= dict.fromkeys([asset, *(other for other, _ in todo)], error.reason)
+                    report.more, report.silence = False, error.reason
                     break
                 except UnknownSymbol:
                     report.unknown.append(asset)
@@ -80,7 +80,7 @@ class PriceActivities:
                 else:
                     report.ranges += 1
                     report.candles += await self._store(asset, klines, request)
-        report.more = report.more and report.ranges > 0
+                    _add_range(report.answered.setdefault(asset, []), page)
         return report
 
     async def _ask(self, asset: str, page: Page, deadline: float) -> Klines:
@@ -117,6 +117,14 @@ class PriceActivities:
                 await store.prices.cover(session, asset, klines.interval_seconds, *klines.covered)
             await store.forecasts.count(session, request.resolution_id, request.as_of, candles=new)
         return new
+
+
+def _add_range(ranges: list[tuple[datetime, datetime]], page: Page) -> None:
+    """Add the instants that a page answers for, to the last range where it follows that."""
+    start, end = page.first_end, page.last_end + timedelta(seconds=page.interval_seconds)
+    if ranges and ranges[-1][1] >= start:
+        start = ranges.pop()[0]
+    ranges.append((start, end))
 
 
 def _requests(missing: Sequence[tuple[str, datetime]], tolerance: timedelta) -> Iterator[tuple[str, Page]]:

@@ -144,7 +144,7 @@ class ResolutionRequest(BaseModel):
     ask_again: bool = Field(
         default=False, description="Ask the price source also for what it was asked for lately without success."
     )
-    resolution_id: Annotated[PlainText, Field(max_length=1_500)] | None = Field(
+    continued: "Continued | None" = Field(
         default=None, description="Of a run that goes on where another one stopped: never sent by a client."
     )
 
@@ -169,25 +169,6 @@ class ResolutionReport(BaseModel):
         return told + "".join(f"; {count} x {reason}" for reason, count in list(self.reasons.items())[:5])
 
 
-class ResolvePages(BaseModel):
-    """Resolve what is due from the prices on record."""
-
-    resolution_id: str
-    as_of: datetime
-    after: tuple[datetime, str, str] | None = Field(default=None, description="(target_at, book, id) to begin after.")
-    asked: bool = Field(default=False, description="The source has been asked: record why what has no price has none.")
-    all_asked: bool = Field(default=False, description="Of everything that is due.")
-    failures: dict[str, str] = Field(default={}, description="What the source said instead of prices, by asset.")
-    unknown: list[str] = Field(default=[], description="Assets that the source does not know.")
-
-
-class PagesResolved(BaseModel):
-    """How many forecasts had no price; ``after`` is where to go on, null at the end."""
-
-    left: int
-    after: tuple[datetime, str, str] | None
-
-
 class FetchPrices(BaseModel):
     """Ask the price source for what is due and has no price."""
 
@@ -197,13 +178,44 @@ class FetchPrices(BaseModel):
 
 
 class PricesFetched(BaseModel):
-    """What the source gave, and what it said of the assets that it gave nothing for."""
+    """What the source gave, and what it said of what it gave nothing for."""
 
     candles: int = 0
     ranges: int = 0
     more: bool = Field(default=False, description="There is more to ask for than one run of the activity takes.")
-    failures: dict[str, str] = {}
-    unknown: list[str] = []
+    answered: dict[str, list[tuple[datetime, datetime]]] = Field(
+        default={}, description="Instants that it was asked for and answered: from, until (exclusive), by asset."
+    )
+    failures: dict[str, str] = Field(default={}, description="What it said instead of prices, by asset.")
+    unknown: list[str] = Field(default=[], description="Assets that it does not know.")
+    silence: str | None = Field(default=None, description="Why it was not asked for the rest.")
+
+
+class ResolvePages(BaseModel):
+    """Resolve what is due from the prices on record."""
+
+    resolution_id: str
+    as_of: datetime
+    after: tuple[datetime, str, str] | None = Field(default=None, description="(target_at, book, id) to begin after.")
+    fetched: PricesFetched | None = Field(
+        default=None, description="The source has been asked: record why what has no price has none."
+    )
+
+
+class PagesResolved(BaseModel):
+    """How many forecasts had no price; ``after`` is where to go on, null at the end."""
+
+    left: int
+    after: tuple[datetime, str, str] | None
+
+
+class Continued(BaseModel):
+    """Where a resolution stopped: in its passes over what is due, and before or after which answers of the source."""
+
+    resolution_id: str
+    after: tuple[datetime, str, str]
+    left: int
+    fetched: PricesFetched | None
 
 
 class ResolutionKey(BaseModel):

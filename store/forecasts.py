@@ -145,7 +145,7 @@ _MISSING = text(
         "s.state = 'pending' AND",
         "s.state = 'pending' AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= CAST(:as_of AS timestamptz)) AND",
     )
-    + "SELECT asset, t FROM prices WHERE certain IS NOT TRUE ORDER BY asset, t"
+    + "SELECT asset, t, (SELECT count(*) FROM due) AS looked_at FROM prices WHERE certain IS NOT TRUE ORDER BY asset, t"
 )
 
 
@@ -164,11 +164,11 @@ async def due_with_prices(
 
 async def missing_prices(
     session: AsyncSession, due: datetime, tolerance: timedelta, as_of: datetime, limit: int
-) -> list[tuple[str, datetime]]:
-    """(asset, instant) of what is due, may be asked for, and has no price."""
+) -> tuple[list[tuple[str, datetime]], bool]:
+    """(asset, instant) of what is due, may be asked for, and has no price; and whether there is more than the limit."""
     values = {"due": due, "tolerance": tolerance, "as_of": as_of, "limit": limit}
-    result = await session.execute(_MISSING, _cursor(None) | values)
-    return [(asset, instant) for asset, instant in result]
+    rows = (await session.execute(_MISSING, _cursor(None) | values)).all()
+    return [(asset, instant) for asset, instant, _ in rows], bool(rows) and rows[0].looked_at >= limit
 
 
 async def ask_again(session: AsyncSession, due: datetime) -> None:

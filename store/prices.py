@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import store.forecasts
 from models.forecasts import PriceCandle, PriceCoverage
 from store.rows import as_json, execute, insertion, recordset
 
@@ -46,7 +47,11 @@ async def cover(session: AsyncSession, asset: str, interval_seconds: int, from_a
 
 
 async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
-    """Forecasts of these assets that were given up, or wait for their next attempt, may be priced now; how many."""
+    """Forecasts of these assets that were given up, or wait for their next attempt, may be priced now; how many.
+
+    The prices must be committed: a resolution that did not see them is waited for.
+    """
+    await store.forecasts.take_turns(session)
     result = await session.execute(
         text(
             "UPDATE forecast_resolution_state SET state = 'pending', next_attempt_at = NULL, "

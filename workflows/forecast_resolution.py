@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes
-from temporalio.exceptions import ActivityError, ChildWorkflowError, WorkflowAlreadyStartedError
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 
 from workflows.decisions import scheduled_time
 from workflows.messages import expect
@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.starting import MARKET_TASK_QUEUE
     from models import search_attributes as sa
     from models.forecasts import (
+        Continued,
         FetchPrices,
         Forecast,
         ForecastReport,
@@ -32,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 A_TRANSACTION = timedelta(seconds=30)
+CLOCK_DIFFERENCE = timedelta(minutes=5)
 # An activity takes about 100,000 forecasts.
 ACTIVITIES = 50
 
@@ -50,6 +52,7 @@ class ForecastResolutionWorkflow:
 
     def __init__(self) -> None:
         self._activities = 0
+        self._ask_again = False
 
     @workflow.run
     async def run(self, message: ResolutionRequest | None = None) -> ResolutionReport:
@@ -57,21 +60,20 @@ class ForecastResolutionWorkflow:
         request = expect(message, ResolutionRequest)
         info = workflow.info()
         as_of = request.as_of or scheduled_time()
+        if as_of > workflow.now() + CLOCK_DIFFERENCE:
+            raise ApplicationError("as_of: must not be in the future", type="ResolutionRefused", non_retryable=True)
+        stopped, self._ask_again = request.continued, request.ask_again
         key = ResolutionKey(
-            resolution_id=request.resolution_id or f"{info.workflow_id}/{info.first_execution_run_id}",
+            resolution_id=stopped.resolution_id if stopped else f"{info.workflow_id}/{info.first_execution_run_id}",
             as_of=as_of,
             workflow_id=info.workflow_id,
         )
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("forecast-resolution")])
-        again = ResolutionRequest(as_of=as_of, ask_again=request.ask_again, resolution_id=key.resolution_id)
-        left = await self._resolve(key, again)
-        ask_again = request.ask_again and request.resolution_id is None
-        while left:
-            fetched = await self._fetch(key, ask_again)
-            ask_again = False
-            left = await self._resolve(key, again, fetched)
-            if not fetched.more:
-                break
+        fetched = stopped.fetched if stopped else None
+        left = await self._resolve(key, fetched, stopped)
+        while left and (fetched is None or fetched.more):
+            fetched = await self._fetch(key, self._ask_again and fetched is None)
+            left = await self._resolve(key, fetched)
         report = await workflow.execute_activity_method(
             ForecastActivities.report_resolution,
             key,
@@ -83,21 +85,15 @@ class ForecastResolutionWorkflow:
         await self._learn(as_of)
         return report
 
-    async def _resolve(self, key: ResolutionKey, again: ResolutionRequest, fetched: PricesFetched | None = None) -> int:
+    async def _resolve(
+        self, key: ResolutionKey, fetched: PricesFetched | None, stopped: Continued | None = None
+    ) -> int:
         """All pages of what is due; how many forecasts have no price."""
-        left, after = 0, None
+        left, after = (stopped.left, stopped.after) if stopped else (0, None)
         while True:
             pages = await workflow.execute_activity_method(
                 ForecastActivities.resolve_pages,
-                ResolvePages(
-                    resolution_id=key.resolution_id,
-                    as_of=key.as_of,
-                    after=after,
-                    asked=fetched is not None,
-                    all_asked=fetched is not None and not fetched.more,
-                    failures=fetched.failures if fetched else {},
-                    unknown=fetched.unknown if fetched else [],
-                ),
+                ResolvePages(resolution_id=key.resolution_id, as_of=key.as_of, after=after, fetched=fetched),
                 start_to_close_timeout=timedelta(minutes=30),
                 heartbeat_timeout=timedelta(seconds=20),
                 retry_policy=PATIENT,
@@ -109,7 +105,8 @@ class ForecastResolutionWorkflow:
             if after is None:
                 return left
             if self._activities > ACTIVITIES:
-                workflow.continue_as_new(again)
+                at = Continued(resolution_id=key.resolution_id, after=after, left=left, fetched=fetched)
+                workflow.continue_as_new(ResolutionRequest(as_of=key.as_of, ask_again=self._ask_again, continued=at))
 
     async def _fetch(self, key: ResolutionKey, ask_again: bool) -> PricesFetched:
         """Ask the source. What it did not answer is retried by the next run, not by this one."""
@@ -126,7 +123,7 @@ class ForecastResolutionWorkflow:
             )
         except ActivityError:
             workflow.logger.warning("the price source could not be asked", exc_info=True)
-            return PricesFetched()
+            return PricesFetched(silence="no worker asked the price source in time")
 
     async def _learn(self, as_of: datetime) -> None:
         request = PerformanceRequest(as_of=as_of)

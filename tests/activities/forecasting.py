@@ -83,11 +83,11 @@ class Floor:
         async with self.sessions.begin() as session:
             return await store.prices.reopen(session, assets)
 
-    async def resolve(self, as_of: datetime, resolution_id: str = "a run", **asked: Any) -> int:
-        """All pages; how many forecasts have no price. ``asked``: what the source said, see ResolvePages."""
+    async def resolve(self, as_of: datetime, resolution_id: str = "a run", fetched: PricesFetched | None = None) -> int:
+        """All pages; how many forecasts have no price. ``fetched``: what the source said, null: it was not asked."""
         left, after = 0, None
         while True:
-            request = ResolvePages(resolution_id=resolution_id, as_of=as_of, after=after, **asked)
+            request = ResolvePages(resolution_id=resolution_id, as_of=as_of, after=after, fetched=fetched)
             pages = await ActivityEnvironment().run(
                 ForecastActivities(self.sessions, self.policy).resolve_pages, request
             )

@@ -13,7 +13,7 @@ from temporalio.testing import ActivityEnvironment
 
 import store.forecasts
 from activities.forecasts import CONFLICT, ForecastActivities
-from models.forecasts import Forecast, ForecastKey, ResolvePages
+from models.forecasts import Forecast, ForecastKey, PricesFetched, ResolvePages
 from models.policy import LearningPolicy
 from tests.activities.forecasting import (
     DAY,
@@ -411,40 +411,38 @@ async def test_a_retry_of_an_activity_neither_loses_nor_repeats_a_count(floor: F
 
 # -- what cannot be priced ---------------------------------------------------------------------------------------------
 
-SILENT = {"asked": True, "all_asked": True, "failures": {ADA: "Binance did not answer (ConnectError)"}}
-NOTHING_SAID = {"asked": True, "all_asked": True}
+SILENT = PricesFetched(silence="Binance did not answer (ConnectError)")
+ANSWERED = PricesFetched(answered={ADA: [(T0 - DAY, T0 - HOUR), (T0, T0 + HOUR + TICK)]})
+NOT_OF_THIS_TIME = PricesFetched(answered={ADA: [(T0 - DAY, T0), (T0 + TICK, T0 + HOUR)]}, more=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "asked", "reason"),
+    ("name", "fetched", "reason"),
     [
         ("no price", SILENT, "Binance did not answer (ConnectError)"),
-        ("no price", NOTHING_SAID, "no price at its issue time"),
-        ("no target", NOTHING_SAID, "no price at its target time"),
-        ("stale target", NOTHING_SAID, "no candle yet of the interval before its target time"),
-        (
-            "no price",
-            {"asked": True, "unknown": [ADA], "failures": {ADA: "?"}},
-            f"the price source does not know {ADA}",
-        ),
-        (
-            "covered",
-            {"asked": True},
-            "no candle ended within 30 minutes before its issue time: the source has none",
-        ),
-        ("no price", {"asked": True}, None),
-        ("no price", {}, None),
+        ("no price", PricesFetched(silence="later", failures={ADA: "nonsense"}), "nonsense"),
+        ("no price", ANSWERED, "no price at its issue time"),
+        ("no target", ANSWERED, "no price at its target time"),
+        ("stale target", ANSWERED, "no candle yet of the interval before its target time"),
+        ("no price", PricesFetched(unknown=[ADA], failures={ADA: "?"}), f"the price source does not know {ADA}"),
+        ("covered", PricesFetched(), "no candle ended within 30 minutes before its issue time: the source has none"),
+        ("no price", NOT_OF_THIS_TIME, None),
+        ("no target", NOT_OF_THIS_TIME, None),
+        ("no price", PricesFetched(), None),
+        ("no price", None, None),
     ],
 )
-async def test_why_a_forecast_is_pending(floor: Floor, name: str, asked: dict[str, Any], reason: str | None) -> None:
+async def test_why_a_forecast_is_pending(
+    floor: Floor, name: str, fetched: PricesFetched | None, reason: str | None
+) -> None:
     await floor.record(forecast("f"))
-    if name != "no price" and name != "covered":
+    if name not in ("no price", "covered"):
         await floor.trade(ADA, {T0: 1.0})
     if name == "stale target":
         await floor.trade(ADA, {T0 + HOUR - FIVE: 1.0})
     if name == "covered":
         await floor.cover(ADA, T0 - 30 * MINUTE, T0)
-    assert await floor.resolve(AS_OF, **asked) == 1
+    assert await floor.resolve(AS_OF, fetched=fetched) == 1
     row = (await floor.states())["f"]
     assert (row["state"], row["reason"]) == ("pending", reason)
     assert row["attempts"] == (reason is not None)
@@ -455,32 +453,37 @@ async def test_why_a_forecast_is_pending(floor: Floor, name: str, asked: dict[st
 
 
 async def test_the_wait_for_the_next_attempt_doubles_up_to_a_day(floor: Floor) -> None:
+    """Also where resolutions in between ask for other forecasts: those do not put it off."""
     await floor.record(forecast("f"))
     as_of, waits = AS_OF, []
-    for _ in range(9):
-        await floor.resolve(as_of, **SILENT)
+    for i in range(12):
+        await floor.resolve(as_of, fetched=SILENT)
         row = (await floor.states())["f"]
         waits.append(row["next_attempt_at"] - as_of)
+        await floor.record(forecast(f"other-{i}"))
+        await floor.resolve(row["next_attempt_at"] - TICK, fetched=SILENT)
+        assert (await floor.states())["f"] == row
         as_of = row["next_attempt_at"]
-    assert waits == [30 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, DAY, DAY, DAY]
-    assert (row["attempts"], row["first_attempt_at"]) == (9, AS_OF)
+    # The last attempt is seven days after the first.
+    assert waits == [30 * MINUTE, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 16 * HOUR, *[DAY] * 5, 16.5 * HOUR]
+    assert (row["attempts"], row["first_attempt_at"], as_of) == (12, AS_OF, AS_OF + 7 * DAY)
 
 
 @pytest.mark.parametrize("answered", [True, False], ids=["the source has none", "the source is silent"])
 async def test_after_seven_days_it_is_given_up(floor: Floor, answered: bool) -> None:
     """From the target where the source answered; from the first attempt where it is silent."""
     await floor.record(forecast("f"), abstention("a"))
-    asked: dict[str, Any] = {"asked": True} if answered else SILENT
+    fetched = PricesFetched() if answered else SILENT
     if answered:
         await floor.cover(ADA, T0 - DAY, T0 + DAY)
     first = TARGET + 3 * DAY
     end = TARGET + 7 * DAY if answered else first + 7 * DAY
     for as_of in (first, end - TICK):
-        await floor.resolve(as_of, "early", **asked)
+        await floor.resolve(as_of, "early", fetched)
         assert (await floor.states())["f"]["state"] == "pending"
     assert await floor.events("forecast.unresolvable.v1") == []
     for _ in range(2):
-        await floor.resolve(end, "late", **asked)
+        await floor.resolve(end, "late", fetched)
     row = (await floor.states())["f"]
     assert (row["state"], row["next_attempt_at"]) == ("unresolvable", None)
     [told] = await floor.events("forecast.unresolvable.v1")
@@ -502,9 +505,8 @@ async def test_after_seven_days_it_is_given_up(floor: Floor, answered: bool) -> 
 
 async def test_reopening_is_of_the_assets_that_were_imported(floor: Floor) -> None:
     await floor.record(forecast("f"), forecast("g", asset="ETH/BTC"), forecast("new"))
-    silent = SILENT | {"failures": {ADA: "away", "ETH/BTC": "away"}}
-    await floor.resolve(AS_OF, **silent)
-    await floor.resolve(AS_OF + 8 * DAY, **silent)
+    await floor.resolve(AS_OF, fetched=SILENT)
+    await floor.resolve(AS_OF + 8 * DAY, fetched=SILENT)
     assert await floor.reopen("ETH/BTC") == 1
     assert {name: row["state"] for name, row in (await floor.states()).items()} == {
         "f": "unresolvable",
