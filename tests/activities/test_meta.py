@@ -57,7 +57,7 @@ async def prices(floor: Floor) -> None:
 
 
 async def listened(floor: Floor, book: str = "b") -> int:
-    """A seer and a parrot spoke every three hours; one now stands for a rise. How often it rose after a rise was seen."""
+    """A seer and a parrot spoke every three hours, the seer just now: a rise. How often it rose when it said so."""
     await prices(floor)
     spoken = []
     for hour in range(0, HOURS, 3):
