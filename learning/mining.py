@@ -349,8 +349,8 @@ class _Branch:
 
 @dataclass(frozen=True)
 class _Level:
-    """What was found in one group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts``, sums of ``marks`` and ``wins``
-    (m,)."""
+    """What was found in one group-by: its ``dimensions`` (k,), and ``values`` (m, k), ``counts``, sums of ``marks`` and
+    ``wins`` (m,)."""
 
     dimensions: tuple[int, ...]
     values: Ints
@@ -617,7 +617,8 @@ class _Cube:
         """p and intervals of the candidates of a branch with errors clustered by day (Liang & Zeger 1986).
 
         The effect is a sum over trades. Its variance is the sum over days of the squares of what each day adds, times
-        g / (g - 1), and t has g - 1 degrees of freedom, where g is the number of days with selected trades.
+        g / (g - 1), and t has g - 1 degrees of freedom, where g is the number of days with selected trades, or with
+        others if these are fewer: what holds on all days but nine is known from nine days, too.
         """
         path = [branch]
         while path[0].above is not None:
@@ -644,7 +645,9 @@ class _Cube:
         adds = np.bincount(by_day, slope.ravel()[spread] * self.y - shift.ravel()[spread], radix * days)
         adds = adds.reshape(radix, days) - np.einsum("kc,gc->kg", share / n0, self.by_day[1])
         adds += np.einsum("kc,gc->kg", share * m0 / n0, self.by_day[0])
-        g = (np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days) > 0).sum(axis=1)
+        inside = np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days)
+        outside = np.einsum("kc,gc->kg", usable.astype(np.float64), self.by_day[0]) - inside
+        g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
         with np.errstate(all="ignore"):
             error = np.sqrt(np.square(adds).sum(axis=1) * g / (g - 1))
             effect = np.abs((share * (m1 - m0)).sum(axis=1))
