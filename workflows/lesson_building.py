@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
 PATIENT = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15
 )
-SILENCE = timedelta(seconds=30)
+SILENCE = timedelta(seconds=15)
 LONGEST = timedelta(hours=4)
 A_TRANSACTION = timedelta(seconds=30)
 
