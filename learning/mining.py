@@ -359,8 +359,11 @@ class _Level:
     wins: Floats
 
 
-class _Cube:
+class Cube:
     """All candidates of a group, ordered by (conditions, dimension, value), and their tests in the present cells.
+
+    Building it is the first pass. Arrays (candidates,): ``effect``, ``t``, ``p`` and ``half_width`` as
+    :func:`compare` gives them, and ``sums`` (3, candidates): count, sum and sum of squares of rr less ``middle``.
 
     Codes of a dimension: 0 is none or too rare, from 1 on the values with enough trades, in order of their names. Ids
     within a prefix: 0 is none or too rare.
@@ -718,7 +721,7 @@ def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
 class _Selection:
     """Which candidates of all groups are lessons, and which are only shadows of these."""
 
-    def __init__(self, cubes: Sequence[_Cube], policy: LearningPolicy) -> None:
+    def __init__(self, cubes: Sequence[Cube], policy: LearningPolicy) -> None:
         self.cubes, self.policy = cubes, policy
         self.starts = np.cumsum([0, *(cube.size for cube in cubes)])
         self.q = np.empty(0)
@@ -786,7 +789,7 @@ class _Selection:
 def mine(groups: Sequence[Group], policy: LearningPolicy) -> Mined:
     """All lessons of the groups of one run (of one book): their candidates are one family of tests."""
     groups = sorted((group for group in groups if group.n), key=lambda group: group.key)
-    cubes = [_Cube(group, policy) for group in groups]
+    cubes = [Cube(group, policy) for group in groups]
     selection = _Selection(cubes, policy)
     selection.run()
     lessons: list[Lesson] = []
