@@ -140,7 +140,8 @@ async def decide(session: AsyncSession, override_id: str, values: Mapping[str, A
     if values["status"] == "active":
         await session.execute(
             text(
-                "UPDATE pm_overrides o SET status = 'ended', reason = 'replaced by ' || p.override_id, ended_at = p.as_of "
+                "UPDATE pm_overrides o "
+                "SET status = 'ended', reason = 'replaced by ' || p.override_id, ended_at = p.as_of "
                 "FROM pm_overrides p WHERE p.override_id = :id AND o.lesson_id = p.lesson_id AND o.status = 'active'"
             ),
             {"id": override_id},
