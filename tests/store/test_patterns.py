@@ -43,9 +43,9 @@ async def test_what_was_attributed_before_the_upgrade_is_owed_and_caught_up(dsn:
             await query(
                 sessions,
                 "INSERT INTO attributions (book_id, position_id, symbol, direction, opened_at, closed_at, "
-                "realized_pnl, rr, time_held_hours, direction_correct, conviction_status, producers, policy_hash, attributed_at, "
-                "attributed_by) VALUES ('old', :id, 'X', 'long', '2026-01-01', '2026-01-02', 1, 1, 24, true, 'none', "
-                "'{}', 'x', '2026-01-02', 'x')",
+                "realized_pnl, rr, time_held_hours, direction_correct, conviction_status, producers, policy_hash, "
+                "attributed_at, attributed_by) VALUES ('old', :id, 'X', 'long', '2026-01-01', '2026-01-02', 1, 1, 24, "
+                "true, 'none', '{}', 'x', '2026-01-02', 'x')",
                 id=position.position_id,
             )
         await upgrade(scratch)
