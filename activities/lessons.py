@@ -30,7 +30,7 @@ from models.patterns import BookNames, BuildLessons, BuiltLessons, LessonStatus,
 from models.policy import LearningPolicy
 from store.database import Sessions
 
-LISTED = 100
+LISTED = 20
 STATUS = {
     Standing.accepted: LessonStatus.active,
     Standing.baseline: LessonStatus.baseline,

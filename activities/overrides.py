@@ -119,7 +119,7 @@ class OverrideActivities:
     def _row(self, lesson: LessonView, as_of: datetime, run: str) -> dict[str, Any]:
         assert lesson.effect is not None, "an actionable lesson has an effect"
         size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy)
-        identity = to_json([lesson.lesson_id, lesson.version, self._policy.policy_hash, as_of])
+        identity = to_json([lesson.lesson_id, lesson.version, run])
         return {
             "override_id": hashlib.sha256(identity).hexdigest()[:16],
             "book_id": lesson.book,

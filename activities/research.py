@@ -210,7 +210,7 @@ class ResearchActivities:
 
     async def _book(self, session: AsyncSession, study: BookStudy) -> BookFacts:
         book, as_of = study.book, study.as_of
-        lessons = await store.research.lessons(session, book, LESSONS)
+        lessons = await store.research.lessons(session, book, as_of, LESSONS)
         tested = await store.research.tested(session, book, TESTED)
         rows = await store.research.groups(session, book, as_of, NEWEST_FACTS, self._policy.mining_min_trades)
         return BookFacts(

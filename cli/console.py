@@ -119,11 +119,13 @@ async def print_json_list(items: AsyncIterator[Any]) -> None:
     sys.stdout.write("[]\n" if separator == "[" else "]\n")
 
 
-def table(*columns: str, title: str | None = None, numbers: Sequence[str] = ()) -> Table:
-    """A table whose ``numbers`` columns are aligned to the right."""
+def table(*columns: str, title: str | None = None, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """A table whose ``numbers`` columns are aligned to the right; ``whole`` ones are never broken: they are copied."""
     made = Table(title=title, title_justify="left", header_style="bold")
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        made.add_column(
+            column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column in whole
+        )
     return made
 
 

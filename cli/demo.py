@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
+import hashlib
 import shutil
 import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from urllib.parse import quote
 
@@ -19,23 +20,43 @@ from temporalio.client import Client
 
 import store.forecasts
 import store.karma
+import store.lessons
+import store.overrides
 import store.prices
 import store.producers
 import store.weights
 from activities.meta import record_sentence, track_record
+from activities.overrides import match
 from cli import simulated_forecasts as simulated
 from cli.connections import database, temporal
-from cli.console import err, out, run, settings, table
+from cli.console import err, number, out, run, settings, table
 from cli.forecasts import resolve_forecasts
+from cli.imports import run_import
 from cli.karma import rebuild_karma
+from cli.lessons import build_lessons
 from cli.outcomes import summarise
+from cli.overrides import materialize_overrides
 from cli.positions import AT_ONCE, close_position
-from cli.simulated_engine import BOOKS, DAYS, FIRST_DAY, SimulatedBook, positions
+from cli.simulated_engine import (
+    BOOKS,
+    DAYS,
+    FADING,
+    FIRST_DAY,
+    LASTING,
+    PATTERN,
+    PATTERN_BOOK,
+    PATTERN_DAYS,
+    SimulatedBook,
+    pattern_trades,
+    positions,
+)
 from cli.weights import active_weights, run_cycle, say
 from learning.intervals import wilson_interval
+from models.patterns import LessonRequest, LessonStatus, MatchRequest, OverrideRequest
 from models.positions import ClosedPosition
 from models.sentences import signed
 from models.weights import CycleState, CycleView, Verdict
+from store.imports import StagedRow
 from workers.addresses import ui_url
 from workers.stack.home import Home
 from workers.stack.supervisor import LocalStack, Ports
@@ -71,6 +92,7 @@ async def _demo() -> None:
             await _show(book)
             await _show_weights(book, cycles[book.name])
         await _show_forecasters()
+        await _patterns()
         if not new:
             out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
         _what_next(started_here, [view for views in cycles.values() for view in views])
@@ -248,6 +270,83 @@ async def _show(book: SimulatedBook) -> None:
 _NUMBERS: Sequence[str] = ("karma", "trades", "hit rate", "planted hit rate", "karma to expect")
 
 
+async def _patterns() -> None:
+    """Two planted edges: found, sized, matched; and the one that fades expires."""
+    trades = list(pattern_trades())
+    half_life = FADING.half_life_hours or 0.0
+    out.print(
+        f"Book {PATTERN_BOOK} (simulated): {len(trades)} trades of {PATTERN}, imported, in {PATTERN_DAYS} days.\n"
+        f"Planted, to be found:\n  {_said(LASTING.scope)} earns {LASTING.lift:.1f} R more, all the time;\n"
+        f"  {_said(FADING.scope)} earned {FADING.lift:.1f} R more on the first day, half of it {half_life:.0f} h later."
+    )
+    lines = [trade.model_dump_json() for trade in trades]
+    digest = hashlib.sha256("\n".join(lines).encode())
+    await run_import((StagedRow(i, i, line) for i, line in enumerate(lines)), digest, "the demo")
+    last_close = max(trade.closed_at for trade in trades)
+    later = last_close + timedelta(days=29)
+    async with temporal() as client:
+        async with database() as session:
+            built = await store.lessons.last_run(session, PATTERN_BOOK)
+        if built is None:
+            await build_lessons(client, LessonRequest(book=PATTERN_BOOK, as_of=last_close))
+        await _show_lessons()
+        for as_of in (last_close, later):
+            await _materialize(client, as_of)
+            await _show_overrides(as_of)
+    out.print()
+
+
+async def _materialize(client: Client, as_of: datetime) -> None:
+    """Unless an earlier demo, or the schedule, has been there: overrides never go back in time."""
+    async with database() as session:
+        built = await store.lessons.last_run(session, PATTERN_BOOK)
+        newest = await store.overrides.newest_as_of(session, PATTERN_BOOK)
+    if built is not None and built["as_of"] <= as_of and (newest is None or newest <= as_of):
+        await materialize_overrides(client, OverrideRequest(book=PATTERN_BOOK, as_of=as_of))
+
+
+async def _show_lessons() -> None:
+    async with database() as session:
+        lessons = await store.lessons.listing(session, PATTERN_BOOK)
+    found = [lesson for lesson in lessons if lesson.status is LessonStatus.active]
+    shadows = sum(lesson.status is LessonStatus.shadow for lesson in lessons)
+    shown = table("lesson", "found", "trades", "effect R (95 %)", "q", "half-life h", numbers=_LESSON_NUMBERS)
+    for lesson in found:
+        interval = f"{lesson.effect or 0:+.2f} ({lesson.effect_low or 0:+.2f} to {lesson.effect_high or 0:+.2f})"
+        fades = number(lesson.half_life_hours, 0) if lesson.half_life_hours else "none seen"
+        shown.add_row(lesson.lesson_id, _said(lesson.scope), str(lesson.n), interval, f"{lesson.q:.1e}", fades)
+    out.print(shown)
+    out.print(f"{shadows} other conditions looked significant at first, and are explained by these.")
+
+
+async def _show_overrides(as_of: datetime) -> None:
+    """What sizes a trade in both circumstances, as of a day."""
+    async with database() as session:
+        overrides = await store.overrides.listing(session, PATTERN_BOOK, closed=True)
+    scope = LASTING.scope | FADING.scope
+    request = MatchRequest.model_validate(
+        {"book": PATTERN_BOOK, "pattern_key": PATTERN, "action_category": "entry", "scope": scope}
+    )
+    policy = settings().learning_policy()
+    async with database() as session:
+        found = await match(session, request, as_of, policy)
+    spoke = {voice.override_id for voice in found.spoke}
+    out.print(f"As of {as_of:%Y-%m-%d}, an entry in {_said(scope)} is sized x {found.size_multiplier:.3f}:")
+    for override in sorted(overrides, key=lambda o: sorted(o.scope)):
+        if override.override_id in spoke:
+            told = f"x {override.size_multiplier:.3f}, speaks until {override.expires_at:%Y-%m-%d}"
+        else:
+            told = override.reason or ("expired" if override.expires_at <= as_of else str(override.status))
+        out.print(f"  {_said(override.scope)}: {told}")
+
+
+def _said(scope: Mapping[str, str]) -> str:
+    return " and ".join(f"{dimension}={value}" for dimension, value in sorted(scope.items()))
+
+
+_LESSON_NUMBERS: Sequence[str] = ("trades", "effect R (95 %)", "q", "half-life h")
+
+
 def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
     command = "closeloop" if shutil.which("closeloop") else sys.argv[0]
     steps = [(f"{command} dev", "start the stack again; everything above is kept")] if started_here else []
@@ -275,6 +374,7 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
             f"{command} producers calibration boaster --book {simulated.BOOK} --plot boaster.svg",
             "said against came true, as a picture",
         ),
+        (f"{command} lessons list --book {PATTERN_BOOK}", "lessons; 'lessons show ID' explains one"),
         (f"{command} import freqtrade FILE", "the same with your own trades"),
     ]
     out.print("What next", style="bold")

@@ -99,7 +99,7 @@ def _freqtrade_rows(content: bytes, book: str | None) -> Iterator[StagedRow | Re
 
 
 def _import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source: str, as_json: bool) -> None:
-    report = run(hinting(_run_import(rows, digest, source)))
+    report = run(hinting(run_import(rows, digest, source)))
     if as_json:
         return print_json(report)
     shown = table(
@@ -122,7 +122,7 @@ def _import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source
     return None
 
 
-async def _run_import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source: str) -> dict[str, Any]:
+async def run_import(rows: Iterator[StagedRow | Refusal], digest: "hashlib._Hash", source: str) -> dict[str, Any]:
     """Stage the rows, start (or join) the import's workflow, show progress, and read the report."""
     import_id = uuid.uuid4().hex
     async with temporal() as client:

@@ -99,15 +99,14 @@ def lessons_list(book: BookOption = None, as_json: AsJson = False) -> None:
     if not views:
         return out.print("No lessons yet: 'closeloop lessons build' mines them from closed positions with actions.")
     shown = table(
-        "lesson", "book", "pattern", "action", "scope", "status", "trades", "mean R", "effect R (95 %)", "q",
-        "half-life h", numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"),
+        "lesson", "book", "pattern", "scope", "status", "trades", "mean R", "effect R (95 %)", "q", "half-life h",
+        numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"), whole=("lesson",),
     )  # fmt: skip
     for view in views:
         shown.add_row(
             view.lesson_id,
             view.book,
-            view.pattern_key,
-            view.action_category,
+            f"{view.pattern_key} {view.action_category}",
             _scope(view.scope),
             "actionable" if view.actionable else view.status,
             str(view.n),

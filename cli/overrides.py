@@ -22,6 +22,7 @@ from cli.console import (
     AsOfOption,
     BookOption,
     at,
+    book_name,
     err,
     fail,
     hinting,
@@ -107,27 +108,31 @@ def overrides_list(
     if not views:
         return out.print("No overrides: 'closeloop overrides materialize' makes them of lessons that can be acted on.")
     shown = table(
-        "override", "book", "pattern", "action", "scope", "size x", "thresholds", "confidence", "expires (UTC)",
-        "lesson", "status", numbers=("size x", "confidence"),
+        "override", "book", "pattern", "scope", "size x", "thresholds", "expires (UTC)", "lesson", "status",
+        numbers=("size x",), whole=("override", "lesson"),
     )  # fmt: skip
     for view in views:
         shown.add_row(
             view.override_id,
             view.book,
-            view.pattern_key,
-            view.action_category,
+            f"{view.pattern_key} {view.action_category}",
             _pairs(view.scope),
             f"{view.size_multiplier:.3f}",
             _pairs(view.threshold_adjustments),
-            number(view.confidence, 2),
             at(view.expires_at),
-            f"{view.lesson_id} v{view.lesson_version}",
-            "waits for an operator" if view.status is OverrideStatus.pending else _closed(view),
+            view.lesson_id,
+            _standing(view),
         )
-    return out.print(shown)
+    out.print(shown)
+    if waiting := [view.override_id for view in views if view.status is OverrideStatus.pending]:
+        out.print(
+            f"{len(waiting)} of them would move size by more than the policy allows, and wait for an operator:\n"
+            f"closeloop overrides approve {waiting[0]} --operator NAME --reason TEXT   (or reject)"
+        )
+    return None
 
 
-def _closed(view: OverrideView) -> str:
+def _standing(view: OverrideView) -> str:
     return view.status + (f": {view.reason}" if view.reason else "") + (f" ({view.decided_by})" * bool(view.decided_by))
 
 
@@ -145,7 +150,8 @@ def overrides_match(
         typer.Option("--scope", help="The circumstances: chain=solana,mcap_bucket=nano or a JSON object. Repeatable."),
     ] = None,
     book: Annotated[
-        str | None, typer.Option("--book", help="The book. Default: the only one that has overrides.")
+        str | None,
+        typer.Option("--book", help="The book. Default: the only one that has overrides.", callback=book_name),
     ] = None,
     as_of: AsOfOption = None,
     as_json: AsJson = False,

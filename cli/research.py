@@ -122,7 +122,7 @@ def show(
     out.print(
         f"status {row.status}; by {row.model} ({row.prompt_version}) at {at(row.created_at)}, as of {at(row.as_of)}"
     )
-    if row.model != STATISTICS:
+    if row.input_tokens or row.cost_usd:  # hypotheses came with their report, which bears the cost
         out.print(f"{row.input_tokens} tokens in, {row.output_tokens} out, {_usd(row.cost_usd)} USD")
     out.print(_gist(row))
     if "tags" in row.content:

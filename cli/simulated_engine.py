@@ -48,6 +48,66 @@ BOOKS = (
 )
 
 
+@dataclass(frozen=True)
+class PlantedEdge:
+    """Circumstances in which trades earn ``lift`` R more; with a half-life, that much of it only on the first day."""
+
+    scope: dict[str, str]
+    lift: float
+    half_life_hours: float | None = None
+
+    def at(self, hours: float) -> float:
+        """What is left of it (R) after that many hours."""
+        return self.lift if self.half_life_hours is None else self.lift * 2 ** (-hours / self.half_life_hours)
+
+
+PATTERN_BOOK = "demo-patterns"
+PATTERN = "pm.uptrend.S1.buy_flag"
+PATTERN_TRADES = 1_500
+PATTERN_DAYS = 60
+LASTING = PlantedEdge({"chain": "solana", "mcap_bucket": "nano"}, lift=0.8)
+FADING = PlantedEdge({"intent": "breakout"}, lift=2.4, half_life_hours=360)
+_SCOPES = {
+    "chain": ("solana", "base", "ethereum"),
+    "mcap_bucket": ("nano", "micro", "small"),
+    "age_bucket": ("new", "young", "old"),
+    "vol_bucket": ("thin", "normal", "heavy"),
+    "intent": ("breakout", "dip", "trend", "reversal"),
+}
+
+
+def pattern_trades() -> Iterator[ClosedPosition]:
+    """Two months of entries on one pattern in changing circumstances, with the two planted edges; always the same."""
+    rng = random.Random(31)  # noqa: S311 (a simulation, not a secret)
+    for number in range(PATTERN_TRADES):
+        hours = 24 * PATTERN_DAYS * number / PATTERN_TRADES
+        opened_at = FIRST_DAY + timedelta(hours=hours)
+        closed_at = opened_at + timedelta(hours=rng.uniform(1, 12))
+        scope = {dimension: rng.choice(values) for dimension, values in _SCOPES.items()}
+        edges = [edge.at(hours) for edge in (LASTING, FADING) if edge.scope.items() <= scope.items()]
+        rr = rng.gauss(0, 1) + sum(edges)
+        yield ClosedPosition.model_validate(
+            {
+                "book": PATTERN_BOOK,
+                "position_id": f"{PATTERN_BOOK}-{number:04}",
+                "symbol": rng.choice(("BONK/USDT", "WIF/USDT", "POPCAT/USDT")),
+                "direction": "long",
+                "opened_at": opened_at,
+                "closed_at": closed_at,
+                "entry_price": "1",
+                "exit_price": "1",
+                "size": "100",
+                "realized_pnl": str(round(10 * rr, 4)),
+                "risk": "10",
+                "entry_context": {
+                    "timeframe": rng.choice(("15m", "1h", "4h")),
+                    "scope": scope,
+                    "actions": [{"pattern_key": PATTERN, "action_category": "entry", "at": opened_at.isoformat()}],
+                },
+            }
+        )
+
+
 def positions(book: SimulatedBook) -> Iterator[ClosedPosition]:
     """The book's closes over the simulated days, the earliest first; the same ones in every run."""
     rng = random.Random(book.seed)  # noqa: S311 (a simulation, not a secret)

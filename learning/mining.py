@@ -349,7 +349,8 @@ class _Branch:
 
 @dataclass(frozen=True)
 class _Level:
-    """One group-by: ``dimensions`` (k,), ``values`` (m, k), ``counts`` and the sums of ``marks`` and ``wins`` (m,)."""
+    """What was found in one group-by: its ``dimensions`` (k,), and ``values`` (m, k), ``counts``, sums of ``marks`` and
+    ``wins`` (m,)."""
 
     dimensions: tuple[int, ...]
     values: Ints
@@ -358,8 +359,11 @@ class _Level:
     wins: Floats
 
 
-class _Cube:
+class Cube:
     """All candidates of a group, ordered by (conditions, dimension, value), and their tests in the present cells.
+
+    Building it is the first pass. Arrays (candidates,): ``effect``, ``t``, ``p`` and ``half_width`` as
+    :func:`compare` gives them, and ``sums`` (3, candidates): count, sum and sum of squares of rr less ``middle``.
 
     Codes of a dimension: 0 is none or too rare, from 1 on the values with enough trades, in order of their names. Ids
     within a prefix: 0 is none or too rare.
@@ -616,7 +620,8 @@ class _Cube:
         """p and intervals of the candidates of a branch with errors clustered by day (Liang & Zeger 1986).
 
         The effect is a sum over trades. Its variance is the sum over days of the squares of what each day adds, times
-        g / (g - 1), and t has g - 1 degrees of freedom, where g is the number of days with selected trades.
+        g / (g - 1), and t has g - 1 degrees of freedom, where g is the number of days with selected trades, or with
+        others if these are fewer: what holds on all days but nine is known from nine days, too.
         """
         path = [branch]
         while path[0].above is not None:
@@ -643,7 +648,9 @@ class _Cube:
         adds = np.bincount(by_day, slope.ravel()[spread] * self.y - shift.ravel()[spread], radix * days)
         adds = adds.reshape(radix, days) - np.einsum("kc,gc->kg", share / n0, self.by_day[1])
         adds += np.einsum("kc,gc->kg", share * m0 / n0, self.by_day[0])
-        g = (np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days) > 0).sum(axis=1)
+        inside = np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days)
+        outside = np.einsum("kc,gc->kg", usable.astype(np.float64), self.by_day[0]) - inside
+        g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
         with np.errstate(all="ignore"):
             error = np.sqrt(np.square(adds).sum(axis=1) * g / (g - 1))
             effect = np.abs((share * (m1 - m0)).sum(axis=1))
@@ -714,7 +721,7 @@ def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
 class _Selection:
     """Which candidates of all groups are lessons, and which are only shadows of these."""
 
-    def __init__(self, cubes: Sequence[_Cube], policy: LearningPolicy) -> None:
+    def __init__(self, cubes: Sequence[Cube], policy: LearningPolicy) -> None:
         self.cubes, self.policy = cubes, policy
         self.starts = np.cumsum([0, *(cube.size for cube in cubes)])
         self.q = np.empty(0)
@@ -782,7 +789,7 @@ class _Selection:
 def mine(groups: Sequence[Group], policy: LearningPolicy) -> Mined:
     """All lessons of the groups of one run (of one book): their candidates are one family of tests."""
     groups = sorted((group for group in groups if group.n), key=lambda group: group.key)
-    cubes = [_Cube(group, policy) for group in groups]
+    cubes = [Cube(group, policy) for group in groups]
     selection = _Selection(cubes, policy)
     selection.run()
     lessons: list[Lesson] = []

@@ -97,7 +97,7 @@ class SkippedGroup(BaseModel):
 
 
 class BuiltLessons(BaseModel):
-    """What a run came to in one book; ``version`` is null where nothing was due. Lists hold at most 100."""
+    """What a run came to in one book; ``version`` is null where nothing was due. The list holds at most 20."""
 
     book: str
     version: int | None = None

@@ -107,8 +107,14 @@ async def refused(session: AsyncSession, book: str) -> set[tuple[str, int, str]]
 
 
 async def newest_as_of(session: AsyncSession, book: str) -> datetime | None:
-    """As of when a book's overrides were last brought in line."""
-    result = await session.execute(text("SELECT max(as_of) FROM pm_overrides WHERE book_id = :book"), {"book": book})
+    """As of when a book's overrides last changed. What an operator refused ended when that was said, not as of it."""
+    result = await session.execute(
+        text(
+            "SELECT max(CASE WHEN verdict IN ('reject', 'expired') THEN as_of ELSE greatest(as_of, ended_at) END) "
+            "FROM pm_overrides WHERE book_id = :book"
+        ),
+        {"book": book},
+    )
     found: datetime | None = result.scalar_one()
     return found
 
@@ -134,10 +140,11 @@ async def decide(session: AsyncSession, override_id: str, values: Mapping[str, A
     if values["status"] == "active":
         await session.execute(
             text(
-                "UPDATE pm_overrides o SET status = 'ended', reason = 'replaced by ' || p.override_id, ended_at = :at "
+                "UPDATE pm_overrides o "
+                "SET status = 'ended', reason = 'replaced by ' || p.override_id, ended_at = p.as_of "
                 "FROM pm_overrides p WHERE p.override_id = :id AND o.lesson_id = p.lesson_id AND o.status = 'active'"
             ),
-            {"id": override_id, "at": values["decided_at"]},
+            {"id": override_id},
         )
     await session.execute(
         text(

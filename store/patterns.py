@@ -15,7 +15,7 @@ STREAMED = 2_000
 # Rows are locked by key before they are deleted, so that those who share some queue up instead of deadlocking. Who
 # waited finds them gone.
 _CLAIM = (
-    "WITH held AS MATERIALIZED (SELECT u.ctid, u.book_id, u.position_id FROM unlearned u "  # noqa: S608
+    "WITH held AS MATERIALIZED (SELECT u.book_id, u.position_id FROM unlearned u "  # noqa: S608
     f"JOIN {recordset(Unlearned)} r USING (learner, book_id, position_id) "
     "ORDER BY u.book_id, u.position_id FOR UPDATE OF u), "
     "gone AS (DELETE FROM unlearned u USING held h "

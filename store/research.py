@@ -182,15 +182,15 @@ async def groups(session: AsyncSession, book: str, as_of: datetime, newest: int,
     return result.mappings().all()
 
 
-async def lessons(session: AsyncSession, book: str, limit: int) -> Sequence[RowMapping]:
+async def lessons(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
     """The lessons in force, actionable and large ones first."""
     result = await session.execute(
         text(
             "SELECT pattern_key, action_category, scope, n, avg_rr, coalesce(effect, edge_raw) AS effect, actionable "
-            "FROM learning_lessons WHERE book_id = :book AND status = 'active' "
+            "FROM learning_lessons WHERE book_id = :book AND status = 'active' AND as_of <= :as_of "
             "ORDER BY actionable DESC, abs(coalesce(effect, edge_raw)) DESC, lesson_id LIMIT :limit"
         ),
-        {"book": book, "limit": limit},
+        {"book": book, "as_of": as_of, "limit": limit},
     )
     return result.mappings().all()
 

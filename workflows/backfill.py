@@ -89,13 +89,13 @@ async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
     )
 
 
-async def learn_missed(request: LearnMissed) -> LearnMissedReport:
+async def learn_missed(request: LearnMissed, patience: RetryPolicy = PATIENT) -> LearnMissedReport:
     """The activity, with its patience."""
     return await workflow.execute_activity_method(
         MissedActivities.learn_missed,
         request,
         start_to_close_timeout=LONGEST,
         heartbeat_timeout=SILENCE,
-        retry_policy=PATIENT,
+        retry_policy=patience,
         summary=f"Learn what was missed, {len(request.books)} books" if request.books else "Learn what was missed",
     )

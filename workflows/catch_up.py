@@ -14,6 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from models.patterns import LearnMissed
     from models.positions import CatchUpReport, CatchUpRequest
 
+FEW = RetryPolicy(maximum_attempts=5)  # the next run is soon
+
 
 @workflow.defn(name="CatchUpWorkflow")
 class CatchUpWorkflow:
@@ -31,12 +33,12 @@ class CatchUpWorkflow:
             request,
             start_to_close_timeout=timedelta(minutes=30),
             heartbeat_timeout=timedelta(seconds=60),
-            retry_policy=RetryPolicy(maximum_attempts=5),
+            retry_policy=FEW,
             summary="Look for closes without an attribution",
         )
         told = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
         if workflow.patched("learn-missed"):
-            missed = await learn_missed(LearnMissed())
+            missed = await learn_missed(LearnMissed(), FEW)
             told += (
                 f"; missed and learned: {', '.join(f'{n} {name}' for name, n in missed.learned.items()) or 'nothing'}"
             )

@@ -15,10 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from models.patterns import BuildLessons, LessonReport, LessonRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-PATIENT = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15
-)
-SILENCE = timedelta(seconds=30)
+PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15)
+SILENCE = timedelta(seconds=15)
 LONGEST = timedelta(hours=4)
 A_TRANSACTION = timedelta(seconds=30)
 

@@ -16,9 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-PATIENT = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15
-)
+PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15)
 A_TRANSACTION = timedelta(seconds=30)
 A_BOOK = timedelta(minutes=10)
 SILENCE = timedelta(minutes=1)

@@ -182,6 +182,29 @@ async def test_overrides_never_go_back_in_time(book: str, sessions: Sessions, cl
         await materialize(sessions, client, book, AS_OF + timedelta(days=36_500))
 
 
+async def test_what_has_ended_is_not_brought_back_by_looking_back(
+    book: str, sessions: Sessions, client: Client
+) -> None:
+    await mined(sessions, book, {})
+    await materialize(sessions, client, book)
+    await materialize(sessions, client, book, AS_OF + timedelta(days=40))
+    [ended] = await overrides(sessions, book)
+    assert ended.status is OverrideStatus.ended
+    with pytest.raises(ApplicationError, match="must not be before"):
+        await materialize(sessions, client, book)
+
+
+async def test_a_policy_that_changes_and_changes_back(book: str, sessions: Sessions, client: Client) -> None:
+    await mined(sessions, book, {})
+    other = LearningPolicy(override_size_slope=0.1)
+    for policy in (POLICY, other, POLICY):
+        await materialize(sessions, client, book, policy=policy)
+    assert [view.policy_hash for view in by_status(await overrides(sessions, book), OverrideStatus.active)] == [
+        POLICY.policy_hash
+    ]
+    assert len(await overrides(sessions, book)) == 3
+
+
 async def test_a_repeated_attempt_answers_the_same(book: str, sessions: Sessions, client: Client) -> None:
     await mined(sessions, book, {}, LARGE | {"scope": {"chain": "base"}})
     first = await materialize(sessions, client, book, run="r")

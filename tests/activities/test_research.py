@@ -423,9 +423,18 @@ async def test_hypotheses_are_tested(lab: Laboratory) -> None:
     assert tested["effect"] == pytest.approx(mean, rel=1e-9)
     assert tested["effect_low"] < tested["effect"] < tested["effect_high"]
     assert "twice" in found[4]["content"]["tested"]["reason"]
+    # Among five it is held to more than alone.
+    await lab.close("another")
+    await lab.run("read_trades", None)
+    lab.api.says(answer({"report": "r", "hypotheses": [hypothesis("better")]}))
+    async with lab.model() as model:
+        await lab.run("look_over", model)
+    alone = (await lab.rows("kind = 'hypothesis'"))[-1]["content"]["tested"]
+    assert alone["effect"] == tested["effect"]
+    assert alone["effect_low"] > tested["effect_low"]
     # The report bears the cost, so that the sum of the rows is what was paid.
     assert [row["cost_usd"] for row in (report, *found)] == [COST, 0, 0, 0, 0, 0]
-    [request] = lab.api.requests
+    request = lab.api.requests[0]
     [group] = data_of(request["messages"][0]["content"])["groups"]
     assert (group["record"]["trades"], group["dimensions"]["chain"]["solana"]["trades"]) == (300, 150)
 

@@ -100,7 +100,7 @@ class MessagesApi:
                 await writer.drain()
                 if reply.cut is not None:
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
             self._open.discard(writer)

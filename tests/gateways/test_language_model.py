@@ -150,6 +150,7 @@ async def test_a_redirect_is_not_followed(api: MessagesApi) -> None:
     async with messages_api() as elsewhere:
         found = await failing(api, Reply(307, b"", {"location": f"{elsewhere.url}/v1/messages"}))
         assert isinstance(found, ModelRejected)
+        assert found.reason.startswith("HTTP 307")
         assert elsewhere.requests == []
 
 

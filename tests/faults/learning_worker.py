@@ -1,0 +1,69 @@
+"""A worker process for test_learning_killed.py, which kills it, or which kills itself at a given place."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from activities.learners import Learner
+from activities.patterns import PatternEvents, TimeframeCoefficients
+from models.policy import LearningPolicy
+from models.positions import PositionOutcome
+from store.database import open_engine
+from workers.wiring import build_worker
+
+READY = "ready"
+POLICY = LearningPolicy()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesBeforeCommit(TimeframeCoefficients):
+    """It has learned, and what it learned is not committed."""
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        await super().learn(session, outcomes)
+        die()
+
+
+class DiesAtOnce(PatternEvents):
+    """The learner before it has committed, and nobody was told so."""
+
+    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+        die()
+
+
+LEARNERS: dict[str, list[Learner]] = {
+    "lives": [PatternEvents(POLICY), TimeframeCoefficients(POLICY)],
+    "before": [PatternEvents(POLICY), DiesBeforeCommit(POLICY)],
+    "after": [TimeframeCoefficients(POLICY), DiesAtOnce(POLICY)],
+}
+
+
+async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> None:
+    client = await Client.connect(address, data_converter=pydantic_data_converter)
+    worker = build_worker(
+        client,
+        open_engine(dsn, pool_size=5),
+        POLICY,
+        concurrency=4,
+        overlay_folder=Path(folder),
+        corpus_folder=Path(folder),
+        learners=LEARNERS[mode],
+        task_queue=queue,
+    )
+    async with worker:
+        print(READY, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

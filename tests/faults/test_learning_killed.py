@@ -1,0 +1,113 @@
+"""Workers are killed, with SIGKILL, while they learn and while they build lessons: nothing is lost, nothing doubled."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+import store.lessons
+from models.patterns import LessonReport, LessonRequest
+from models.positions import CatchUpReport, CatchUpRequest, CloseReport
+from store.database import Sessions, open_engine, sessions_of
+from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
+from tests.faults.learning_worker import READY
+from tests.store.databases import backend, query, scratch_database, wait_until_it_blocks
+from tests.workers.processes import line, script
+
+
+@pytest.fixture
+async def own(dsn: str) -> AsyncIterator[tuple[str, Sessions]]:
+    """A database of the test's own: no other worker learns from it."""
+    async with scratch_database(dsn) as scratch:
+        engine: AsyncEngine = open_engine(scratch, pool_size=8)
+        try:
+            yield scratch, sessions_of(engine)
+        finally:
+            await engine.dispose()
+
+
+@asynccontextmanager
+async def worker(
+    client: Client, dsn: str, queue: str, folder: Path, mode: str = "lives"
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A worker process, killed at the end as everywhere else here."""
+    address = client.service_client.config.target_host
+    async with script("tests.faults.learning_worker", address, dsn, queue, str(folder), mode, home=folder) as process:
+        assert await line(process) == READY
+        yield process
+
+
+@pytest.mark.parametrize("mode", ["before", "after"])
+async def test_killed_while_a_close_is_learned_from(
+    book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path, mode: str
+) -> None:
+    """Before what was learned is committed, and after one of two learners has committed."""
+    dsn, sessions = own
+    queue = f"learning-{book}"
+    [position] = trades(book, 1)
+    async with worker(client, dsn, queue, tmp_path, mode) as process:
+        handle = await client.start_workflow(
+            "PositionCloseWorkflow", position, id=f"killed/{book}", task_queue=queue, result_type=CloseReport
+        )
+        assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+    assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1, "the attribution stands"
+    survivor = "pattern-events" if mode == "before" else "timeframe-coefficients"
+    assert await owed(sessions, book) == [(name, position.position_id) for name in NAMES if name != survivor]
+    async with worker(client, dsn, queue, tmp_path):
+        report = await asyncio.wait_for(handle.result(), 120)
+    assert sorted(report.learned) == sorted(NAMES)
+    assert len(await facts(sessions, book)) == (await config(sessions, book))["global_rr"]["n"] == 1
+    assert await owed(sessions, book) == []
+
+
+async def test_what_a_killed_worker_left_is_caught_up_without_its_workflow(
+    book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path
+) -> None:
+    dsn, sessions = own
+    queue = f"learning-{book}"
+    [position] = trades(book, 1)
+    async with worker(client, dsn, queue, tmp_path, "before") as process:
+        handle = await client.start_workflow("PositionCloseWorkflow", position, id=f"killed/{book}", task_queue=queue)
+        assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+    await handle.terminate()
+    async with worker(client, dsn, queue, tmp_path):
+        await client.execute_workflow(
+            "CatchUpWorkflow", CatchUpRequest(), id=f"catch-up/{book}", task_queue=queue, result_type=CatchUpReport
+        )
+    assert len(await facts(sessions, book)) == (await config(sessions, book))["global_rr"]["n"] == 1
+
+
+async def test_killed_while_lessons_are_written(
+    book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path
+) -> None:
+    """It has mined and waits to write, which it may not: then it is killed. The next worker writes version 1."""
+    dsn, sessions = own
+    queue = f"lessons-{book}"
+    await learn(sessions, trades(book, 900, edge=EDGE))
+    async with sessions() as holding:
+        await store.lessons.hold(holding, book)
+        async with worker(client, dsn, queue, tmp_path) as process:
+            handle = await client.start_workflow(
+                "LessonBuildingWorkflow",
+                LessonRequest(book=book, as_of=AS_OF),
+                id=f"killed/{queue}",
+                task_queue=queue,
+                result_type=LessonReport,
+            )
+            await wait_until_it_blocks(sessions, await backend(holding))
+            process.kill()
+            assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+        await holding.rollback()
+    assert await query(sessions, "SELECT 1 FROM lesson_runs") == []
+    async with worker(client, dsn, queue, tmp_path):
+        report = await asyncio.wait_for(handle.result(), 120)
+    assert [(built.version, built.actionable) for built in report.books] == [(1, 1)]
+    assert len(await query(sessions, "SELECT 1 FROM lesson_runs")) == 1
+    assert len(await query(sessions, "SELECT 1 FROM lesson_history")) == len(
+        await query(sessions, "SELECT 1 FROM learning_lessons")
+    )
