@@ -86,28 +86,28 @@ async def _on_record(session: AsyncSession, keys: Sequence[ForecastKey]) -> Sequ
 # is stored (its price is not read), or the source said that it gave all that it has up to t.
 _PRICE_AT = """
     SELECT c.close, (
-        i.t - c.ends_at < make_interval(secs => c.interval_seconds)
-        OR EXISTS (SELECT 1 FROM price_history l WHERE l.asset = i.asset
-                   AND l.interval_seconds = c.interval_seconds AND l.ends_at > i.t)
-        OR EXISTS (SELECT 1 FROM price_coverage k WHERE k.asset = i.asset
+        {i}.t - c.ends_at < make_interval(secs => c.interval_seconds)
+        OR EXISTS (SELECT 1 FROM price_history l WHERE l.asset = {i}.asset
+                   AND l.interval_seconds = c.interval_seconds AND l.ends_at > {i}.t)
+        OR EXISTS (SELECT 1 FROM price_coverage k WHERE k.asset = {i}.asset
                    AND k.interval_seconds = c.interval_seconds
                    AND k.from_at <= c.ends_at + make_interval(secs => c.interval_seconds)
-                   AND k.to_at > i.t - make_interval(secs => c.interval_seconds))
+                   AND k.to_at > {i}.t - make_interval(secs => c.interval_seconds))
     ) AS certain
     FROM price_history c
-    WHERE c.asset = i.asset AND c.ends_at <= i.t AND c.ends_at >= i.t - CAST(:tolerance AS interval)
+    WHERE c.asset = {i}.asset AND c.ends_at <= {i}.t AND c.ends_at >= {i}.t - CAST(:tolerance AS interval)
       AND c.interval_seconds <= 1800
     ORDER BY c.ends_at DESC, c.interval_seconds LIMIT 1
 """
 
 # The source gave all that it has of the time in which a candle could price t.
-_COVERED = """p.close IS NULL AND EXISTS (
+_COVERED = """{p}.close IS NULL AND EXISTS (
             SELECT 1 FROM price_coverage k
-            WHERE k.asset = i.asset AND k.to_at > i.t - make_interval(secs => k.interval_seconds)
-            AND k.from_at < i.t - CAST(:tolerance AS interval) + make_interval(secs => k.interval_seconds)
+            WHERE k.asset = {i}.asset AND k.to_at > {i}.t - make_interval(secs => k.interval_seconds)
+            AND k.from_at < {i}.t - CAST(:tolerance AS interval) + make_interval(secs => k.interval_seconds)
         )"""
 
-_DUE = f"""
+_DUE = """
     WITH due AS MATERIALIZED (
         SELECT s.book_id, s.forecast_id, s.target_at, s.next_attempt_at, s.attempts, s.first_attempt_at
         FROM forecast_resolution_state s
@@ -118,34 +118,39 @@ _DUE = f"""
     ), asked AS MATERIALIZED (
         SELECT d.*, f.producer_id, f.asset, f.horizon, f.action, f.confidence, f.issued_at
         FROM due d JOIN forecasts f USING (book_id, forecast_id)
-    ), instants AS MATERIALIZED (
-        SELECT asset, issued_at AS t FROM asked WHERE action <> 'no_forecast'
-        UNION SELECT asset, target_at FROM asked WHERE action <> 'no_forecast'
-    ), prices AS MATERIALIZED (
-        SELECT i.asset, i.t, p.close, p.certain, {_COVERED} AS covered
-        FROM instants i LEFT JOIN LATERAL ({_PRICE_AT}) p ON true
     )
-"""  # noqa: S608
+"""
 
+# A look-up for each price, though forecasts share some: joining them to shared ones is a matter of the planner's
+# estimates, which are wrong by far for a table that was empty a moment ago.
 _PAGE = text(
-    _DUE  # noqa: S608
-    + """
+    f"""{_DUE}
     SELECT a.*, p0.close AS price_at_issue, p0.certain AS certain_at_issue,
-           p0.covered AS covered_at_issue, p1.close AS price_at_target, p1.certain AS certain_at_target,
-           p1.covered AS covered_at_target
+           {_COVERED.format(p="p0", i="i0")} AS covered_at_issue,
+           p1.close AS price_at_target, p1.certain AS certain_at_target,
+           {_COVERED.format(p="p1", i="i1")} AS covered_at_target
     FROM asked a
-    LEFT JOIN prices p0 ON p0.asset = a.asset AND p0.t = a.issued_at
-    LEFT JOIN prices p1 ON p1.asset = a.asset AND p1.t = a.target_at
+    CROSS JOIN LATERAL (SELECT a.asset, a.issued_at AS t) i0
+    LEFT JOIN LATERAL ({_PRICE_AT.format(i="i0")}) p0 ON true
+    CROSS JOIN LATERAL (SELECT a.asset, a.target_at AS t) i1
+    LEFT JOIN LATERAL ({_PRICE_AT.format(i="i1")}) p1 ON true
     ORDER BY a.target_at, a.book_id, a.forecast_id
-    """
+    """  # noqa: S608
 )
 
+_MAY_BE_ASKED_FOR = _DUE.replace(
+    "s.state = 'pending' AND",
+    "s.state = 'pending' AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= CAST(:as_of AS timestamptz)) AND",
+)
 _MISSING = text(
-    _DUE.replace(  # noqa: S608
-        "s.state = 'pending' AND",
-        "s.state = 'pending' AND (s.next_attempt_at IS NULL OR s.next_attempt_at <= CAST(:as_of AS timestamptz)) AND",
-    )
-    + "SELECT asset, t, (SELECT count(*) FROM due) AS looked_at FROM prices WHERE certain IS NOT TRUE ORDER BY asset, t"
+    f"""{_MAY_BE_ASKED_FOR}
+    SELECT i.asset, i.t, (SELECT count(*) FROM due) AS looked_at
+    FROM (
+        SELECT asset, issued_at AS t FROM asked WHERE action <> 'no_forecast'
+        UNION SELECT asset, target_at FROM asked WHERE action <> 'no_forecast'
+    ) i LEFT JOIN LATERAL ({_PRICE_AT.format(i="i")}) p ON true
+    WHERE p.certain IS NOT TRUE ORDER BY i.asset, i.t
+    """  # noqa: S608
 )
 
 

@@ -1,0 +1,28 @@
+"""A worker process with everything, for test_forecasts_killed.py, which kills it."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from models.policy import LearningPolicy
+from store.database import open_engine
+from tests.workers.own_worker import own_worker
+from workers.wiring import build_market_worker
+
+READY = "ready"
+
+
+async def main(address: str, namespace: str, dsn: str, folder: str, source: str) -> None:
+    client = await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter)
+    engine = open_engine(dsn, pool_size=8)
+    market = build_market_worker(client, engine, LearningPolicy(), binance_url=source)
+    async with own_worker(client, engine, Path(folder)), market:
+        print(READY, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
