@@ -17,12 +17,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 
+import store.forecasts
 import store.imports
 from activities.attribution import attribute
 from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
 from gateways.language_model import AnthropicModel
 from models.approvals import ApprovalRequest
 from models.corpus import CorpusRequest
+from models.forecasts import Continued, Heartbeat, PricesFetched, ResolutionRequest
 from models.imports import ImportRequest
 from models.patterns import LessonRequest, OverrideRequest
 from models.policy import LearningPolicy
@@ -31,19 +33,30 @@ from models.research import ResearchRequest
 from models.weights import CycleRequest
 from store.database import Sessions, sessions_of
 from store.imports import StagedRow
+from tests.activities.forecasting import T0, abstention, forecast
 from tests.activities.overriding import mined, overrides
 from tests.activities.patterning import AS_OF, trades
 from tests.activities.researching import PRICES
+from tests.activities.test_prices import MARKETS
 from tests.closes import closed, message, series
 from tests.conftest import free_ports
+from tests.gateways.binance_server import BinanceServer
 from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
 from workers.settings import Settings
 from workers.stack.supervisor import LocalStack
 from workers.telemetry import Telemetry
-from workers.wiring import build_llm_worker, build_worker, connect_temporal, learners_of, open_database
+from workers.wiring import (
+    build_llm_worker,
+    build_market_worker,
+    build_worker,
+    connect_temporal,
+    learners_of,
+    open_database,
+)
 
 FOLDER = Path(__file__).parent / "histories"
 FAIL = WorkflowIDConflictPolicy.FAIL
+AFTER_AN_HOUR = T0 + timedelta(minutes=66)
 
 
 class FailsOnce:
@@ -114,6 +127,37 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
         "CatchUpWorkflow", CatchUpRequest(), id="catch-up/recorded", task_queue=TASK_QUEUE
     )
     await save(client, catch_up, "CatchUpWorkflow.one-found")
+
+
+async def record_forecasts(client: Client, engine: AsyncEngine) -> None:
+    """Forecasts and a heartbeat as an engine sends them; resolutions with a source, without one, and going on."""
+
+    async def start(workflow: str, message: Any, name: str) -> Any:
+        return await client.start_workflow(workflow, message, id=f"recorded/{name}", task_queue=TASK_QUEUE)
+
+    said = forecast("f")
+    await save(client, await start("ForecastWorkflow", said, "forecast"), "ForecastWorkflow.new")
+    other = forecast("f", action="short")
+    await save(client, await start("ForecastWorkflow", other, "forecast-refused"), "ForecastWorkflow.refused")
+    beat = Heartbeat(book="b", producer_id="ta", failures=1, error="timeout")
+    await save(client, await start("HeartbeatWorkflow", beat, "heartbeat"), "HeartbeatWorkflow.counted")
+    async with sessions_of(engine).begin() as session:
+        await store.forecasts.record(session, [abstention("silent"), forecast("unknown", asset="NOBODY/BTC")])
+    request = ResolutionRequest(as_of=AFTER_AN_HOUR)
+    silent = await start("ForecastResolutionWorkflow", request, "resolution-nobody-asks")
+    await save(client, silent, "ForecastResolutionWorkflow.nobody-asks-the-source")
+    with BinanceServer() as server:
+        server.add("ADA/BTC", MARKETS["ADA/BTC"], 300)
+        async with build_market_worker(client, engine, LearningPolicy(), binance_url=server.url):
+            request = ResolutionRequest(as_of=AFTER_AN_HOUR, ask_again=True)
+            asked = await start("ForecastResolutionWorkflow", request, "resolution")
+            await save(client, asked, "ForecastResolutionWorkflow.asked-the-source")
+    stopped = Continued(resolution_id="r", after=(T0, "a", "f"), left=1, fetched=PricesFetched(silence="away"))
+    request = ResolutionRequest(as_of=AFTER_AN_HOUR, continued=stopped)
+    going_on = await start("ForecastResolutionWorkflow", request, "resolution-going-on")
+    await save(client, going_on, "ForecastResolutionWorkflow.going-on")
+    meta = client.get_workflow_handle(f"meta-forecast/{AFTER_AN_HOUR:%Y-%m-%dT%H:%M:%S.%fZ}")
+    await save(client, meta, "MetaForecastWorkflow.insufficient-data")
 
 
 async def record_weights(client: Client, sessions: Sessions) -> None:
@@ -271,6 +315,7 @@ async def main() -> None:
             learners=[FailsOnce(), *learners_of(LearningPolicy())],
         ):
             await record(client, sessions_of(engine), stack)
+            await record_forecasts(client, engine)
         await record_research(client, engine)
     finally:
         await engine.dispose()
