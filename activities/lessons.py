@@ -175,12 +175,14 @@ class LessonActivities:
     ) -> dict[str, Any]:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
-        h = half_life(group.entered_at[rows], self._excess(group, rows), policy)
-        of_lesson = factors(group, rows)
-        score = None
-        if lesson.effect is not None:
-            since = (request.as_of.timestamp() - newest) / 3600
-            score = edge_score(of_lesson, weights_of(group, rows, learned), lesson.effect, h, since)
+        h, score, of_lesson = None, None, {}
+        if lesson.standing is not Standing.shadow:  # of which there are thousands, and which nothing is done with
+            h = half_life(group.entered_at[rows], self._excess(group, rows), policy)
+            found = factors(group, rows)
+            of_lesson = asdict(found)
+            if lesson.effect is not None:
+                since = (request.as_of.timestamp() - newest) / 3600
+                score = edge_score(found, weights_of(group, rows, learned), lesson.effect, h, since)
         explained_by = lesson.explained_by
         return {
             "lesson_id": lesson_id(request.book, group.key, lesson.conditions),
@@ -203,7 +205,7 @@ class LessonActivities:
             "explained_by": None if explained_by is None else lesson_id(request.book, group.key, explained_by),
             "status": STATUS[lesson.standing],
             "edge_score": score,
-            "factors": asdict(of_lesson),
+            "factors": of_lesson,
             "newest_trade_at": datetime.fromtimestamp(newest, UTC),
             "as_of": request.as_of,
             "policy_hash": policy.policy_hash,

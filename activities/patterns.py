@@ -1,5 +1,6 @@
 """What a close teaches about patterns: the learners of actions and of timeframes, and what they missed."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,11 +46,11 @@ class PatternEvents:
 
     async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
         """See the class. An action or a scope that cannot be read is left out and told of once."""
-        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
+        by_key = {outcome.key: outcome for outcome in outcomes}
         rows: list[dict[str, Any]] = []
         events: Events = {}
-        for outcome in sorted(outcomes, key=_by_key):
-            context = contexts.get(outcome.key)
+        for key, context in (await store.patterns.claim(session, self.name, list(by_key))).items():
+            outcome = by_key[key]
             if isinstance(context, dict) and context.get("actions"):
                 rows += self._rows(outcome, context, events)
         await store.rows.execute(session, store.events.appending(list(events.values())), store.patterns.acting(rows))
@@ -100,29 +101,32 @@ class TimeframeCoefficients:
 
     async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
         """See the class. Books are held in the order of their names."""
-        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
-        books: defaultdict[str, list[PositionOutcome]] = defaultdict(list)
-        for outcome in sorted({o.key: o for o in outcomes}.values(), key=_by_key):
-            if outcome.key in contexts and outcome.rr is not None:
-                books[outcome.book].append(outcome)
+        by_key = {outcome.key: outcome for outcome in outcomes}
+        books: defaultdict[str, list[tuple[PositionOutcome, str | None]]] = defaultdict(list)
+        for key, context in (await store.patterns.claim(session, self.name, list(by_key))).items():
+            if by_key[key].rr is not None:
+                books[key.book].append((by_key[key], self._timeframe(context)))
         for book in sorted(books):
-            await self._add(session, book, books[book], contexts)
+            await self._add(session, book, books[book])
+
+    def _timeframe(self, context: Any) -> str | None:
+        """As the scope has it, without the rest of the scope."""
+        if not isinstance(context, dict):
+            return None
+        within = context.get("scope")
+        scope = {"timeframe": within.get("timeframe")} if isinstance(within, dict) else None
+        return flatten({"timeframe": context.get("timeframe"), "scope": scope}, self._policy).values.get("timeframe")
 
     async def _add(
-        self,
-        session: AsyncSession,
-        book: str,
-        outcomes: Sequence[PositionOutcome],
-        contexts: Mapping[PositionKey, Any],
+        self, session: AsyncSession, book: str, outcomes: Sequence[tuple[PositionOutcome, str | None]]
     ) -> None:
         held = await store.patterns.hold_config(session, book, MODULE, self._policy.policy_hash)
         sums: dict[str, dict[str, list[Any]]] = held["sums"]
         trades: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
-        for outcome in outcomes:
+        for outcome, timeframe in outcomes:
             assert outcome.rr is not None, "those without R were left out"
             trade = (outcome.rr, outcome.closed_at.timestamp())
             trades[EVERYTHING].append(trade)
-            timeframe = flatten(contexts[outcome.key], self._policy).values.get("timeframe")
             # The row is rewritten with every close: an engine's mistake must not make it grow without end.
             if timeframe is not None and (timeframe in sums or len(sums) + len(trades) <= TIMEFRAMES):
                 trades[timeframe].append(trade)
@@ -170,19 +174,17 @@ class MissedActivities:
 
     @activity.defn(name="learn_missed")
     async def learn_missed(self, request: LearnMissed) -> LearnMissedReport:
-        """Each learner on its own, chunk after chunk; one outcome that it cannot take in holds up no other."""
-        report = LearnMissedReport()
+        """Each learner on its own, side by side; one outcome that it cannot take in holds up no other."""
+        report = LearnMissedReport(learned={learner.name: 0 for learner in self._learners})
         async with beating():
-            for learner in self._learners:
-                report.learned[learner.name] = 0
-                last: PositionKey | None = None
-                while True:
-                    taken = await self._chunk(learner, request.books, last, report)
-                    if not taken:
-                        break
-                    last = taken[-1]
-                    activity.heartbeat(learner.name, report.learned[learner.name])
+            await asyncio.gather(*(self._catch_up(learner, request.books, report) for learner in self._learners))
         return report
+
+    async def _catch_up(self, learner: Learner, books: list[str] | None, report: LearnMissedReport) -> None:
+        last: PositionKey | None = None
+        while taken := await self._chunk(learner, books, last, report):
+            last = taken[-1]
+            activity.heartbeat(learner.name, report.learned[learner.name])
 
     async def _chunk(
         self, learner: Learner, books: list[str] | None, last: PositionKey | None, report: LearnMissedReport
@@ -222,10 +224,6 @@ def _unreadable(events: Events, outcome: PositionOutcome, index: int | None, rea
     about = f"{outcome.book}/{outcome.position_id}"  # once a position: the first one is told of
     payload = {"book": outcome.book, "position_id": outcome.position_id, "action": index, "reason": reason[:500]}
     events.setdefault(f"{EventType.action_unreadable}/{about}", (EventType.action_unreadable, about, payload))
-
-
-def _by_key(outcome: PositionOutcome) -> tuple[str, bytes]:
-    return outcome.book, outcome.position_id.encode()
 
 
 def _state(stored: list[Any] | None) -> DecayedMean:

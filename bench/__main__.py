@@ -13,6 +13,7 @@ import psutil
 from bench.bulk import bulk, memory
 from bench.forecasts import forecasts
 from bench.live import live
+from bench.mining import mining
 from bench.patterns import match
 from store.database import sessions_of
 from workers.addresses import database_url
@@ -60,6 +61,7 @@ async def main() -> None:
         before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
         loop = await forecasts(sessions_of(engine), database_url(settings))
         match_p99, scan_ratio = await match(sessions_of(engine))
+        mined = await asyncio.to_thread(mining)
         await engine.dispose()
         print()
         _verdict("live closes with all learners / empty workflows", live_ratio, 0.65)
@@ -76,6 +78,10 @@ async def main() -> None:
         _verdict("after 1,000 more outcomes", loop.brought_up_to_date_seconds, 1, "s", at_least=False)
         _verdict("match, 10,000 overrides, p99 in the database", match_p99, 5, "ms", at_least=False)
         _verdict("scan in Python / match", scan_ratio, 1)
+        _verdict("first pass of mining / pandas", mined.ratio, 30)
+        _verdict("mining of 100,000 trades", mined.seconds, 60, "s", at_least=False)
+        _verdict("memory of that", mined.mebibytes, 2048, "MiB", at_least=False)
+        _verdict("ten times the trades", mined.growth, 10, at_least=False)
     finally:
         worker.terminate()
         await worker.wait()

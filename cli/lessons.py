@@ -207,6 +207,7 @@ def _print_explanation(found: dict[str, Any]) -> None:
         out.print(f"Mean {_effect(view)} R, against no trade at all (0 R).")
     half_life = view.half_life_hours
     told = "no decay seen" if half_life is None else f"half of the edge is gone after {half_life:.0f} hours"
+    told = "not fitted to shadows" if view.status == LessonStatus.shadow else told
     out.print(f"Decay: {told}. By time, mean R above the trades outside:")
     for part in found["periods"]:
         out.print(f"  {at(part['from'])} to {at(part['to'])}  {part['n']:>6} trades  {part['excess_rr']:+.3f}")

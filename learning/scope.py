@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from models.policy import LearningPolicy
@@ -121,9 +122,16 @@ def _written(value: Any) -> str:
 
 
 def _bounded(text: str) -> str:
+    return _read(text) if len(text) <= MAX_BYTES else _shortened(text)
+
+
+def _shortened(text: str) -> str:
     text = _UNPRINTABLE.sub(" ", text).strip()
     raw = text.encode()
     if len(raw) <= MAX_BYTES:
         return text
     digest = hashlib.sha256(raw).hexdigest()[:12]
     return f"{raw[: MAX_BYTES - 13].decode(errors='ignore')}~{digest}"
+
+
+_read = lru_cache(maxsize=16_384)(_shortened)  # the names and values of engines are few, and come with every trade

@@ -189,7 +189,7 @@ class LessonView(BaseModel):
     """A lesson: the trades of a group in a scope, against those outside it. Means and effects in R.
 
     ``effect`` is the mean difference within cells of the lessons accepted before it; ``edge_raw`` is against the
-    group's mean.
+    baseline. Decay and edge score are not computed of shadows (null).
     """
 
     lesson_id: str

@@ -169,7 +169,8 @@ class LearningPolicy(BaseModel):
     mining_min_days: int = Field(
         default=10,
         ge=2,
-        description="UTC entry days with selected trades below which a lesson cannot be told from luck of a day.",
+        description="UTC entry days with selected trades below which a lesson cannot be told from the luck of a day "
+        "(count).",
     )
     mining_max_dimensions: int = Field(
         default=40,

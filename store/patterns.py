@@ -20,7 +20,8 @@ _CLAIM = (
     "ORDER BY u.book_id, u.position_id FOR UPDATE OF u), "
     "gone AS (DELETE FROM unlearned u USING held h "
     "WHERE (u.learner, u.book_id, u.position_id) = (:learner, h.book_id, h.position_id)) "
-    "SELECT h.book_id, h.position_id, p.entry_context FROM held h JOIN positions p USING (book_id, position_id)"
+    "SELECT h.book_id, h.position_id, p.entry_context FROM held h JOIN positions p USING (book_id, position_id) "
+    "ORDER BY h.book_id, h.position_id"
 )
 
 
@@ -31,7 +32,7 @@ def owing(keys: Sequence[PositionKey], learners: Sequence[str]) -> Write | None:
 
 
 async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]) -> dict[PositionKey, Any]:
-    """The entry contexts of those outcomes that this learner has not taken in; from the commit on, it has."""
+    """The entry contexts, by key, of those outcomes that this learner has not taken in; from the commit on, it has."""
     if not keys:
         return {}
     ordered = sorted(set(keys), key=lambda key: (key.book, key.position_id.encode()))

@@ -112,7 +112,9 @@ async def test_a_large_override_waits_for_an_operator(learned: StackProcess) -> 
     [found] = await learned.json("overrides", "list", "--book", LARGE)
     assert found["status"] == "pending"
     assert abs(found["size_multiplier"] - 1) > 0.25
-    assert "waits for an operator" in (await learned.cli("overrides", "list", "--book", LARGE)).out
+    text = (await learned.cli("overrides", "list", "--book", LARGE)).out
+    assert "wait for an operator" in text
+    assert f"overrides approve {found['override_id']}" in text
     nobody = await learned.cli("overrides", "approve", found["override_id"], "--operator", " ")
     assert (nobody.status, "operator: must not be empty" in nobody.out) == (1, True)
     approved = await learned.json(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from learning.mining import Lesson, Standing, Trade, due, group_of, mine, q_values
+from learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine, q_values
 from models.policy import LearningPolicy
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
@@ -251,6 +251,20 @@ def test_no_variance_at_all_is_a_certainty() -> None:
     lesson = mine([group_of("k", "entry", trades)], SMALL).lessons[1]
     assert dict(lesson.conditions) == {"b": "v1"}  # its twin selects the same trades, and comes later
     assert (lesson.p, lesson.q, lesson.variance, lesson.effect) == (0.0, 0.0, 0.0, pytest.approx(2.0))
+
+
+def test_a_small_selection_without_a_winner_is_no_certainty() -> None:
+    """40 stops in a row among trades of which 38 % win: Welch's t test sees no variance in them, and is sure."""
+    rng = np.random.default_rng(0)
+    rr = np.where(rng.random(3_000) < 0.38, rng.exponential(1.7, 3_000), -1.0)
+    rr[:40] = np.where(np.arange(40) < 39, -1.0, -0.9)
+    inside, every = np.zeros((3, 1, 1)), np.zeros((3, 1))
+    inside[:, 0, 0], every[:, 0] = (40, rr[:40].sum(), (rr[:40] ** 2).sum()), (3_000, rr.sum(), (rr**2).sum())
+    welch = stats.ttest_ind(rr[:40], rr[40:], equal_var=False).pvalue
+    both = stats.ttest_ind(rr[:40], rr[40:]).statistic
+    p = compare(inside, every, LearningPolicy()).p[0]
+    assert p == pytest.approx(2 * stats.norm.sf(abs(both)), rel=1e-9)
+    assert p > 1e3 * welch
 
 
 def test_few_days_prove_nothing() -> None:
