@@ -65,28 +65,32 @@ async def _add(lines: Iterator[tuple[int, bytes | None]]) -> tuple[int, int, lis
     refused: list[dict[str, Any]] = []
     async with database() as session:
         while batch := list(islice(lines, RECORDED_AT_ONCE)):
-            first: dict[ForecastKey, tuple[int, Forecast]] = {}
+            said: list[tuple[int, Forecast]] = []
             for index, line in batch:
                 try:
                     if line is None:
                         refused.append({"index": index, "reason": TOO_LONG})
-                        continue
-                    forecast = Forecast.model_validate_json(line)
+                    else:
+                        said.append((index, Forecast.model_validate_json(line)))
                 except ValidationError as error:
                     refused.append({"index": index, "reason": describe(error)})
-                    continue
-                _, earlier = first.setdefault(forecast.key, (index, forecast))
-                if earlier is not forecast:
-                    fields = [n for n in Forecast.model_fields if getattr(earlier, n) != getattr(forecast, n)]
-                    known += not fields
-                    if fields:
-                        refused.append({"index": index, "reason": conflict(fields)})
-            async with session.begin():
-                distinct = [first[key][1] for key in sorted(first)]
-                recorded = await store.forecasts.record(session, distinct)
-            added += len(recorded.new)
-            known += len(first) - len(recorded.new) - len(recorded.differing)
-            refused += [{"index": first[k][0], "reason": conflict(v)} for k, v in recorded.differing.items()]
+            while said:
+                first = {forecast.key: forecast for _, forecast in reversed(said)}
+                same: dict[ForecastKey, list[int]] = {}
+                for index, forecast in said:
+                    if forecast == first[forecast.key]:
+                        same.setdefault(forecast.key, []).append(index)
+                async with session.begin():
+                    recorded = await store.forecasts.record(session, [first[key] for key in sorted(first)])
+                added += len(recorded.new)
+                known += sum(len(same[key]) for key in first.keys() - recorded.differing.keys()) - len(recorded.new)
+                refused += [
+                    {"index": index, "reason": conflict(fields)}
+                    for key, fields in recorded.differing.items()
+                    for index in same[key]
+                ]
+                # Of those that share a key with an earlier line and say something else, what is on record decides.
+                said = [(index, forecast) for index, forecast in said if forecast != first[forecast.key]]
     return added, known, sorted(refused, key=lambda item: item["index"])
 
 

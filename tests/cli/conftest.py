@@ -1,19 +1,30 @@
 """One running stack for all tests of the commands; each test has books of its own."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.activities.test_prices import MARKETS
 from tests.faults.stack_process import StackProcess
 from tests.faults.trades import Trade, jsonl, trades
+from tests.gateways.binance_server import BinanceServer
 
 
 @pytest.fixture(scope="package")
-async def stack() -> AsyncIterator[StackProcess]:
+def exchange() -> Iterator[BinanceServer]:
+    """Where the stack's worker asks for prices."""
+    with BinanceServer() as server:
+        for asset, candles in MARKETS.items():
+            server.add(asset, candles, 300)
+        yield server
+
+
+@pytest.fixture(scope="package")
+async def stack(exchange: BinanceServer) -> AsyncIterator[StackProcess]:
     stack = StackProcess()
     try:
-        yield await stack.start()
+        yield await stack.start(CLOSELOOP_BINANCE_URL=exchange.url)
     finally:
         await stack.close()
 
