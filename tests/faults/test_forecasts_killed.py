@@ -30,6 +30,7 @@ from tests.faults.forecasts_worker import READY
 from tests.faults.stack_process import until
 from tests.gateways.binance_server import BinanceServer
 from tests.workers.namespaces import own_namespace
+from tests.workers.own_worker import own_worker
 from tests.workers.processes import line, script
 from workers.registration import register_search_attributes
 
@@ -63,14 +64,15 @@ async def start(client: Client, as_of: datetime) -> WorkflowHandle[object, Resol
 
 
 async def test_killed_in_the_middle(dsn: str, client: Client, tmp_path: Path) -> None:
-    """Of a resolution and of asking, side by side: both wait until the silence of the killed worker is noticed."""
+    """Of a resolution and of asking, side by side: what waits is what the silence of a worker is noticed by."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
-    async with floor_on(dsn) as resolving, floor_on(dsn) as asking:
+    async with floor_on(dsn) as resolving, floor_on(dsn) as asking, floor_on(dsn) as unasked:
         await asyncio.gather(
             killed_while_resolving(resolving, await own_namespace(client), first),
             killed_while_asking(asking, await own_namespace(client), second),
+            nobody_asks(unasked, await own_namespace(client), tmp_path),
         )
 
 
@@ -155,3 +157,14 @@ async def killed_while_asking(floor: Floor, own: Client, folder: Path) -> None:
         assert (report.resolved, report.pending, report.candles_fetched) == (len(forecasts), 0, rows["n"])
         assert len(await floor.events("forecast.outcome.v1")) == len(forecasts)
         assert [a.parameters["symbol"] for a in server.asked] == ["ADABTC", "ETHBTC", "ETHBTC"]  # ADA is stored
+
+
+async def nobody_asks(floor: Floor, own: Client, folder: Path) -> None:
+    """No worker of the price source runs: what local prices allow is resolved, the rest says why it is not."""
+    await register_search_attributes(own)
+    await floor.trade("ADA/BTC", {T0: 1, T0 + 60 * MINUTE: 2})
+    await floor.record(forecast("local"), forecast("other", asset="ETH/BTC"))
+    async with own_worker(own, floor.engine, folder):
+        report = await asyncio.wait_for((await start(own, AS_OF)).result(), 60)
+    assert (report.resolved, report.reasons) == (1, {"no worker asked the price source in time": 1})
+    assert set(await floor.outcomes()) == {"local"}

@@ -25,6 +25,7 @@ from models.forecasts import ResolutionReport, ResolutionRequest
 from models.policy import LearningPolicy
 from tests.activities.forecasting import HOUR, MINUTE, POLICY, T0, Floor, abstention, floor_on, forecast
 from tests.activities.test_prices import ADA, AS_OF, MARKETS, assert_right, said
+from tests.conftest import NO_SOURCE
 from tests.gateways.binance_server import BinanceServer
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
@@ -218,7 +219,7 @@ async def test_a_wait_that_the_source_asks_for_is_kept(exchange: Exchange, serve
 
 
 async def test_a_backlog_is_continued_as_new(exchange: Exchange) -> None:
-    """With pages of twenty, and nobody who asks the source: once before it is asked, and once after."""
+    """With pages of twenty, and a source that is away: once before it is asked, and once after."""
     own = dataclasses.replace(exchange.floor)
 
     class SmallPages(ForecastActivities):
@@ -230,20 +231,23 @@ async def test_a_backlog_is_continued_as_new(exchange: Exchange) -> None:
     await own.record(*forecasts, *unpriced)
     for candle in MARKETS[ADA]:
         await own.trade(ADA, {candle.start + 5 * MINUTE: candle.close})
-    small = SmallPages(own.sessions, POLICY)
+    small, prices = SmallPages(own.sessions, POLICY), PriceActivities(own.sessions, POLICY, Binance(NO_SOURCE))
     producers, queue = ProducerActivities(own.sessions, POLICY), f"small-{uuid.uuid4().hex}"
-    async with Worker(
-        exchange.client,
-        task_queue=queue,
-        workflows=WORKFLOWS,
-        activities=[
-            small.resolve_pages,
-            small.report_resolution,
-            producers.update_performance,
-            producers.update_recalibration,
-            MetaActivities(own.sessions, POLICY).speak_meta,
-        ],
-        workflow_runner=workflow_runner(),
+    async with (
+        Worker(
+            exchange.client,
+            task_queue=queue,
+            workflows=WORKFLOWS,
+            activities=[
+                small.resolve_pages,
+                small.report_resolution,
+                producers.update_performance,
+                producers.update_recalibration,
+                MetaActivities(own.sessions, POLICY).speak_meta,
+            ],
+            workflow_runner=workflow_runner(),
+        ),
+        Worker(exchange.client, task_queue=MARKET_TASK_QUEUE, activities=[prices.fetch_prices]),
     ):
         handle: WorkflowHandle[Any, ResolutionReport] = await exchange.client.start_workflow(
             "ForecastResolutionWorkflow",
@@ -256,7 +260,7 @@ async def test_a_backlog_is_continued_as_new(exchange: Exchange) -> None:
     runs = [run async for run in exchange.client.list_workflows(f"WorkflowId = '{handle.id}'")]
     assert len(runs) >= 3
     assert (report.resolved, report.pending) == (100, 1_300)
-    assert report.reasons == {"no worker asked the price source in time": 1_300}
+    assert report.reasons == {"Binance did not answer (ConnectError)": 1_300}
     assert {row["attempts"] for row in (await own.states()).values()} == {1}
     await assert_right(own, *forecasts)
     [counted] = await own.sql("SELECT * FROM resolutions")
