@@ -11,12 +11,15 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 import store.imports
+import store.patterns
+import store.rows
 from activities.attribution import Refused, attribute
 from activities.heartbeats import beating
+from activities.learners import BulkLearner, Learner
 from activities.transactions import transaction
 from models.imports import BookCounts, ImportReport, ImportRequest
 from models.policy import LearningPolicy
-from models.positions import ClosedPosition
+from models.positions import AttributedClose, ClosedPosition
 from models.refusals import describe
 from models.values import BOOK_PATTERN
 from store.database import Sessions
@@ -30,7 +33,7 @@ CHUNK_BYTES = 4_000_000
 class ImportActivities:
     """Attributes what an import staged."""
 
-    def __init__(self, sessions: Sessions, policy: LearningPolicy, learners: Sequence[str]) -> None:
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
         self._policy = policy
         self._learners = list(learners)
@@ -100,7 +103,9 @@ class ImportActivities:
             except ValidationError as error:
                 refused.append(Refusal(row.seq, row.row_index, book_of(row.payload), describe(error)))
         positions = [position for _, position in readable]
-        answers = await attribute(session, positions, self._policy, datetime.now(UTC), import_id, self._learners)
+        owed = [learner.name for learner in self._learners if not isinstance(learner, BulkLearner)]
+        answers = await attribute(session, positions, self._policy, datetime.now(UTC), import_id, owed)
+        await self._learn(session, positions, answers)
         for (row, position), answer in zip(readable, answers, strict=True):
             if isinstance(answer, Refused):
                 refused.append(Refusal(row.seq, row.row_index, position.book, answer.reason))
@@ -109,6 +114,24 @@ class ImportActivities:
                 counts[position.book].update(("read", outcome))
         await store.imports.settle(session, import_id, len(rows), counts, refused)
         return sum(counts.values(), Counter())
+
+    async def _learn(
+        self, session: AsyncSession, positions: Sequence[ClosedPosition], answers: Sequence[AttributedClose | Refused]
+    ) -> None:
+        """Learn from what was attributed just now; a learner that fails is owed it, and undoes nothing else."""
+        new = [a.outcome for a in answers if isinstance(a, AttributedClose) and not a.already_attributed]
+        contexts = {position.key: position.entry_context for position in positions}
+        for learner in self._learners if new else ():
+            if not isinstance(learner, BulkLearner):
+                continue
+            try:
+                async with session.begin_nested():
+                    await learner.take_in(session, new, contexts)
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                activity.logger.warning("learner failed", exc_info=True, extra={"learner": learner.name})
+                await store.rows.execute(session, store.patterns.owing([o.key for o in new], [learner.name]))
 
 
 def book_of(payload: str) -> str | None:

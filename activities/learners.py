@@ -4,15 +4,15 @@ A learner is given to :class:`LearnerActivities` in ``workers/wiring.py``. It ru
 in a transaction of its own; what fails is retried on its own and never touches the attribution.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 import store.attributions
 from activities.transactions import transaction
-from models.positions import LearnReport, LearnRequest, PositionOutcome
+from models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
 from store.database import Sessions
 
 
@@ -26,6 +26,17 @@ class Learner(Protocol):
 
     async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
         """Take in these outcomes, within the session's transaction."""
+        ...
+
+
+@runtime_checkable
+class BulkLearner(Learner, Protocol):
+    """A learner that can take in outcomes that were attributed in the same transaction, before it was owed them."""
+
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        """Learn from outcomes that nobody else can know of yet, given the entry contexts of their positions."""
         ...
 
 

@@ -45,12 +45,18 @@ class PatternEvents:
         self._policy = policy
 
     async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        """See the class. An action or a scope that cannot be read is left out and told of once."""
-        by_key = {outcome.key: outcome for outcome in outcomes}
+        """See the class."""
+        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
+        await self.take_in(session, outcomes, contexts)
+
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        """See BulkLearner. An action or a scope that cannot be read is left out and told of once."""
         rows: list[dict[str, Any]] = []
         events: Events = {}
-        for key, context in (await store.patterns.claim(session, self.name, list(by_key))).items():
-            outcome = by_key[key]
+        for outcome in _claimed(outcomes, contexts):
+            context = contexts[outcome.key]
             if isinstance(context, dict) and context.get("actions"):
                 rows += self._rows(outcome, context, events)
         await store.rows.execute(session, store.events.appending(list(events.values())), store.patterns.acting(rows))
@@ -100,12 +106,18 @@ class TimeframeCoefficients:
         self._policy = policy
 
     async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        """See the class. Books are held in the order of their names."""
-        by_key = {outcome.key: outcome for outcome in outcomes}
+        """See the class."""
+        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
+        await self.take_in(session, outcomes, contexts)
+
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        """See BulkLearner. Books are held in the order of their names."""
         books: defaultdict[str, list[tuple[PositionOutcome, str | None]]] = defaultdict(list)
-        for key, context in (await store.patterns.claim(session, self.name, list(by_key))).items():
-            if by_key[key].rr is not None:
-                books[key.book].append((by_key[key], self._timeframe(context)))
+        for outcome in _claimed(outcomes, contexts):
+            if outcome.rr is not None:
+                books[outcome.book].append((outcome, self._timeframe(contexts[outcome.key])))
         for book in sorted(books):
             await self._add(session, book, books[book])
 
@@ -214,6 +226,12 @@ class MissedActivities:
             if _passes(error):
                 raise
             report.failed[learner.name] = f"{key.book}/{key.position_id}: {type(error).__name__}: {error}"[:500]
+
+
+def _claimed(outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]) -> list[PositionOutcome]:
+    """Outcomes with a context on hand, each once, by key."""
+    once = {outcome.key: outcome for outcome in outcomes if outcome.key in contexts}
+    return [once[key] for key in sorted(once, key=lambda key: (key.book, key.position_id.encode()))]
 
 
 def _passes(error: Exception) -> bool:

@@ -97,7 +97,8 @@ def plain_json(value: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(item, list):
             todo.extend((part, depth + 1) for part in item)
         elif isinstance(item, str):
-            if _CONTROL.search(item.translate(_LINE_BREAKS)):
+            # What is printable has none of them, and that is told at a glance.
+            if not item.isprintable() and _CONTROL.search(item.translate(_LINE_BREAKS)):
                 raise ValueError("must not contain control characters")
         elif isinstance(item, float) and not math.isfinite(item):
             raise ValueError("must hold finite numbers only")

@@ -62,10 +62,12 @@ async def take(session: AsyncSession, import_id: str, limit: int, limit_bytes: i
     """Take the next rows off the import, at least one; they are back if the transaction does not commit."""
     result = await session.execute(
         text(
-            "DELETE FROM import_rows WHERE import_id = :id AND seq IN (SELECT seq FROM "
-            "(SELECT seq, row_number() OVER w AS number, sum(octet_length(payload)) OVER w AS bytes FROM "
-            "(SELECT seq, payload FROM import_rows WHERE import_id = :id ORDER BY seq LIMIT :limit) next "
-            "WINDOW w AS (ORDER BY seq)) counted WHERE number = 1 OR bytes <= :limit_bytes) "
+            # By place, not by key: a plan cannot go wrong where the planner last saw an empty table.
+            "DELETE FROM import_rows WHERE ctid = ANY(ARRAY(SELECT place FROM "
+            "(SELECT place, row_number() OVER w AS number, sum(octet_length(payload)) OVER w AS bytes FROM "
+            "(SELECT ctid AS place, seq, payload FROM import_rows WHERE import_id = :id ORDER BY seq "
+            "LIMIT :limit) next "
+            "WINDOW w AS (ORDER BY seq)) counted WHERE number = 1 OR bytes <= :limit_bytes)) "
             "RETURNING seq, row_index, payload"
         ),
         {"id": import_id, "limit": limit, "limit_bytes": limit_bytes},

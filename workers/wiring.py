@@ -168,7 +168,7 @@ def build_worker(
     learners = learners_of(policy) if learners is None else learners
     names = [learner.name for learner in learners]
     positions = PositionActivities(sessions, policy, client, names)
-    imports = ImportActivities(sessions, policy, names)
+    imports = ImportActivities(sessions, policy, learners)
     karma = KarmaActivities(sessions, policy)
     lessons = LessonActivities(sessions, policy)
     forecasts = ForecastActivities(sessions, policy)
