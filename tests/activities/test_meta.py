@@ -161,6 +161,7 @@ async def test_only_the_last_two_hours_are_the_state(floor: Floor) -> None:
         forecast("of another horizon", producer_id="d", issued_at=AS_OF, horizon="4h"),
         forecast("of another asset", producer_id="e", issued_at=AS_OF, asset="ETH/BTC"),
         abstention("silent", producer_id="f", issued_at=AS_OF, asset="XMR/BTC"),
+        forecast("of tomorrow", producer_id="h", issued_at=AS_OF + TICK, asset="LTC/BTC"),
         forecast("of another book", producer_id="g", issued_at=AS_OF, book="c"),
     )
     await floor.record(forecast("thought", producer_id="meta", issued_at=AS_OF), shadow=True)

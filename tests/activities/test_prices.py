@@ -140,6 +140,14 @@ async def test_times_far_apart_are_asked_for_apart(floor: Floor, server: Binance
     await assert_right(floor, early, late)
 
 
+async def test_an_asset_that_is_refused_is_not_asked_for_again(floor: Floor, server: BinanceServer) -> None:
+    """Not for its other times either."""
+    await floor.record(*(forecast(f"f-{i}", asset="NOBODY/BTC", issued_at=T0 - 5 * i * DAY) for i in range(4)))
+    await loop(floor, Binance(server.url), AS_OF)
+    assert [asked.status for asked in server.asked] == [400]
+    assert {row["reason"] for row in (await floor.states()).values()} == {"the price source does not know NOBODY/BTC"}
+
+
 async def test_with_small_portions_everything_is_asked_for(floor: Floor, server: BinanceServer) -> None:
     """Also what lies behind forecasts that cannot be priced; no portion is asked for twice."""
 
