@@ -15,6 +15,7 @@ from activities.heartbeats import beating
 from activities.transactions import transaction
 from learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
 from models.forecasts import (
+    META,
     Action,
     Forecast,
     ForecastKey,
@@ -33,6 +34,7 @@ from store.forecasts import Left
 FIRST_WAIT = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(hours=24)
 CONFLICT = "ForecastConflict"
+NOT_META = f"producer_id: {META} is the name of closeloop's own meta-producer"
 
 
 class ForecastActivities:
@@ -48,6 +50,8 @@ class ForecastActivities:
     @activity.defn(name="record_forecast")
     async def record_forecast(self, forecast: Forecast) -> ForecastReport:
         """Store one forecast. Sent again, it is the same; with other content it is refused."""
+        if forecast.producer_id == META:
+            raise ApplicationError(NOT_META, type="ForecastRefused", non_retryable=True)
         async with transaction(self._sessions) as session:
             recorded = await store.forecasts.record(session, [forecast])
         if fields := recorded.differing.get(forecast.key):

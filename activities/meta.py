@@ -1,7 +1,10 @@
 """The meta-producer: it listens to the others and says what usually followed, once an operator lets it."""
 
 import asyncio
+import dataclasses
 import hashlib
+import math
+from array import array
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -62,37 +65,48 @@ class MetaActivities:
         return timedelta(hours=self._policy.meta_state_hours)
 
     async def _speak(self, book: str, asset: str, horizon: str, as_of: datetime, in_all: int) -> Emission:
+        code: dict[str, int] = {}
+        producers, issued, targets, actions, returns = array("q"), array("q"), array("q"), array("b"), array("d")
         async with transaction(self._sessions) as session:
-            rows = await store.meta.history(session, book, asset, horizon, as_of)
-        names = sorted({row[0] for row in rows})
-        code = {name: number for number, name in enumerate(names)}
+            async for name, issued_at, target_at, action, change in store.meta.history(
+                session, book, asset, horizon, as_of
+            ):
+                producers.append(code.setdefault(name, len(code)))
+                issued.append(issued_at)
+                targets.append(target_at)
+                actions.append(ACTION_CODES[action])
+                returns.append(math.nan if change is None else change)
+        names = list(code)
         known = History(
-            producer=np.array([code[row[0]] for row in rows], dtype=np.int64),
-            issued_at=np.array([row[1] for row in rows], dtype=np.int64),
-            target_at=np.array([row[2] for row in rows], dtype=np.int64),
-            action=np.array([ACTION_CODES[row[3]] for row in rows], dtype=np.int8),
-            return_pct=np.array([np.nan if row[4] is None else row[4] for row in rows], dtype=np.float64),
+            producer=np.array(producers, dtype=np.int64),
+            issued_at=np.array(issued, dtype=np.int64),
+            target_at=np.array(targets, dtype=np.int64),
+            action=np.array(actions, dtype=np.int8),
+            return_pct=np.array(returns, dtype=np.float64),
         )
         policy, itself, now = self._policy, code.get(META), microseconds(as_of)
         age = int(self._state_age / timedelta(microseconds=1))
         standing = state(known, now, itself=itself, state_us=age)
+        said = await asyncio.to_thread(
+            emission,
+            known,
+            standing,
+            now,
+            seconds_of(horizon) * 1_000_000,
+            in_all,
+            itself=itself,
+            shadow=True,
+            flat_band_pct=policy.flat_band_pct,
+            min_outcomes=policy.meta_min_outcomes,
+            min_episodes=policy.meta_min_episodes,
+            min_share=policy.meta_min_share,
+            state_us=age,
+        )
         async with transaction(self._sessions) as session:
+            await store.books.hold(session, book)  # whoever sends it back to shadow meanwhile is waited for
             mode = await store.meta.mode(session, book)
-            said = await asyncio.to_thread(
-                emission,
-                known,
-                standing,
-                now,
-                seconds_of(horizon) * 1_000_000,
-                in_all,
-                itself=itself,
-                shadow=not (mode and mode["live"]),
-                flat_band_pct=policy.flat_band_pct,
-                min_outcomes=policy.meta_min_outcomes,
-                min_episodes=policy.meta_min_episodes,
-                min_share=policy.meta_min_share,
-                state_us=age,
-            )
+            if mode and mode["live"] and said.abstention == "shadow_mode":
+                said = dataclasses.replace(said, abstention=None)
             listened = {names[producer]: _ACTIONS[action] for producer, action in sorted(standing.items())}
             await self._write(session, book, asset, horizon, as_of, said, listened)
         return said
@@ -193,7 +207,10 @@ class LeavingShadow:
             return "the meta-producer stays in shadow"
         if not await store.meta.set_mode(session, decision.book, True, decision.at, decision.operator, decision.note):
             return "the meta-producer was live already"
-        return "the meta-producer speaks from now on; 'closeloop meta shadow' sends it back"
+        return (
+            f"the meta-producer of {decision.book} speaks from now on; "
+            f"'closeloop meta shadow --book {decision.book} --by NAME' sends it back"
+        )
 
 
 async def propose_leaving_shadow(
@@ -245,7 +262,7 @@ async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str
 
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> dict[str, Any]:
     """The gate, what it said and would have said, and how that turned out."""
-    record = await store.meta.record(session, book)
+    record = await store.meta.record(session, book, timedelta(hours=policy.meta_state_hours))
     outcomes = await store.meta.outcomes_in_all(session, book, as_of)
     mode = await store.meta.mode(session, book)
     scores: dict[str, dict[str, Any] | None] = {"shadow": None, "live": None}

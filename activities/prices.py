@@ -23,6 +23,8 @@ RANGE = timedelta(days=3)
 ASKING_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 15.0
 WORTH_GOING_ON = 10
+# A report has its limit of bytes in a workflow's history.
+FAILURES = 1_000
 
 
 class PriceSource(Protocol):
@@ -49,19 +51,24 @@ class PriceActivities:
         policy = self._policy
         tolerance = timedelta(minutes=policy.price_tolerance_minutes)
         due = due_at(request.as_of, policy)
-        async with transaction(self._sessions) as session:
-            if request.ask_again:
-                await store.forecasts.ask_again(session, due)
-            missing, more = await store.forecasts.missing_prices(
-                session, due, tolerance, request.as_of, self.forecasts_at_once
-            )
-        # Whatever comes of it is recorded before more is asked for: the next time, something else is missing.
-        report = PricesFetched(more=more)
-        deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
         async with beating():
+            if request.ask_again:
+                async with transaction(self._sessions) as session:
+                    await store.forecasts.take_turns(session)
+                    await store.forecasts.ask_again(session, due)
+            async with transaction(self._sessions) as session:
+                missing, more = await store.forecasts.missing_prices(
+                    session, due, tolerance, request.as_of, self.forecasts_at_once
+                )
+            # Whatever comes of it is recorded before more is asked for: the next time, something else is missing.
+            report = PricesFetched(more=more)
+            deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
             for asset, page in _requests(missing, tolerance):
                 if asset in report.failures:
                     continue
+                if len(report.failures) >= FAILURES:
+                    report.more = True  # those are put off, so that the next look finds others
+                    break
                 if asyncio.get_running_loop().time() > deadline:
                     report.more = report.ranges >= WORTH_GOING_ON
                     report.silence = None if report.more else "the price source is too slow: not asked for this yet"

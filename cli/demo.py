@@ -348,6 +348,7 @@ _LESSON_NUMBERS: Sequence[str] = ("trades", "effect R (95 %)", "q", "half-life h
 
 
 def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
+    until = f"{simulated.UNTIL:%Y-%m-%dT%H:%M:%SZ}"
     command = "closeloop" if shutil.which("closeloop") else sys.argv[0]
     steps = [(f"{command} dev", "start the stack again; everything above is kept")] if started_here else []
     if ui := ui_url(settings()):
@@ -365,13 +366,13 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
     steps += [
         (f"{command} outcomes --book {BOOKS[0].name} --last 10", "what became of the last positions"),
         (f"{command} karma", "trust in each producer"),
-        (f"{command} producers --book {simulated.BOOK}", "scores of the producers' forecasts"),
+        (f"{command} producers --book {simulated.BOOK} --as-of {until}", "scores of the producers' forecasts"),
         (
             f"{command} meta status --book {simulated.BOOK}",
             "what the meta-producer would have said",
         ),
         (
-            f"{command} producers calibration boaster --book {simulated.BOOK} --plot boaster.svg",
+            f"{command} producers calibration boaster --book {simulated.BOOK} --as-of {until} --plot boaster.svg",
             "said against came true, as a picture",
         ),
         (f"{command} lessons list --book {PATTERN_BOOK}", "lessons; 'lessons show ID' explains one"),

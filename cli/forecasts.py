@@ -13,7 +13,7 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.exceptions import ApplicationError
 
 import store.forecasts
-from activities.forecasts import conflict
+from activities.forecasts import NOT_META, conflict
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
 from cli.console import (
@@ -33,7 +33,7 @@ from cli.console import (
     table,
 )
 from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
+from models.forecasts import META, Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
 from models.refusals import describe
 from models.search_attributes import LIFECYCLE
 
@@ -70,8 +70,10 @@ async def _add(lines: Iterator[tuple[int, bytes | None]]) -> tuple[int, int, lis
                 try:
                     if line is None:
                         refused.append({"index": index, "reason": TOO_LONG})
+                    elif (forecast := Forecast.model_validate_json(line)).producer_id == META:
+                        refused.append({"index": index, "reason": NOT_META})
                     else:
-                        said.append((index, Forecast.model_validate_json(line)))
+                        said.append((index, forecast))
                 except ValidationError as error:
                     refused.append({"index": index, "reason": describe(error)})
             while said:

@@ -78,7 +78,7 @@ def status(book: Book = "default", as_json: AsJson = False) -> None:
             f"Proposal {waiting['number']} to leave shadow waits until {at(waiting['deadline'])} UTC:\n"
             f"  closeloop meta approve --book {book} --by NAME --note TEXT   (or reject)"
         )
-    if record["mode"] == "shadow" and not record["proposals"]:
+    if record["mode"] == "shadow" and record["gate_open"] and not record["proposals"]:
         out.print(f"'closeloop meta propose --book {book}' proposes to leave shadow.")
     return None
 
@@ -134,6 +134,11 @@ async def _propose(book: str) -> ApprovalRequest:
     try:
         async with sessions_of(engine)() as session:
             record = await track_record(session, policy, book, datetime.now(UTC))
+        if not record["gate_open"]:
+            fail(
+                f"The gate of {book} is closed: {record['outcomes']} of {record['outcomes_needed']} outcomes. "
+                "Until then the meta-producer has nothing to show."
+            )
         if record["mode"] == "live":
             fail(f"The meta-producer of {book} is live already, since {at(record['since'])} UTC.")
         async with temporal() as client:
@@ -173,7 +178,7 @@ def shadow(by: By, book: Book = "default", note: Note = "", as_json: AsJson = Fa
     changed = run(_shadow(book, by, note))
     if as_json:
         return print_json({"book": book, "changed": changed})
-    return out.print("in shadow from now on" if changed else "it was in shadow already")
+    return out.print(f"Book {book}: " + ("in shadow from now on" if changed else "it was in shadow already"))
 
 
 async def _shadow(book: str, by: str, note: str) -> bool:

@@ -35,7 +35,7 @@ def _interval(value: str) -> str:
     try:
         seconds = seconds_of(value)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}, such as 5m") from None
+        raise typer.BadParameter(str(error)) from None
     if seconds > 86_400 or 86_400 % seconds:
         raise typer.BadParameter("must divide a day evenly, such as 1m, 5m, 15m, 30m or 1h")
     return value
@@ -71,33 +71,51 @@ async def _import(file: BinaryIO, asset: str, seconds: int) -> dict[str, Any]:
     rows = read_candles(file, seconds, datetime.now(UTC))
     report: dict[str, Any] = {"asset": asset, "interval_seconds": seconds, "rejected": []}
     counts: Counter[str] = Counter()
+    differing = 0
     step = timedelta(seconds=seconds)
     with Progress(TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("0 candles")
         async with database() as session:
             try:
-                while batch := list(islice(rows, STORED_AT_ONCE)):
-                    report["rejected"] += [
-                        {"line": r.line, "reason": r.reason} for r in batch if isinstance(r, RefusedRow)
-                    ]
-                    candles = [c for c in batch if isinstance(c, Candle)]
-                    async with session.begin():
+                # The whole file at once: half of one would look as if the other half did not exist.
+                async with session.begin():
+                    while batch := list(islice(rows, STORED_AT_ONCE)):
+                        report["rejected"] += [
+                            {"line": r.line, "reason": r.reason} for r in batch if isinstance(r, RefusedRow)
+                        ]
+                        candles = [c for c in batch if isinstance(c, Candle)]
                         added = await store.prices.add(session, [_row(c, asset, seconds, step) for c in candles])
                         counts["imported"] += added.new
-                    counts["already_recorded"] += len(candles) - added.new - len(added.differing)
-                    report["rejected"] += [
-                        {"line": None, "reason": f"the candle that ended {at(end)} UTC is on record with other prices"}
-                        for end in added.differing
-                    ]
-                    bar.update(task, description=f"{sum(counts.values())} candles")
+                        counts["already_recorded"] += len(candles) - added.new - len(added.differing)
+                        report["rejected"] += [
+                            {
+                                "line": None,
+                                "reason": f"the candle that ended {at(end)} UTC is on record with other prices",
+                            }
+                            for end in added.differing
+                        ]
+                        differing += len(added.differing)
+                        bar.update(task, description=f"{sum(counts.values())} candles")
+                    stored = sum(counts.values())
+                    if differing > counts["already_recorded"]:
+                        fail(
+                            f"Nothing was imported: of {stored + differing - counts['imported']} candles that are on "
+                            f"record, {differing} have other prices there. Is this {asset}, and the right interval?"
+                        )
+                    if len(report["rejected"]) - differing > stored:
+                        first = report["rejected"][0]
+                        fail(
+                            f"Nothing was imported: {len(report['rejected'])} of the lines are no such candles. Is the "
+                            f"interval right? Line {first['line']}: {first['reason']}"
+                        )
             except NotCandles as error:
                 read = sum(counts.values()) + len(report["rejected"])
                 fail(
-                    f"The file holds no candles ({error})" + (f"; the {read} rows before that are in." if read else ".")
+                    f"The file holds no candles ({error})"
+                    + (f"; nothing of it was stored after {read} rows." if read else ".")
                 )
-            finally:
-                async with session.begin():
-                    report["reopened"] = await store.prices.reopen(session, [asset])
+            async with session.begin():
+                report["reopened"] = await store.prices.reopen(session, [asset])
     return report | {"imported": counts["imported"], "already_recorded": counts["already_recorded"]}
 
 

@@ -2,19 +2,21 @@
 
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.producers
-from activities.producers import bins_of, health_row
+from activities.producers import bins_of, health_row, performance_rows
 from activities.starting import TASK_QUEUE
 from cli.connections import database, temporal
 from cli.console import (
     AsJson,
+    AsOfOption,
     Book,
     BookOption,
     at,
@@ -28,8 +30,10 @@ from cli.console import (
     table,
 )
 from cli.reliability_diagram import draw
-from models.forecasts import Heartbeat
+from models.forecasts import Heartbeat, ProducerPerformance
+from models.policy import LearningPolicy
 from models.refusals import describe
+from store.producers import Window
 
 app = typer.Typer(help="What producers are worth by their forecasts.")
 
@@ -46,11 +50,12 @@ def producers(
     asset: Asset = None,
     horizon: Horizon = None,
     regime: Regime = None,
+    as_of: AsOfOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Each producer's forecasts over the rolling window: how often right, how well calibrated, and its health."""
     if context.invoked_subcommand is None:
-        rows = run(_load(book, asset=asset, horizon=horizon, regime=regime))
+        rows = run(_load(book, as_of, asset=asset, horizon=horizon, regime=regime))
         if as_json:
             return print_json(rows)
         if not rows:
@@ -59,35 +64,44 @@ def producers(
     return None
 
 
-async def _load(book: str | None, **slices: str | None) -> list[dict[str, Any]]:
+async def _load(book: str | None, as_of: datetime | None = None, **slices: str | None) -> list[dict[str, Any]]:
     policy, now = settings().learning_policy(), datetime.now(UTC)
     async with database() as session:
-        rows = await store.producers.listing(session, book, **slices)
+        rows = [dict(row) for row in await store.producers.listing(session, book, **slices)]
+        if as_of is not None:
+            rows = await _as_of(session, rows, as_of, policy, **slices)
     loaded = []
     for row in rows:
         told = {k: v for k, v in row.items() if k not in _HEARTBEATS}
         counts = {"outcomes": 0, "correct": 0, "independent": 0, "abstentions": 0}
         told |= {name: told[name] or 0 for name in counts} | {"bins": bins_of(told.pop("sums"))}
-        loaded.append(told | {"health": health_row(dict(row), policy, now) | {name: row[name] for name in _HEARTBEATS}})
+        loaded.append(told | {"health": health_row(row, policy, now) | {name: row[name] for name in _HEARTBEATS}})
     return loaded
 
 
+async def _as_of(
+    session: AsyncSession, rows: list[dict[str, Any]], as_of: datetime, policy: LearningPolicy, **slices: str | None
+) -> list[dict[str, Any]]:
+    """The rows with the performance that they had at an instant, computed now."""
+    window = Window(after=as_of - timedelta(days=policy.performance_window_days), until=as_of)
+    wanted = tuple(slices.get(name) or "" for name in ("asset", "horizon", "regime"))
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for book in sorted({row["book"] for row in rows}):
+        sums = await store.producers.window_sums(session, book, window)
+        abstained = await store.producers.abstentions(session, book, window)
+        for scores in performance_rows(sums, abstained, policy.performance_min_outcomes):
+            if (scores.pop("asset"), scores.pop("horizon"), scores.pop("regime")) == wanted:
+                found[book, scores.pop("producer_id")] = scores | {"as_of": as_of, "policy_hash": policy.policy_hash}
+    nothing = dict.fromkeys(ProducerPerformance.model_fields.keys() - {"book_id", "producer_id", *_SLICES})
+    return [row | found.get((row["book"], row["producer_id"]), nothing) for row in rows]
+
+
+_SLICES = ("asset", "horizon", "regime")
 _HEARTBEATS = ("successes", "failures", "last_success_at", "last_failure_at", "last_error")
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    numbers = (
-        "outcomes",
-        "right (95 %)",
-        "Brier",
-        "= REL",
-        "- RES",
-        "+ UNC",
-        "log score",
-        "ECE (perfect)",
-        "corr",
-        "karma",
-    )
+    numbers = ("n", "right (95 %)", "Brier", "=REL", "-RES", "+UNC", "log", "ECE (perfect)", "corr", "karma")
     shown = table("book", "producer", *numbers, "health", numbers=numbers)
     for r in rows:
         shown.add_row(
@@ -96,17 +110,21 @@ def _print(rows: list[dict[str, Any]]) -> None:
             number(r["correlation"], 2), number(r["karma"]), r["health"]["state"],
         )  # fmt: skip
     out.print(shown)
+    if old := [r for r in rows if not r["outcomes"] and r["last_outcome_at"] is not None]:
+        told = ", ".join(f"{r['producer_id']} ({at(r['last_outcome_at'])} UTC)" for r in old[:10])
+        out.print(f"Nothing in the rolling window, but earlier, the last of: {told}. --as-of T looks back.")
     out.print(
-        "Brier: 0 is perfect, 0.25 a coin that says 50 %; it is REL (miscalibration) - RES (telling apart) + UNC (the\n"
-        "hit rate's own variance), up to within-bin terms. ECE: mean gap between said and came true, beside what a\n"
-        "perfect forecaster would show on as many. The interval counts outcomes that do not overlap in time."
+        "n: outcomes in the rolling window. Brier: 0 is perfect, 0.25 a coin that says 50 %; it is REL\n"
+        "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms. log: log score in nats.\n"
+        "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
+        "interval counts outcomes that do not overlap in time."
     )
 
 
 def _interval(row: Mapping[str, Any]) -> str:
     if row["hit_rate"] is None:
         return "-"
-    return f"{row['hit_rate']:.1%} ({row['hit_low']:.1%} to {row['hit_high']:.1%})"
+    return f"{row['hit_rate']:.1%} ({row['hit_low']:.0%}-{row['hit_high']:.0%})"
 
 
 def _ece(row: Mapping[str, Any]) -> str:
@@ -122,6 +140,7 @@ def calibration(
     asset: Asset = None,
     horizon: Horizon = None,
     regime: Regime = None,
+    as_of: AsOfOption = None,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Also draw the reliability diagram: FILE.svg, .png or .pdf.")
     ] = None,
@@ -130,7 +149,7 @@ def calibration(
     """Of what a producer said with a confidence, how much came true? With the recalibration, if one is in force."""
     if plot is not None and plot.suffix.lower() not in (".svg", ".png", ".pdf"):
         raise typer.BadParameter("must end with .svg, .png or .pdf", param_hint="--plot")
-    row, maps = run(_calibration(book, producer, asset=asset, horizon=horizon, regime=regime))
+    row, maps = run(_calibration(book, producer, as_of, asset=asset, horizon=horizon, regime=regime))
     adopted = next((m for m in maps if m["adopted"]), None)
     slices = [value for value in (asset, horizon, regime) if value]
     if plot is not None:
@@ -185,9 +204,9 @@ def _told(found: Mapping[str, Any]) -> str:
 
 
 async def _calibration(
-    book: str | None, producer: str, **slices: str | None
+    book: str | None, producer: str, as_of: datetime | None, **slices: str | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    rows = [row for row in await _load(book, **slices) if row["producer_id"] == producer]
+    rows = [row for row in await _load(book, as_of, **slices) if row["producer_id"] == producer]
     if not rows:
         fail(f"There is no producer {producer}: 'closeloop producers' shows which there are.")
     if len(rows) > 1:

@@ -36,5 +36,11 @@ async def main() -> None:
 
 
 if __name__ == "__main__":  # the guard matters to Temporal, which imports modules again
-    asyncio.run(main())
-    os._exit(0)  # the client's native threads can abort an interpreter that finalizes
+    status = 1
+    try:
+        asyncio.run(main())
+        status = 0
+    except Exception as error:
+        print(f"closeloop was not told ({error}): trading goes on; try again later", flush=True)
+    finally:
+        os._exit(status)  # the client's native threads can abort an interpreter that finalizes

@@ -32,7 +32,7 @@ from sqlmodel import SQLModel
 from models.values import BookId, Identifier, Plain, UnitFloat, Utc
 from models.values import Text as PlainText
 
-META = "meta"
+META = "meta"  # the meta-producer's name: nobody else may use it
 MAX_HORIZON = timedelta(days=365)
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 _LENGTH = re.compile(r"([1-9][0-9]{0,5})([mhd])", re.ASCII)
@@ -46,7 +46,7 @@ def seconds_of(length: str) -> int:
     """
     found = _LENGTH.fullmatch(length)
     if found is None:
-        raise ValueError("must be a number of minutes, hours or days, such as 30m, 4h or 1d")
+        raise ValueError("must be a positive number of minutes, hours or days, such as 30m, 4h or 1d")
     return int(found[1]) * _SECONDS[found[2]]
 
 

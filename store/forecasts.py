@@ -83,12 +83,16 @@ async def _on_record(session: AsyncSession, keys: Sequence[ForecastKey]) -> Sequ
 
 # The last candle that ended at or before t, at most the tolerance before it; of two that ended together the finer one.
 # One that is not of t's own interval is used only if the next one is known not to exist: a later candle of the series
-# is stored (its price is not read), or the source said that it gave all that it has up to t.
+# was imported with it (its price is not read), or the source said that it gave all that it has up to t. What was
+# fetched are islands: a later one says nothing of the sea between.
 _PRICE_AT = """
     SELECT c.close, (
         {i}.t - c.ends_at < make_interval(secs => c.interval_seconds)
-        OR EXISTS (SELECT 1 FROM price_history l WHERE l.asset = {i}.asset
-                   AND l.interval_seconds = c.interval_seconds AND l.ends_at > {i}.t)
+        OR 2 = (SELECT count(*) FILTER (WHERE e.source <> 'binance') FROM (
+            (SELECT c.source)
+            UNION ALL
+            (SELECT l.source FROM price_history l WHERE l.asset = {i}.asset
+             AND l.interval_seconds = c.interval_seconds AND l.ends_at > {i}.t ORDER BY l.ends_at LIMIT 1)) e)
         OR EXISTS (SELECT 1 FROM price_coverage k WHERE k.asset = {i}.asset
                    AND k.interval_seconds = c.interval_seconds
                    AND k.from_at <= c.ends_at + make_interval(secs => c.interval_seconds)
@@ -157,6 +161,8 @@ _MISSING = text(
 async def take_turns(session: AsyncSession) -> None:
     """Wait until no other resolution writes; hold until the transaction ends."""
     await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('closeloop/forecast-resolution', 0))"))
+    # A plan that was made while the tables were small must not be kept for a backlog.
+    await session.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
 
 
 async def due_with_prices(
@@ -247,7 +253,8 @@ _SETTLE = text(
             -- an outcome's share of an independent one depends on the one before it, maybe of an earlier day
             SELECT min(o.target_at)::date AS day FROM forecast_outcomes o
             WHERE o.book_id = s.book_id AND o.producer_id = s.producer_id AND o.asset = s.asset
-              AND o.horizon = s.horizon AND o.target_at >= s.day + 1 AND o.target_at < s.day + 1 + s.length
+              AND o.horizon = s.horizon AND NOT o.shadow
+              AND o.target_at >= s.day + 1 AND o.target_at < s.day + 1 + s.length
         ) o WHERE o.day IS NOT NULL
     ), marked AS (
         INSERT INTO performance_due (book_id, day) SELECT book_id, day FROM days ORDER BY book_id, day

@@ -49,9 +49,9 @@ async def spoken_of(session: AsyncSession, book: str, as_of: datetime, state: ti
 
 async def history(
     session: AsyncSession, book: str, asset: str, horizon: str, as_of: datetime
-) -> list[tuple[str, int, int, str, float | None]]:
-    """(producer, issued_at, target_at in µs since 1970, action, return_pct) of what was issued by an instant."""
-    result = await session.execute(
+) -> AsyncIterator[tuple[str, int, int, str, float | None]]:
+    """(producer, issued_at, target_at in µs since 1970, action, return_pct) of what was issued by then, streamed."""
+    result = await session.stream(
         text(
             f"SELECT f.producer_id, {_MICROSECONDS.format('f.issued_at')}, {_MICROSECONDS.format('f.target_at')}, "  # noqa: S608
             "f.action, o.return_pct FROM forecasts f LEFT JOIN forecast_outcomes o USING (book_id, forecast_id) "
@@ -59,8 +59,10 @@ async def history(
             "AND f.action <> 'no_forecast' AND NOT f.shadow ORDER BY f.issued_at, f.forecast_id"
         ),
         {"book": book, "asset": asset, "horizon": horizon, "as_of": as_of},
+        execution_options={"yield_per": 10_000},
     )
-    return [tuple(row) for row in result]
+    async for row in result:
+        yield tuple(row)
 
 
 async def decide(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> set[str]:
@@ -90,7 +92,7 @@ async def decisions(session: AsyncSession, book: str | None, last: int | None = 
         yield row
 
 
-async def record(session: AsyncSession, book: str) -> dict[str, Any]:
+async def record(session: AsyncSession, book: str, state: timedelta) -> dict[str, Any]:
     """The track record of what it said or would have said, beside that of the producers it listened to."""
     said = await session.execute(
         text(
@@ -112,12 +114,12 @@ async def record(session: AsyncSession, book: str) -> dict[str, Any]:
     others = await session.execute(
         text(
             "SELECT count(*) AS n, count(*) FILTER (WHERE p.direction_correct) AS correct, avg(p.brier_score) AS brier "
-            "FROM (SELECT DISTINCT asset, horizon, issued_at FROM forecast_outcomes WHERE book_id = :book "
-            "AND producer_id = :meta) m JOIN forecast_outcomes p ON p.book_id = :book AND p.asset = m.asset "
-            "AND p.horizon = m.horizon AND p.issued_at > m.issued_at - interval '2 hours' "
-            "AND p.issued_at <= m.issued_at AND p.producer_id <> :meta AND NOT p.shadow"
+            "FROM forecast_outcomes p CROSS JOIN LATERAL (SELECT 1 FROM forecast_outcomes m "
+            "WHERE m.book_id = p.book_id AND m.producer_id = :meta AND m.asset = p.asset AND m.horizon = p.horizon "
+            "AND m.target_at >= p.target_at AND m.target_at < p.target_at + CAST(:age AS interval) LIMIT 1) heard "
+            "WHERE p.book_id = :book AND p.producer_id <> :meta AND NOT p.shadow"
         ),
-        {"book": book, "meta": META},
+        {"book": book, "meta": META, "age": state},
     )
     return {
         "decisions": [dict(row) for row in said.mappings()],

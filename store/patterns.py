@@ -15,9 +15,11 @@ STREAMED = 2_000
 # Rows are locked by key before they are deleted, so that those who share some queue up instead of deadlocking. Who
 # waited finds them gone.
 _CLAIM = (
-    "WITH held AS MATERIALIZED (SELECT u.book_id, u.position_id FROM unlearned u "  # noqa: S608
-    f"JOIN {recordset(Unlearned)} r USING (learner, book_id, position_id) "
-    "ORDER BY u.book_id, u.position_id FOR UPDATE OF u), "
+    "WITH held AS MATERIALIZED (SELECT u.book_id, u.position_id FROM "  # noqa: S608
+    # a look-up for each: whatever the planner thinks of a table that is empty most of the time
+    f"(SELECT * FROM {recordset(Unlearned)} ORDER BY book_id, position_id) r CROSS JOIN LATERAL "
+    "(SELECT u.book_id, u.position_id FROM unlearned u WHERE (u.learner, u.book_id, u.position_id) = "
+    "(r.learner, r.book_id, r.position_id) FOR UPDATE) u), "
     "gone AS (DELETE FROM unlearned u USING held h "
     "WHERE (u.learner, u.book_id, u.position_id) = (:learner, h.book_id, h.position_id)) "
     "SELECT h.book_id, h.position_id, p.entry_context FROM held h JOIN positions p USING (book_id, position_id) "
@@ -45,14 +47,19 @@ async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]
 async def missed(
     session: AsyncSession, learner: str, books: Sequence[str] | None, after: PositionKey | None, limit: int
 ) -> list[PositionKey]:
-    """Outcomes that a learner has still to take in, by key, after the given one. Those that somebody holds are left."""
+    """Outcomes that a learner has still to take in, by key, after the given one.
+
+    Of all books, those that somebody holds are left to them; of named ones they are waited for.
+    """
+    await session.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
+    skip = " SKIP LOCKED" if books is None else ""
     rows = await session.execute(
         text(
-            "SELECT book_id, position_id FROM unlearned WHERE learner = :learner "
+            "SELECT book_id, position_id FROM unlearned WHERE learner = :learner "  # noqa: S608
             "AND (CAST(:books AS text[]) IS NULL OR book_id = ANY(CAST(:books AS text[]))) "
             "AND (CAST(:book AS text) IS NULL "
             'OR (book_id, position_id) > (CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
-            "ORDER BY book_id, position_id LIMIT :limit FOR UPDATE SKIP LOCKED"
+            f"ORDER BY book_id, position_id LIMIT :limit FOR UPDATE{skip}"
         ),
         {
             "learner": learner,

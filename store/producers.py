@@ -148,13 +148,20 @@ async def take_turns(session: AsyncSession, book: str) -> None:
     )
 
 
+async def _plan_well(session: AsyncSession) -> None:
+    """Room to hash and sort, and plans for the tables as they are now."""
+    await session.execute(
+        text("SELECT set_config('work_mem', '64MB', true), set_config('plan_cache_mode', 'force_custom_plan', true)")
+    )
+
+
 async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
     """Bring the sums of some days whose outcomes changed up to date; how many days, 0 if none was left.
 
     A day is added up anew from its outcomes: late ones, and a repetition, come out right. Who takes a day's mark owns
     its sums until the transaction ends; others take other days meanwhile.
     """
-    await session.execute(text("SELECT set_config('work_mem', '64MB', true)"))
+    await _plan_well(session)
     result = await session.execute(
         text(
             "DELETE FROM performance_due WHERE book_id = :book AND day IN (SELECT day FROM performance_due "
@@ -183,7 +190,7 @@ async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, li
 
 async def window_sums(session: AsyncSession, book: str, window: Window) -> list[tuple[Any, ...]]:
     """Rows (producer, asset, horizon, regime or '', bin, the sums of learning.calibration.COLUMNS) of a window."""
-    await session.execute(text("SELECT set_config('work_mem', '64MB', true)"))
+    await _plan_well(session)
     first, end, from_at, to_at = window.split()
     values = {"book": book, "first_day": first, "end_day": end, "from_at": from_at, "to_at": to_at}
     return _tuples(await session.execute(_WINDOW, values))
@@ -299,7 +306,7 @@ async def recalibrations(session: AsyncSession, book: str | None, producer: str 
 
 _BEAT = text(
     "WITH new AS (INSERT INTO producer_heartbeats (book_id, producer_id, heartbeat_id, at) "
-    "VALUES (:book, :producer, :id, :at) ON CONFLICT DO NOTHING RETURNING 1), "
+    "VALUES (:book, :producer, :id, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING 1), "
     "counted AS (INSERT INTO producer_health AS h (book_id, producer_id, successes, failures, last_success_at, "
     "last_failure_at, last_error) SELECT :book, :producer, CAST(:successes AS bigint), CAST(:failures AS bigint), "
     "CASE WHEN :successes > 0 THEN CAST(:at AS timestamptz) END, "
@@ -353,11 +360,14 @@ async def listing(
 ) -> Sequence[RowMapping]:
     """Producers with their performance (of all assets, horizons, regimes where none is named), karma and health.
 
-    A producer that only has karma or heartbeats is shown, too.
+    A producer that only has karma, heartbeats or outcomes of long ago is shown, too.
     """
     result = await session.execute(
         text(
-            "WITH known AS (SELECT book_id, producer_id FROM producer_performance "
+            "WITH scored AS (SELECT book_id, producer_id, max(target_at) AS last_outcome_at FROM forecast_outcomes "
+            "WHERE NOT shadow GROUP BY 1, 2), "
+            "known AS (SELECT book_id, producer_id FROM producer_performance "
+            "UNION SELECT book_id, producer_id FROM scored "
             "UNION SELECT book_id, producer_id FROM producer_health "
             "UNION SELECT book_id, producer_id FROM producer_karma) "
             "SELECT k.book_id AS book, k.producer_id, CAST(:asset AS text) AS asset, "
@@ -367,10 +377,12 @@ async def listing(
             "p.hit_low, p.hit_high, p.mean_confidence, p.mean_confidence_se, p.brier, p.brier_se, p.reliability, "
             "p.resolution, p.uncertainty, p.within_bin_variance, p.within_bin_covariance, p.log_score, p.log_score_se, "
             "p.calibration_error, p.calibration_error_if_perfect, p.correlation, p.sums, p.as_of, p.policy_hash, "
-            "a.karma, h.successes, h.failures, h.last_success_at, h.last_failure_at, h.last_error FROM known k "
+            "s.last_outcome_at, a.karma, h.successes, h.failures, h.last_success_at, h.last_failure_at, h.last_error "
+            "FROM known k "
             "LEFT JOIN producer_performance p ON p.book_id = k.book_id AND p.producer_id = k.producer_id "
             "AND p.asset = coalesce(CAST(:asset AS text), '') AND p.horizon = coalesce(CAST(:horizon AS text), '') "
             "AND p.regime = coalesce(CAST(:regime AS text), '') "
+            "LEFT JOIN scored s ON s.book_id = k.book_id AND s.producer_id = k.producer_id "
             "LEFT JOIN producer_karma a ON a.book_id = k.book_id AND a.producer_id = k.producer_id "
             "LEFT JOIN producer_health h ON h.book_id = k.book_id AND h.producer_id = k.producer_id "
             "WHERE (CAST(:book AS text) IS NULL OR k.book_id = :book) "

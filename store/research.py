@@ -47,11 +47,15 @@ _TODAY = "date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE '
 
 
 async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
-    """Books with live closes that were not read, or that were read since the book was last looked over."""
+    """Books with live closes that were not read, or that were read since the book was last looked over.
+
+    Who has waited longest comes first, so that no book's closes take every day's budget.
+    """
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM attributions a WHERE a.book_id = b.book_id "  # noqa: S608
-            f"AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ} ORDER BY book_id"
+            f"AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ} ORDER BY "
+            "(SELECT coalesce(max(l.id), 0) FROM llm_learning l WHERE l.book_id = b.book_id), book_id"
         ),
         {"as_of": as_of},
     )

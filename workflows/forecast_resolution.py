@@ -32,6 +32,10 @@ with workflow.unsafe.imports_passed_through():
     )
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+# What was resolved stands, and the next run adds up what this one leaves: a defect in learning must not stop it.
+BOUNDED = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15
+)
 A_TRANSACTION = timedelta(seconds=30)
 CLOCK_DIFFERENCE = timedelta(minutes=5)
 # An activity takes about 100,000 forecasts.
@@ -131,14 +135,17 @@ class ForecastResolutionWorkflow:
             (ProducerActivities.update_performance, "Performance and agreement of producers"),
             (ProducerActivities.update_recalibration, "Recalibration of producers"),
         ):
-            await workflow.execute_activity_method(
-                activity_,
-                request,
-                start_to_close_timeout=timedelta(minutes=30),
-                heartbeat_timeout=timedelta(seconds=30),
-                retry_policy=PATIENT,
-                summary=summary,
-            )
+            try:
+                await workflow.execute_activity_method(
+                    activity_,
+                    request,
+                    start_to_close_timeout=timedelta(minutes=30),
+                    heartbeat_timeout=timedelta(seconds=30),
+                    retry_policy=BOUNDED,
+                    summary=summary,
+                )
+            except ActivityError:
+                workflow.logger.warning("%s: not this time", summary, exc_info=True)
         try:
             await workflow.execute_child_workflow(
                 "MetaForecastWorkflow",

@@ -13,7 +13,9 @@ with workflow.unsafe.imports_passed_through():
     from models import search_attributes as sa
     from models.forecasts import MetaReport, MetaRequest
 
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
+BOUNDED = RetryPolicy(
+    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15
+)
 
 
 @workflow.defn(name="MetaForecastWorkflow")
@@ -29,7 +31,7 @@ class MetaForecastWorkflow:
             request.model_copy(update={"as_of": request.as_of or scheduled_time()}),
             start_to_close_timeout=timedelta(minutes=30),
             heartbeat_timeout=timedelta(seconds=30),
-            retry_policy=PATIENT,
+            retry_policy=BOUNDED,
             summary="What usually followed when the producers stood as they do?",
         )
         told = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]

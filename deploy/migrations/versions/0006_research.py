@@ -85,6 +85,8 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("attributed_by LIKE '________-____-____-____-____________'"),
     )
+    # What closed before there was research is not read: it would be paid for first, for weeks.
+    op.execute("INSERT INTO llm_watermarks (book_id, studied_until) SELECT book_id, clock_timestamp() FROM books")
 
 
 def downgrade() -> None:
