@@ -238,7 +238,9 @@ async def propose_leaving_shadow(
         kind=KIND,
         book=book,
         id=str(row["number"]),
-        proposal=f"Let the meta-producer of {book} speak: {record_sentence(row['evidence'])}"[:2000],
+        proposal=f"Let the meta-producer of {book} speak: {record_sentence(row['evidence'])}{_gate(row['evidence'])}"[
+            :2000
+        ],
         deadline=row["deadline"],
     )
     await ask(client, request)
@@ -292,6 +294,13 @@ def _hit_rate(row: dict[str, Any]) -> dict[str, Any]:
     if interval is None:
         return {"hit_rate": None, "hit_low": None, "hit_high": None}
     return {"hit_rate": row["correct"] / row["n"], "hit_low": interval[0], "hit_high": interval[1]}
+
+
+def _gate(evidence: dict[str, Any]) -> str:
+    if evidence["gate_open"]:
+        return ""
+    needed = evidence["outcomes_needed"]
+    return f"; its gate is closed, {evidence['outcomes']} of {needed} outcomes: approved now, it speaks once that opens"
 
 
 def record_sentence(evidence: dict[str, Any]) -> str:

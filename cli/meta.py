@@ -134,11 +134,6 @@ async def _propose(book: str) -> ApprovalRequest:
     try:
         async with sessions_of(engine)() as session:
             record = await track_record(session, policy, book, datetime.now(UTC))
-        if not record["gate_open"]:
-            fail(
-                f"The gate of {book} is closed: {record['outcomes']} of {record['outcomes_needed']} outcomes. "
-                "Until then the meta-producer has nothing to show."
-            )
         if record["mode"] == "live":
             fail(f"The meta-producer of {book} is live already, since {at(record['since'])} UTC.")
         async with temporal() as client:

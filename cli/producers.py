@@ -115,7 +115,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
         out.print(f"Nothing in the rolling window, but earlier, the last of: {told}. --as-of T looks back.")
     out.print(
         "n: outcomes in the rolling window. Brier: 0 is perfect, 0.25 a coin that says 50 %; it is REL\n"
-        "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms. log: log score in nats.\n"
+        "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
+        "log: log score in nats. "
         "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
         "interval counts outcomes that do not overlap in time."
     )
