@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 import store.events
@@ -46,9 +45,7 @@ class ProducerActivities:
         async with beating():
             for book in await self._books(request):
                 report.days += await self._add_up(book)
-                async with transaction(self._sessions) as session:
-                    await store.producers.take_turns(session, book)
-                    await self._write(session, book, request.as_of)
+                await self._write(book, request.as_of)
                 report.books.append(book)
                 activity.heartbeat(book)
         return report
@@ -95,17 +92,26 @@ class ProducerActivities:
     def _block(self) -> timedelta:
         return timedelta(hours=self._policy.agreement_block_hours)
 
-    async def _write(self, session: AsyncSession, book: str, as_of: datetime) -> None:
+    async def _write(self, book: str, as_of: datetime) -> None:
         policy = self._policy
         window = Window(after=as_of - timedelta(days=policy.performance_window_days), until=as_of)
         stamp = {"book_id": book, "as_of": as_of, "policy_hash": policy.policy_hash}
-        sums = await store.producers.window_sums(session, book, window)
-        abstained = await store.producers.abstentions(session, book, window)
-        rows = performance_rows(sums, abstained, policy.performance_min_outcomes)
-        await store.producers.write_performance(session, book, [stamp | row for row in rows])
-        pairs = await store.producers.window_pairs(session, book, window, self._block)
-        rows = agreement_rows(pairs, policy.performance_min_outcomes, self._block)
-        await store.producers.write_correlation(session, book, [stamp | row for row in rows])
+        scores, pairs = await asyncio.gather(self._scores(book, window), self._pairs(book, window))
+        async with transaction(self._sessions) as session:
+            await store.producers.take_turns(session, book)
+            await store.producers.write_performance(session, book, [stamp | row for row in scores])
+            await store.producers.write_correlation(session, book, [stamp | row for row in pairs])
+
+    async def _scores(self, book: str, window: Window) -> list[dict[str, Any]]:
+        async with transaction(self._sessions) as session:
+            sums = await store.producers.window_sums(session, book, window)
+            abstained = await store.producers.abstentions(session, book, window)
+        return performance_rows(sums, abstained, self._policy.performance_min_outcomes)
+
+    async def _pairs(self, book: str, window: Window) -> list[dict[str, Any]]:
+        async with transaction(self._sessions) as session:
+            pairs = await store.producers.window_pairs(session, book, window, self._block)
+        return agreement_rows(pairs, self._policy.performance_min_outcomes, self._block)
 
     async def _recalibrate(self, book: str, producer: str, version: int, outcomes: int, as_of: datetime) -> bool:
         async with transaction(self._sessions) as session:

@@ -13,8 +13,8 @@ TOKEN = ("curator", "chain", "mcap_bucket", "vol_bucket", "age_bucket", "intent"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def closes(book: str, count: int, seed: int = 1) -> list[ClosedPosition]:
-    """``count`` closes, three minutes apart."""
+def closes(book: str, count: int, seed: int = 1, actions: bool = True) -> list[ClosedPosition]:
+    """``count`` closes, three minutes apart; without ``actions`` they have nothing to say of patterns."""
     rng = random.Random(seed)
     made = []
     for i in range(count):
@@ -40,7 +40,9 @@ def closes(book: str, count: int, seed: int = 1) -> list[ClosedPosition]:
                         "magnitude": 3.0,
                         "domain_scores": {d: round(rng.uniform(-1, 1), 3) for d in DOMAINS},
                     },
-                    "entry_context": {
+                    "entry_context": {"timeframe": "1h"}
+                    if not actions
+                    else {
                         "timeframe": rng.choice(["5m", "1h", "4h"]),
                         "A_value": round(rng.random(), 2),
                         "E_value": round(rng.random(), 2),

@@ -16,7 +16,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.forecasts import ForecastActivities
 from activities.producers import ProducerActivities
-from learning.calibration import BINS
+from learning.calibration import BINS, COLUMNS
 from models.forecasts import PagesResolved, PerformanceRequest, ResolvePages
 from models.policy import LearningPolicy
 from store.database import Sessions
@@ -29,7 +29,7 @@ ONE_BY_ONE = 1_000
 HISTORY = 1_000_000
 PRODUCERS = 20
 FEW = 1_000
-ROUNDS = 5
+ROUNDS = 9
 
 _CANDLES = """
     INSERT INTO price_history (asset, interval_seconds, ends_at, open, high, low, close, volume, source)
@@ -87,6 +87,7 @@ async def forecasts(sessions: Sessions, dsn: str) -> Figures:
     bulk_ratio, bulk_seconds = await _bulk(sessions, dsn)
     print(f"  filling in {HISTORY} outcomes of {PRODUCERS} producers")
     await _history(sessions)
+    await _run(sessions, "CHECKPOINT")  # what was filled in is written out before anything is measured
     beside = await _few(sessions, "history")
     print(f"Resolving {FEW} due forecasts: {alone:.2f} s with no history, {beside:.2f} s beside {HISTORY} outcomes")
     ratio, scratch, update, highest = await _performance(sessions, dsn)
@@ -232,29 +233,31 @@ async def _performance(sessions: Sessions, dsn: str) -> tuple[float, float, floa
 
 
 async def _plain_python(connection: asyncpg.Connection, book: str) -> None:
-    """Load the rows and group them: sums of every slice and bin, and agreement by the last forecast of a block."""
+    """Load the rows and group them: the same sums of every slice and bin, and agreement by a block's last forecasts."""
     after = AS_OF - timedelta(days=DAYS)
-    sums: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(lambda: [0.0] * (3 + 3 * BINS))
+    width = len(COLUMNS)
+    sums: defaultdict[tuple[str, str, str, str], list[float]] = defaultdict(lambda: [0.0] * (width * BINS))
+    before: dict[tuple[str, str, str], datetime] = {}
     last: dict[tuple[str, str, int], dict[str, tuple[datetime, str, bool]]] = defaultdict(dict)
     async with connection.transaction():
         async for row in connection.cursor(
-            "SELECT producer_id, asset, horizon, regime, action, confidence, issued_at, direction_correct, "
+            "SELECT producer_id, asset, horizon, regime, action, confidence, issued_at, target_at, direction_correct, "
             "brier_score, log_score FROM forecast_outcomes "
-            "WHERE book_id = $1 AND target_at > $2 AND target_at <= $3 AND NOT shadow",
+            "WHERE book_id = $1 AND target_at > $2 AND target_at <= $3 AND NOT shadow ORDER BY target_at, forecast_id",
             book, after, AS_OF, prefetch=10_000,
         ):  # fmt: skip
-            producer, asset, horizon, regime, action, confidence, issued_at, right, brier, log = row
-            place = 3 + 3 * min(int(confidence * BINS), BINS - 1)
+            producer, asset, horizon, regime, action, confidence, issued_at, target_at, right, brier, log = row
+            place = width * min(int(confidence * BINS), BINS - 1)
+            stream = (producer, asset, horizon)
+            gap = (target_at - before.get(stream, after)) / (target_at - issued_at)
+            before[stream] = target_at
+            of_one = (1, right, min(1.0, gap), confidence, confidence**2, confidence * right, brier**2, log, log**2)
             for a in (asset, ""):
                 for h in (horizon, ""):
                     for r in (regime, ""):
                         slot = sums[producer, a, h, r]
-                        slot[0] += 1
-                        slot[1] += brier
-                        slot[2] += log
-                        slot[place] += 1
-                        slot[place + 1] += confidence
-                        slot[place + 2] += right
+                        for column, value in enumerate(of_one, place):
+                            slot[column] += value
             spoken = last[asset, horizon, int(issued_at.timestamp()) // 7200]
             if producer not in spoken or spoken[producer][0] <= issued_at:
                 spoken[producer] = (issued_at, action, right)

@@ -215,7 +215,8 @@ _SETTLE = text(
     f"""
     WITH scored AS (
         SELECT * FROM unnest(
-            CAST(:books AS text[]), CAST(:ids AS text[]), CAST(:issue AS numeric[]), CAST(:target AS numeric[]),
+            CAST(:books AS text[]), CAST(:ids AS text[]), CAST(CAST(:issue AS text[]) AS numeric[]),
+            CAST(CAST(:target AS text[]) AS numeric[]),
             CAST(:returns AS float8[]), CAST(:correct AS bool[]), CAST(:brier AS float8[]), CAST(:log AS float8[])
         ) AS s (book_id, forecast_id, price_at_issue, price_at_target, return_pct, direction_correct, brier_score,
                 log_score)
@@ -288,8 +289,8 @@ async def settle(
         {
             "books": [k.book for k in keys],
             "ids": [k.forecast_id for k in keys],
-            "issue": [p[0] for p in prices],
-            "target": [p[1] for p in prices],
+            "issue": [str(p[0]) for p in prices],
+            "target": [str(p[1]) for p in prices],
             "returns": list(returns),
             "correct": list(correct),
             "brier": list(brier),
