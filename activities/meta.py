@@ -297,7 +297,7 @@ def _hit_rate(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gate(evidence: dict[str, Any]) -> str:
-    if evidence["gate_open"]:
+    if evidence.get("gate_open", True):
         return ""
     needed = evidence["outcomes_needed"]
     return f"; its gate is closed, {evidence['outcomes']} of {needed} outcomes: approved now, it speaks once that opens"
