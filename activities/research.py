@@ -196,6 +196,9 @@ class ResearchActivities:
                 async with transaction(self._sessions) as session:
                     await store.research.write(session, [row | _stated(book_sentences(facts))])
                 return Studied()
+            async with transaction(self._sessions) as session:
+                if await store.research.said(session, key):
+                    return Studied()  # the same facts were asked about before: nothing is paid for twice
             said = await self._ask(model, question, key, study.book)
             if isinstance(said, _Answered):
                 async with transaction(self._sessions) as session:

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Identifier, Plain, UnitFloat, Utc
+from models.values import BookId, Identifier, UnitFloat, Utc
 from models.values import Text as PlainText
 
 META = "meta"  # the meta-producer's name: nobody else may use it
@@ -276,30 +276,6 @@ class Heartbeat(BaseModel):
         if self.successes + self.failures == 0:
             raise ValueError("successes: at least one success or failure is needed")
         return self
-
-
-class Outcome(BaseModel):
-    """How a forecast turned out."""
-
-    book: str
-    forecast_id: str
-    producer_id: str
-    asset: str
-    horizon: str
-    action: Action
-    confidence: float
-    issued_at: datetime
-    target_at: datetime
-    price_at_issue: Plain
-    price_at_target: Plain
-    return_pct: float
-    direction_correct: bool
-    brier_score: float
-    log_score: float
-    regime: str | None
-    resolved_at: datetime
-    resolved_by: str
-    policy_hash: str
 
 
 class PriceCandle(SQLModel, table=True):

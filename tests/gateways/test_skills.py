@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -94,16 +95,29 @@ def test_what_cannot_be_worked_on_says_why_and_stays(skills: Path, folder: Skill
     }
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_what_may_not_be_read_says_so(skills: Path, folder: SkillFolder) -> None:
-    (skills / "pending" / "secret.md").write_bytes(OLD)
-    (skills / "pending" / "secret.md").chmod(0)
-    (skills / "active").chmod(0)
-    assert problems(folder) == {
+def test_what_may_not_be_read_says_so() -> None:
+    """Root may read everything: it looks as somebody who may not."""
+    with tempfile.TemporaryDirectory(prefix="closeloop-test-") as made:
+        home = Path(made)
+        home.chmod(0o755)
+        for state in ("pending", "active", "archived"):
+            (home / "skills" / state).mkdir(parents=True)
+        (home / "skills" / "pending" / "secret.md").write_bytes(OLD)
+        (home / "skills" / "pending" / "secret.md").chmod(0)
+        (home / "skills" / "active").chmod(0)
+        root = os.geteuid() == 0
+        if root:
+            os.seteuid(65_534)
+        try:
+            found = problems(SkillFolder(home))
+        finally:
+            if root:
+                os.seteuid(0)
+            (home / "skills" / "active").chmod(0o700)
+    assert found == {
         "pending/secret.md": "it cannot be worked on: Permission denied",
         "active/*.md": "it cannot be worked on: Permission denied",
     }
-    (skills / "active").chmod(0o700)
 
 
 def test_a_file_in_the_place_of_a_folder_is_reported(skills: Path, folder: SkillFolder) -> None:
