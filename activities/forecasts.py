@@ -15,19 +15,19 @@ from activities.heartbeats import beating
 from activities.transactions import transaction
 from learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
 from models.forecasts import (
-    META,
     Action,
     Forecast,
     ForecastKey,
     ForecastReport,
-    Heartbeat,
     PagesResolved,
-    PricesFetched,
     ResolutionKey,
     ResolutionReport,
     ResolvePages,
 )
+from models.meta import META
 from models.policy import LearningPolicy
+from models.prices import PricesFetched
+from models.producers import Heartbeat
 from store.database import Sessions
 from store.forecasts import Left
 

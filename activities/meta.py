@@ -28,7 +28,8 @@ from learning.intervals import wilson_interval
 from learning.scoring import ACTION_CODES
 from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
 from models.events import EventType
-from models.forecasts import META, Action, Forecast, MetaReport, MetaRequest, seconds_of
+from models.forecasts import Action, Forecast, seconds_of
+from models.meta import META, MetaReport, MetaRequest
 from models.policy import LearningPolicy
 from store.database import Sessions
 

@@ -14,8 +14,8 @@ from activities.forecasts import due_at
 from activities.heartbeats import beating
 from activities.transactions import transaction
 from gateways.binance import Klines, Page, SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol, pages
-from models.forecasts import FetchPrices, PricesFetched
 from models.policy import LearningPolicy
+from models.prices import FetchPrices, PricesFetched
 from store.database import Sessions
 
 # Instants further apart than this are asked for separately: candles in between would be finer without them.

@@ -19,8 +19,8 @@ from learning.calibration import ALL, COLUMNS, Recalibration, dense, performance
 from learning.ensemble import PAIR_COLUMNS, agreement
 from learning.health import assess
 from models.events import EventType
-from models.forecasts import PerformanceReport, PerformanceRequest
 from models.policy import LearningPolicy
+from models.producers import PerformanceReport, PerformanceRequest
 from store.database import Sessions
 from store.producers import Window
 

@@ -17,8 +17,9 @@ from temporalio.testing import ActivityEnvironment
 from activities.forecasts import ForecastActivities
 from activities.producers import ProducerActivities
 from learning.calibration import BINS, COLUMNS
-from models.forecasts import PagesResolved, PerformanceRequest, ResolvePages
+from models.forecasts import PagesResolved, ResolvePages
 from models.policy import LearningPolicy
+from models.producers import PerformanceRequest
 from store.database import Sessions
 
 AS_OF = datetime(2026, 6, 30, tzinfo=UTC)

@@ -33,7 +33,8 @@ from cli.console import (
     table,
 )
 from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from models.forecasts import META, Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
+from models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
+from models.meta import META
 from models.refusals import describe
 from models.search_attributes import LIFECYCLE
 

@@ -30,8 +30,8 @@ from cli.console import (
     table,
 )
 from cli.reliability_diagram import draw
-from models.forecasts import Heartbeat, ProducerPerformance
 from models.policy import LearningPolicy
+from models.producers import Heartbeat, ProducerPerformance
 from models.refusals import describe
 from store.producers import Window
 

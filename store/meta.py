@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.books
-from models.forecasts import META, MetaDecision, MetaProposal
+from models.meta import META, MetaDecision, MetaProposal
 from store.rows import execute, insertion
 
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"

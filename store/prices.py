@@ -9,7 +9,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import store.forecasts
-from models.forecasts import PriceCandle, PriceCoverage
+from models.prices import PriceCandle, PriceCoverage
 from store.rows import as_json, execute, insertion, recordset
 
 _SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))

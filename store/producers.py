@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import store.books
 from learning.calibration import BIN_EDGES, COLUMNS
 from learning.ensemble import PAIR_COLUMNS
-from models.forecasts import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
+from models.producers import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
 from store.rows import execute, insertion
 
 DAYS_AT_ONCE = 16

@@ -13,8 +13,11 @@ import models.corpus
 import models.events
 import models.forecasts
 import models.imports
+import models.meta
 import models.patterns
 import models.positions
+import models.prices
+import models.producers
 import models.research
 import models.weights
 from store.database import open_engine
@@ -79,8 +82,11 @@ TABLES = (
     models.events,
     models.forecasts,
     models.imports,
+    models.meta,
     models.patterns,
     models.positions,
+    models.prices,
+    models.producers,
     models.research,
     models.weights,
 )  # imported so that SQLModel.metadata knows every table

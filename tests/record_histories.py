@@ -24,11 +24,13 @@ from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
 from gateways.language_model import AnthropicModel
 from models.approvals import ApprovalRequest
 from models.corpus import CorpusRequest
-from models.forecasts import Continued, Heartbeat, PricesFetched, ResolutionRequest
+from models.forecasts import Continued, ResolutionRequest
 from models.imports import ImportRequest
 from models.patterns import LessonRequest, OverrideRequest
 from models.policy import LearningPolicy
 from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from models.prices import PricesFetched
+from models.producers import Heartbeat
 from models.research import ResearchRequest
 from models.weights import CycleRequest
 from store.database import Sessions, sessions_of

@@ -18,18 +18,16 @@ with workflow.unsafe.imports_passed_through():
     from models import search_attributes as sa
     from models.forecasts import (
         Continued,
-        FetchPrices,
         Forecast,
         ForecastReport,
-        Heartbeat,
-        MetaRequest,
-        PerformanceRequest,
-        PricesFetched,
         ResolutionKey,
         ResolutionReport,
         ResolutionRequest,
         ResolvePages,
     )
+    from models.meta import MetaRequest
+    from models.prices import FetchPrices, PricesFetched
+    from models.producers import Heartbeat, PerformanceRequest
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 # What was resolved stands, and the next run adds up what this one leaves: a defect in learning must not stop it.

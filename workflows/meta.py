@@ -11,7 +11,7 @@ from workflows.messages import expect
 with workflow.unsafe.imports_passed_through():
     from activities.meta import MetaActivities
     from models import search_attributes as sa
-    from models.forecasts import MetaReport, MetaRequest
+    from models.meta import MetaReport, MetaRequest
 
 BOUNDED = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15

@@ -20,17 +20,10 @@ from activities.forecasts import ForecastActivities
 from activities.prices import PriceActivities
 from activities.producers import ProducerActivities
 from gateways.binance import Binance
-from models.forecasts import (
-    FetchPrices,
-    Forecast,
-    PerformanceReport,
-    PerformanceRequest,
-    PricesFetched,
-    ResolutionKey,
-    ResolutionReport,
-    ResolvePages,
-)
+from models.forecasts import Forecast, ResolutionKey, ResolutionReport, ResolvePages
 from models.policy import LearningPolicy
+from models.prices import FetchPrices, PricesFetched
+from models.producers import PerformanceReport, PerformanceRequest
 from store.database import Sessions, open_engine, sessions_of
 from store.forecasts import Recorded
 from tests.store.databases import query, scratch_database

@@ -13,8 +13,9 @@ from temporalio.testing import ActivityEnvironment
 
 import store.forecasts
 from activities.forecasts import CONFLICT, ForecastActivities
-from models.forecasts import Forecast, ForecastKey, PricesFetched, ResolvePages
+from models.forecasts import Forecast, ForecastKey, ResolvePages
 from models.policy import LearningPolicy
+from models.prices import PricesFetched
 from tests.activities.forecasting import (
     DAY,
     HOUR,

@@ -16,7 +16,8 @@ import store.meta
 from activities.approvals import ApprovalActivities
 from activities.meta import KIND, LeavingShadow, MetaActivities, back_to_shadow, track_record
 from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
-from models.forecasts import Forecast, MetaReport, MetaRequest
+from models.forecasts import Forecast
+from models.meta import MetaReport, MetaRequest
 from models.policy import LearningPolicy
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
 

@@ -13,7 +13,8 @@ import store.forecasts
 from activities.prices import PriceActivities
 from gateways.binance import Binance
 from gateways.candles import Candle, candle
-from models.forecasts import FetchPrices, Forecast, PricesFetched
+from models.forecasts import Forecast
+from models.prices import FetchPrices, PricesFetched
 from tests.activities.forecasting import (
     DAY,
     HOUR,
