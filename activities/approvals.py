@@ -13,11 +13,10 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
-import store.events
-import store.rows
-from activities.starting import TASK_QUEUE
-from activities.transactions import transaction
-from models.approvals import (
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.activities.transactions import transaction
+from closeloop.models.approvals import (
     ApprovalAnswer,
     ApprovalKey,
     ApprovalRequest,
@@ -26,10 +25,10 @@ from models.approvals import (
     RecordApproval,
     RefusedApproval,
 )
-from models.events import EventType
-from models.search_attributes import BOOK, LIFECYCLE
-from models.sentences import short
-from store.database import Sessions
+from closeloop.models.events import EventType
+from closeloop.models.search_attributes import BOOK, LIFECYCLE
+from closeloop.models.sentences import short
+from closeloop.store.database import Sessions
 
 OUTCOMES = {
     ApprovalVerdict.approve: (ApprovalState.approved, EventType.approval_approved),

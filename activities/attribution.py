@@ -7,18 +7,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.attributions
-import store.convictions
-import store.events
-import store.karma
-import store.patterns
-import store.positions
-import store.rows
-from learning.attribution import hours_held, is_win, outcome_sign, r_multiple
-from learning.karma import karma_step
-from models.events import EventType
-from models.policy import LearningPolicy
-from models.positions import (
+from closeloop import store
+from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
+from closeloop.learning.karma import karma_step
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import (
     AttributedClose,
     ClosedPosition,
     ConvictionStatus,

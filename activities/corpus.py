@@ -13,13 +13,11 @@ from typing import Any
 
 from temporalio import activity
 
-import store.corpus
-import store.events
-import store.rows
-from activities.transactions import transaction
-from gateways.skills import CLASH, SkillFolder
-from learning.corpus import NoScore, destination, read_score, with_score
-from models.corpus import (
+from closeloop import store
+from closeloop.activities.transactions import transaction
+from closeloop.gateways.skills import CLASH, SkillFolder
+from closeloop.learning.corpus import NoScore, destination, read_score, with_score
+from closeloop.models.corpus import (
     CarriedOut,
     CorpusReport,
     CorpusRequest,
@@ -30,8 +28,8 @@ from models.corpus import (
     SkillState,
     place,
 )
-from models.events import EventType
-from store.database import Sessions
+from closeloop.models.events import EventType
+from closeloop.store.database import Sessions
 
 LISTED = 1_000
 NEXT = {SkillState.pending: SkillState.active, SkillState.active: SkillState.archived}

@@ -9,12 +9,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-import store.forecasts
-import store.producers
-from activities.heartbeats import beating
-from activities.transactions import transaction
-from learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
-from models.forecasts import (
+from closeloop import store
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.transactions import transaction
+from closeloop.learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
+from closeloop.models.forecasts import (
     Action,
     Forecast,
     ForecastKey,
@@ -24,12 +23,12 @@ from models.forecasts import (
     ResolutionReport,
     ResolvePages,
 )
-from models.meta import META
-from models.policy import LearningPolicy
-from models.prices import PricesFetched
-from models.producers import Heartbeat
-from store.database import Sessions
-from store.forecasts import Left
+from closeloop.models.meta import META
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.prices import PricesFetched
+from closeloop.models.producers import Heartbeat
+from closeloop.store.database import Sessions
+from closeloop.store.forecasts import Left
 
 FIRST_WAIT = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(hours=24)

@@ -10,21 +10,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-import store.imports
-import store.patterns
-import store.rows
-from activities.attribution import Refused, attribute
-from activities.heartbeats import beating
-from activities.learners import BulkLearner, Learner
-from activities.transactions import transaction
-from models.imports import BookCounts, ImportReport, ImportRequest
-from models.policy import LearningPolicy
-from models.positions import AttributedClose, ClosedPosition
-from models.refusals import describe
-from models.values import BOOK_PATTERN
-from store.database import Sessions
-from store.errors import is_passing
-from store.imports import Refusal, StagedRow
+from closeloop import store
+from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.learners import BulkLearner, Learner
+from closeloop.activities.transactions import transaction
+from closeloop.models.imports import BookCounts, ImportReport, ImportRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import AttributedClose, ClosedPosition
+from closeloop.models.refusals import describe
+from closeloop.models.values import BOOK_PATTERN
+from closeloop.store.database import Sessions
+from closeloop.store.errors import is_passing
+from closeloop.store.imports import Refusal, StagedRow
 
 CHUNK = 1_000
 CHUNK_BYTES = 4_000_000

@@ -2,13 +2,12 @@
 
 from temporalio import activity
 
-import store.books
-import store.karma
-from activities.transactions import transaction
-from learning.karma import karma_step
-from models.policy import LearningPolicy
-from models.positions import KarmaRebuildReport, KarmaRebuildRequest
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.transactions import transaction
+from closeloop.learning.karma import karma_step
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
+from closeloop.store.database import Sessions
 
 
 class KarmaActivities:

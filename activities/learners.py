@@ -10,10 +10,10 @@ from typing import Any, Protocol, runtime_checkable
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
-import store.attributions
-from activities.transactions import transaction
-from models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.transactions import transaction
+from closeloop.models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
+from closeloop.store.database import Sessions
 
 
 class Learner(Protocol):

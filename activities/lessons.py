@@ -14,21 +14,18 @@ from sqlalchemy import Row
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-import store.events
-import store.lessons
-import store.patterns
-import store.rows
-from activities.attribution import CLOCK_TOLERANCE
-from activities.heartbeats import beating
-from activities.transactions import transaction
-from learning.decay import half_life
-from learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
-from learning.mining import Group, Lesson, Mined, Standing, Trade, due, group_of, mine
-from learning.overrides import is_actionable
-from models.events import EventType
-from models.patterns import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
-from models.policy import LearningPolicy
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.transactions import transaction
+from closeloop.learning.decay import half_life
+from closeloop.learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
+from closeloop.learning.mining import Group, Lesson, Mined, Standing, Trade, due, group_of, mine
+from closeloop.learning.overrides import is_actionable
+from closeloop.models.events import EventType
+from closeloop.models.patterns import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions
 
 LISTED = 20
 STATUS = {

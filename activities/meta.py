@@ -14,24 +14,20 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.client import Client
 
-import store.books
-import store.events
-import store.forecasts
-import store.meta
-import store.rows
-from activities.approvals import ask
-from activities.heartbeats import beating
-from activities.producers import microseconds
-from activities.transactions import transaction
-from learning.ensemble import Emission, History, emission, state
-from learning.intervals import wilson_interval
-from learning.scoring import ACTION_CODES
-from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
-from models.events import EventType
-from models.forecasts import Action, Forecast, seconds_of
-from models.meta import META, MetaReport, MetaRequest
-from models.policy import LearningPolicy
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.approvals import ask
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.producers import microseconds
+from closeloop.activities.transactions import transaction
+from closeloop.learning.ensemble import Emission, History, emission, state
+from closeloop.learning.intervals import wilson_interval
+from closeloop.learning.scoring import ACTION_CODES
+from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
+from closeloop.models.events import EventType
+from closeloop.models.forecasts import Action, Forecast, seconds_of
+from closeloop.models.meta import META, MetaReport, MetaRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions
 
 KIND = "meta"
 _ACTIONS = {code: Action(name) for name, code in ACTION_CODES.items()}

@@ -13,18 +13,15 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-import store.events
-import store.lessons
-import store.overrides
-import store.rows
-from activities.approvals import ask
-from activities.attribution import CLOCK_TOLERANCE
-from activities.transactions import transaction
-from learning.overrides import Override, blend, expires_at, needs_approval, sizing
-from learning.scope import flatten
-from models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
-from models.events import EventType
-from models.patterns import (
+from closeloop import store
+from closeloop.activities.approvals import ask
+from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.transactions import transaction
+from closeloop.learning.overrides import Override, blend, expires_at, needs_approval, sizing
+from closeloop.learning.scope import flatten
+from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
+from closeloop.models.events import EventType
+from closeloop.models.patterns import (
     LessonView,
     Match,
     MatchRequest,
@@ -34,9 +31,9 @@ from models.patterns import (
     OverrideView,
     Spoke,
 )
-from models.policy import LearningPolicy
-from models.sentences import short
-from store.database import Sessions
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.sentences import short
+from closeloop.store.database import Sessions
 
 KIND = "override"
 EXPIRED = "expired"
@@ -207,7 +204,7 @@ class OverrideApproval:
     kind = KIND
 
     async def hold(self, session: AsyncSession, key: ApprovalKey) -> RecordApproval | ApprovalState | None:
-        """See :class:`activities.approvals.Subject`."""
+        """See :class:`closeloop.activities.approvals.Subject`."""
         await store.lessons.hold(session, key.book)
         override = await store.overrides.find(session, key.id)
         if override is None or override.book != key.book:
@@ -225,7 +222,7 @@ class OverrideApproval:
         )
 
     async def settle(self, session: AsyncSession, decision: RecordApproval, state: ApprovalState) -> str:
-        """See :class:`activities.approvals.Subject`."""
+        """See :class:`closeloop.activities.approvals.Subject`."""
         status, said = {
             ApprovalState.approved: (OverrideStatus.active, "the override is in force"),
             ApprovalState.rejected: (OverrideStatus.rejected, "the override stays out of force"),

@@ -11,22 +11,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-import store.attributions
-import store.events
-import store.patterns
-import store.rows
-from activities.heartbeats import beating
-from activities.learners import Learner
-from activities.transactions import transaction
-from learning.coefficients import DecayedMean, after, weight
-from learning.scope import Scope, flatten
-from models.events import EventType
-from models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
-from models.policy import LearningPolicy
-from models.positions import PositionKey, PositionOutcome
-from models.refusals import describe
-from store.database import Sessions
-from store.errors import is_passing
+from closeloop import store
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.learners import Learner
+from closeloop.activities.transactions import transaction
+from closeloop.learning.coefficients import DecayedMean, after, weight
+from closeloop.learning.scope import Scope, flatten
+from closeloop.models.events import EventType
+from closeloop.models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import PositionKey, PositionOutcome
+from closeloop.models.refusals import describe
+from closeloop.store.database import Sessions
+from closeloop.store.errors import is_passing
 
 MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
 EVERYTHING = "*"  # all timeframes together, beside their names in the sums

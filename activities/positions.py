@@ -12,19 +12,21 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-import store.convictions
-import store.events
-import store.imports
-import store.positions
-import store.rows
-from activities.attribution import Refused, attribute
-from activities.starting import start_close
-from activities.transactions import transaction
-from models.events import EventType
-from models.policy import LearningPolicy
-from models.positions import AttributedClose, CatchUpReport, CatchUpRequest, ClosedPosition, RecordedConviction
-from models.refusals import describe
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.starting import start_close
+from closeloop.activities.transactions import transaction
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import (
+    AttributedClose,
+    CatchUpReport,
+    CatchUpRequest,
+    ClosedPosition,
+    RecordedConviction,
+)
+from closeloop.models.refusals import describe
+from closeloop.store.database import Sessions
 
 CATCH_UP_PAGE = 200
 IMPORTS_KEPT_DAYS = 30

@@ -8,15 +8,22 @@ from typing import Any, Protocol
 
 from temporalio import activity
 
-import store.forecasts
-import store.prices
-from activities.forecasts import due_at
-from activities.heartbeats import beating
-from activities.transactions import transaction
-from gateways.binance import Klines, Page, SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol, pages
-from models.policy import LearningPolicy
-from models.prices import FetchPrices, PricesFetched
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.forecasts import due_at
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.transactions import transaction
+from closeloop.gateways.binance import (
+    Klines,
+    Page,
+    SourceNonsense,
+    SourceRefused,
+    SourceUnavailable,
+    UnknownSymbol,
+    pages,
+)
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.prices import FetchPrices, PricesFetched
+from closeloop.store.database import Sessions
 
 # Instants further apart than this are asked for separately: candles in between would be finer without them.
 RANGE = timedelta(days=3)

@@ -10,19 +10,26 @@ from typing import Any
 import numpy as np
 from temporalio import activity
 
-import store.events
-import store.producers
-import store.rows
-from activities.heartbeats import beating
-from activities.transactions import transaction
-from learning.calibration import ALL, COLUMNS, Recalibration, dense, performance, recalibrate, reliability, with_all
-from learning.ensemble import PAIR_COLUMNS, agreement
-from learning.health import assess
-from models.events import EventType
-from models.policy import LearningPolicy
-from models.producers import PerformanceReport, PerformanceRequest
-from store.database import Sessions
-from store.producers import Window
+from closeloop import store
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.transactions import transaction
+from closeloop.learning.calibration import (
+    ALL,
+    COLUMNS,
+    Recalibration,
+    dense,
+    performance,
+    recalibrate,
+    reliability,
+    with_all,
+)
+from closeloop.learning.ensemble import PAIR_COLUMNS, agreement
+from closeloop.learning.health import assess
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.producers import PerformanceReport, PerformanceRequest
+from closeloop.store.database import Sessions
+from closeloop.store.producers import Window
 
 LONGEST_HISTORY = 200_000
 AT_ONCE = 2

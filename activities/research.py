@@ -19,13 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-import store.events
-import store.research
-import store.rows
-from activities.heartbeats import beating
-from activities.transactions import AWAY, transaction
-from gateways.language_model import LanguageModel, MalformedAnswer, ModelBusy, ModelError, ModelRejected, NoAnswer, most
-from learning.research import (
+from closeloop import store
+from closeloop.activities.heartbeats import beating
+from closeloop.activities.transactions import AWAY, transaction
+from closeloop.gateways.language_model import (
+    LanguageModel,
+    MalformedAnswer,
+    ModelBusy,
+    ModelError,
+    ModelRejected,
+    NoAnswer,
+    most,
+)
+from closeloop.learning.research import (
     BOOK_PROMPT,
     STATISTICS,
     TRADE_PROMPT,
@@ -36,10 +42,10 @@ from learning.research import (
     trade_question,
     trade_sentences,
 )
-from learning.scope import flatten
-from models.events import EventType
-from models.policy import LearningPolicy
-from models.research import (
+from closeloop.learning.scope import flatten
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.research import (
     DIMENSIONS,
     Answer,
     BookFacts,
@@ -63,7 +69,7 @@ from models.research import (
     TradeReading,
     Usage,
 )
-from store.database import Sessions
+from closeloop.store.database import Sessions
 
 MODULE = "pm"
 PAGE = 200

@@ -3,9 +3,9 @@
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 
-from models.positions import ClosedPosition, CloseReport
-from models.search_attributes import position_attributes
-from models.sentences import opening_line
+from closeloop.models.positions import ClosedPosition, CloseReport
+from closeloop.models.search_attributes import position_attributes
+from closeloop.models.sentences import opening_line
 
 TASK_QUEUE = "closeloop"
 MARKET_TASK_QUEUE = "closeloop-market"

@@ -7,8 +7,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.exceptions import ApplicationError
 
-from store.database import Sessions
-from store.errors import DATABASE_ERRORS, is_permanent
+from closeloop.store.database import Sessions
+from closeloop.store.errors import DATABASE_ERRORS, is_permanent
 
 REFUSED = "DatabaseRefused"
 AWAY = "DatabaseAway"

@@ -13,19 +13,16 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-import store.books
-import store.events
-import store.rows
-import store.weights
-from activities.attribution import CLOCK_TOLERANCE
-from activities.transactions import transaction
-from gateways.overlay import OverlayFolder
-from learning.overfitting import ClosedTrade, Performance, degradation_streak, performance
-from learning.weights import Correlation, InfeasibleBounds, adjusted, correlate, project, with_q_values
-from models.events import EventType
-from models.policy import LearningPolicy
-from models.sentences import moved_weights
-from models.weights import (
+from closeloop import store
+from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.transactions import transaction
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, performance
+from closeloop.learning.weights import Correlation, InfeasibleBounds, adjusted, correlate, project, with_q_values
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.sentences import moved_weights
+from closeloop.models.weights import (
     ActiveWeights,
     BookDue,
     BooksDue,
@@ -45,7 +42,7 @@ from models.weights import (
     Verdict,
     Weights,
 )
-from store.database import Sessions
+from closeloop.store.database import Sessions
 
 DELETED_OVERLAY = "whoever deleted the overlay file"
 SAME = 1e-12  # two weights nearer than this are one: the grid on which weights lie is finer

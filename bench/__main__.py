@@ -15,12 +15,12 @@ from bench.forecasts import forecasts
 from bench.live import live
 from bench.mining import mining
 from bench.patterns import match
-from store.database import sessions_of
-from workers.addresses import database_url
-from workers.settings import Settings
-from workers.stack.supervisor import LocalStack, Ports
-from workers.telemetry import Telemetry
-from workers.wiring import connect_temporal, open_database
+from closeloop.store.database import sessions_of
+from closeloop.workers.addresses import database_url
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.supervisor import LocalStack, Ports
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import connect_temporal, open_database
 
 
 def _free_port() -> int:

@@ -11,17 +11,17 @@ import psutil
 from pydantic_core import to_json
 from temporalio.client import Client
 
-import store.imports
-from activities.attribution import attribute
-from activities.learners import BulkLearner
-from activities.starting import TASK_QUEUE
 from bench.closes import closes
-from models.imports import ImportReport, ImportRequest
-from models.policy import LearningPolicy
-from models.positions import AttributedClose, ClosedPosition
-from store.database import Sessions
-from store.imports import StagedRow
-from workers.wiring import learners_of
+from closeloop import store
+from closeloop.activities.attribution import attribute
+from closeloop.activities.learners import BulkLearner
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import AttributedClose, ClosedPosition
+from closeloop.store.database import Sessions
+from closeloop.store.imports import StagedRow
+from closeloop.workers.wiring import learners_of
 
 ONE_BY_ONE = 500
 BULK = 10_000

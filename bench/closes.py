@@ -3,7 +3,7 @@
 import random
 from datetime import UTC, datetime, timedelta
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
 
 DOMAINS = ("curator", "onchain", "tradfi", "social", "technical", "events")
 DRIVERS = ("btc", "alt", "bucket", "btcd", "usdtd")

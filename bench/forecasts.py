@@ -14,13 +14,13 @@ import psutil
 from sqlalchemy import text
 from temporalio.testing import ActivityEnvironment
 
-from activities.forecasts import ForecastActivities
-from activities.producers import ProducerActivities
-from learning.calibration import BINS, COLUMNS
-from models.forecasts import PagesResolved, ResolvePages
-from models.policy import LearningPolicy
-from models.producers import PerformanceRequest
-from store.database import Sessions
+from closeloop.activities.forecasts import ForecastActivities
+from closeloop.activities.producers import ProducerActivities
+from closeloop.learning.calibration import BINS, COLUMNS
+from closeloop.models.forecasts import PagesResolved, ResolvePages
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.producers import PerformanceRequest
+from closeloop.store.database import Sessions
 
 AS_OF = datetime(2026, 6, 30, tzinfo=UTC)
 DAYS = 90

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 
-from activities.starting import start_close
 from bench.closes import closes
 from bench.empty import QUEUE, EmptyWorkflow
-from models.positions import ClosedPosition
+from closeloop.activities.starting import start_close
+from closeloop.models.positions import ClosedPosition
 
 IN_FLIGHT = 20
 ROUNDS = 6

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from learning.mining import Column, Cube, Group, mine
-from models.policy import LearningPolicy
+from closeloop.learning.mining import Column, Cube, Group, mine
+from closeloop.models.policy import LearningPolicy
 
 UNLIMITED = LearningPolicy(mining_max_conditions=None)
 ROUNDS = 5

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.overrides
-from models.patterns import LearningLesson, LessonRun, OverrideStatus
-from store.database import Sessions
-from store.rows import execute, insertion
+from closeloop import store
+from closeloop.models.patterns import LearningLesson, LessonRun, OverrideStatus
+from closeloop.store.database import Sessions
+from closeloop.store.rows import execute, insertion
 
 OVERRIDES = 10_000
 PATTERNS = 20

@@ -6,12 +6,12 @@ import signal
 
 from temporalio.worker import Worker
 
-from activities.starting import TASK_QUEUE
 from bench.empty import QUEUE, EmptyWorkflow, nothing
-from models.policy import LearningPolicy
-from workers.settings import Settings
-from workers.telemetry import Telemetry
-from workers.wiring import build_worker, connect_temporal, open_database, workflow_runner
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.policy import LearningPolicy
+from closeloop.workers.settings import Settings
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import build_worker, connect_temporal, open_database, workflow_runner
 
 
 async def main() -> None:

@@ -4,8 +4,8 @@ import typer
 from temporalio.client import Client, WorkflowUpdateFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from cli.console import fail, out, print_json
-from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalVerdict
+from closeloop.cli.console import fail, out, print_json
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalVerdict
 
 
 async def say(client: Client, key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer | None:

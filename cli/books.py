@@ -4,14 +4,13 @@ from typing import Annotated, Any
 
 import typer
 
-import store.books
-import store.weights
-from activities.weights import preset_weights
-from cli.connections import database
-from cli.console import AsJson, at, book_name, fail, out, print_json, run, settings, table
-from gateways.presets import UnknownPreset, load_preset, names
-from learning.weights import InfeasibleBounds
-from models.weights import Cadence, Preset
+from closeloop import store
+from closeloop.activities.weights import preset_weights
+from closeloop.cli.connections import database
+from closeloop.cli.console import AsJson, at, book_name, fail, out, print_json, run, settings, table
+from closeloop.gateways.presets import UnknownPreset, load_preset, names
+from closeloop.learning.weights import InfeasibleBounds
+from closeloop.models.weights import Cadence, Preset
 
 app = typer.Typer(help="Books: one for each strategy, with its preset of domain weights.", no_args_is_help=True)
 

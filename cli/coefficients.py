@@ -4,9 +4,9 @@ from typing import Any
 
 import typer
 
-import store.patterns
-from cli.connections import database
-from cli.console import AsJson, BookOption, at, number, out, print_json, run, table
+from closeloop import store
+from closeloop.cli.connections import database
+from closeloop.cli.console import AsJson, BookOption, at, number, out, print_json, run, table
 
 
 def register(app: typer.Typer) -> None:

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client
 
-from cli.console import settings
-from store.database import session_for
-from workers.addresses import database_url
-from workers.telemetry import Telemetry
-from workers.wiring import connect_temporal
+from closeloop.cli.console import settings
+from closeloop.store.database import session_for
+from closeloop.workers.addresses import database_url
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import connect_temporal
 
 
 @asynccontextmanager

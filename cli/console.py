@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from temporalio.service import RPCError
 
-from cli.instants import instant
-from models.values import BOOK_PATTERN
-from store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
-from workers.settings import Settings, SettingsError
-from workers.stack.home import StackError
+from closeloop.cli.instants import instant
+from closeloop.models.values import BOOK_PATTERN
+from closeloop.store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
+from closeloop.workers.settings import Settings, SettingsError
+from closeloop.workers.stack.home import StackError
 
 T = TypeVar("T")
 

@@ -3,12 +3,12 @@
 import typer
 from pydantic import ValidationError
 
-import store.convictions
-from cli.connections import database
-from cli.console import AsJson, err, out, print_json, run
-from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from models.positions import RecordedConviction
-from models.refusals import describe
+from closeloop import store
+from closeloop.cli.connections import database
+from closeloop.cli.console import AsJson, err, out, print_json, run
+from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
+from closeloop.models.positions import RecordedConviction
+from closeloop.models.refusals import describe
 
 app = typer.Typer(help="Convictions.", no_args_is_help=True)
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import typer
 
-import store.corpus
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import AsJson, out, print_json, run, settings, table
-from gateways.skills import SkillFolder
-from learning.corpus import NoScore, read_score
-from models.corpus import CorpusReport, CorpusRequest, SkillFile
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import AsJson, out, print_json, run, settings, table
+from closeloop.gateways.skills import SkillFolder
+from closeloop.learning.corpus import NoScore, read_score
+from closeloop.models.corpus import CorpusReport, CorpusRequest, SkillFile
 
 app = typer.Typer(help="Skills: their scores, and what their patterns came to.", no_args_is_help=True)
 

@@ -2,10 +2,10 @@
 
 import typer
 
-import store.schema
-from cli.console import fail, out, run, settings
-from store.schema import SchemaNewer
-from workers.addresses import database_url
+from closeloop import store
+from closeloop.cli.console import fail, out, run, settings
+from closeloop.store.schema import SchemaNewer
+from closeloop.workers.addresses import database_url
 
 app = typer.Typer(help="The database: where it is, and its schema.", no_args_is_help=True)
 

@@ -18,26 +18,20 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
-import store.forecasts
-import store.karma
-import store.lessons
-import store.overrides
-import store.prices
-import store.producers
-import store.weights
-from activities.meta import record_sentence, track_record
-from activities.overrides import match
-from cli import simulated_forecasts as simulated
-from cli.connections import database, temporal
-from cli.console import err, number, out, run, settings, table
-from cli.forecasts import resolve_forecasts
-from cli.imports import run_import
-from cli.karma import rebuild_karma
-from cli.lessons import build_lessons
-from cli.outcomes import summarise
-from cli.overrides import materialize_overrides
-from cli.positions import AT_ONCE, close_position
-from cli.simulated_engine import (
+from closeloop import store
+from closeloop.activities.meta import record_sentence, track_record
+from closeloop.activities.overrides import match
+from closeloop.cli import simulated_forecasts as simulated
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import err, number, out, run, settings, table
+from closeloop.cli.forecasts import resolve_forecasts
+from closeloop.cli.imports import run_import
+from closeloop.cli.karma import rebuild_karma
+from closeloop.cli.lessons import build_lessons
+from closeloop.cli.outcomes import summarise
+from closeloop.cli.overrides import materialize_overrides
+from closeloop.cli.positions import AT_ONCE, close_position
+from closeloop.cli.simulated_engine import (
     BOOKS,
     DAYS,
     FADING,
@@ -50,16 +44,16 @@ from cli.simulated_engine import (
     pattern_trades,
     positions,
 )
-from cli.weights import active_weights, run_cycle, say
-from learning.intervals import wilson_interval
-from models.patterns import LessonRequest, LessonStatus, MatchRequest, OverrideRequest
-from models.positions import ClosedPosition
-from models.sentences import signed
-from models.weights import CycleState, CycleView, Verdict
-from store.imports import StagedRow
-from workers.addresses import ui_url
-from workers.stack.home import Home
-from workers.stack.supervisor import LocalStack, Ports
+from closeloop.cli.weights import active_weights, run_cycle, say
+from closeloop.learning.intervals import wilson_interval
+from closeloop.models.patterns import LessonRequest, LessonStatus, MatchRequest, OverrideRequest
+from closeloop.models.positions import ClosedPosition
+from closeloop.models.sentences import signed
+from closeloop.models.weights import CycleState, CycleView, Verdict
+from closeloop.store.imports import StagedRow
+from closeloop.workers.addresses import ui_url
+from closeloop.workers.stack.home import Home
+from closeloop.workers.stack.supervisor import LocalStack, Ports
 
 
 def register(app: typer.Typer) -> None:

@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 from pydantic_core import to_json
 
-import store.events
-from cli.connections import database
-from cli.console import AsJson, BookOption, LastOption, at, out, print_json_list, run, table
+from closeloop import store
+from closeloop.cli.connections import database
+from closeloop.cli.console import AsJson, BookOption, LastOption, at, out, print_json_list, run, table
 
 app = typer.Typer(help="The append-only record of what happened.")
 

@@ -7,7 +7,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from models.values import MAX_MESSAGE_BYTES
+from closeloop.models.values import MAX_MESSAGE_BYTES
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
 

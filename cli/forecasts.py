@@ -12,11 +12,11 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-import store.forecasts
-from activities.forecasts import NOT_META, conflict
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.forecasts import NOT_META, conflict
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     BookOption,
@@ -32,11 +32,11 @@ from cli.console import (
     run,
     table,
 )
-from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
-from models.meta import META
-from models.refusals import describe
-from models.search_attributes import LIFECYCLE
+from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
+from closeloop.models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
+from closeloop.models.meta import META
+from closeloop.models.refusals import describe
+from closeloop.models.search_attributes import LIFECYCLE
 
 app = typer.Typer(help="Forecasts: what producers say, and how it turned out.", no_args_is_help=True)
 

@@ -16,17 +16,17 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-import store.imports
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import AsJson, book_name, err, fail, hinting, out, print_json, run, table
-from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from gateways.freqtrade import NotAnExport, read_export
-from models.imports import ImportReport, ImportRequest
-from models.search_attributes import LIFECYCLE
-from models.values import BOOK_PATTERN
-from store.errors import DATABASE_ERRORS
-from store.imports import Refusal, StagedRow
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import AsJson, book_name, err, fail, hinting, out, print_json, run, table
+from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
+from closeloop.gateways.freqtrade import NotAnExport, read_export
+from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.search_attributes import LIFECYCLE
+from closeloop.models.values import BOOK_PATTERN
+from closeloop.store.errors import DATABASE_ERRORS
+from closeloop.store.imports import Refusal, StagedRow
 
 app = typer.Typer(
     help="Import history in bulk. A second import of the same trades attributes none of them again.",

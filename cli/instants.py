@@ -6,7 +6,7 @@ from typing import overload
 import typer
 from pydantic import TypeAdapter, ValidationError
 
-from models.values import Utc
+from closeloop.models.values import Utc
 
 _utc: TypeAdapter[datetime] = TypeAdapter(Utc)
 

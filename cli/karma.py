@@ -5,11 +5,11 @@ import uuid
 import typer
 from temporalio.client import Client
 
-import store.karma
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import AsJson, BookOption, at, hinting, number, out, print_json, run, table
-from models.positions import KarmaRebuildReport, KarmaRebuildRequest
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import AsJson, BookOption, at, hinting, number, out, print_json, run, table
+from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 app = typer.Typer(help="Trust in producers.")
 

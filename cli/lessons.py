@@ -9,13 +9,25 @@ from temporalio.client import WorkflowFailureError
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError
 
-import store.lessons
-import store.patterns
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import AsJson, AsOfOption, BookOption, at, err, fail, hinting, number, out, print_json, run, table
-from models.patterns import LessonReport, LessonRequest, LessonStatus, LessonView
-from models.search_attributes import BOOK, LIFECYCLE
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
+    AsJson,
+    AsOfOption,
+    BookOption,
+    at,
+    err,
+    fail,
+    hinting,
+    number,
+    out,
+    print_json,
+    run,
+    table,
+)
+from closeloop.models.patterns import LessonReport, LessonRequest, LessonStatus, LessonView
+from closeloop.models.search_attributes import BOOK, LIFECYCLE
 
 app = typer.Typer(
     help="Lessons: in which circumstances trades went better or worse, and which of that is more than noise.",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import (
+from closeloop.cli import (
     books,
     coefficients,
     convictions,
@@ -30,7 +30,7 @@ from cli import (
     research,
     weights,
 )
-from cli.console import err, set_home
+from closeloop.cli.console import err, set_home
 
 app = typer.Typer(
     name="closeloop",

@@ -5,11 +5,11 @@ from typing import Any
 
 import typer
 
-import store.meta
-from activities.meta import KIND, back_to_shadow, propose_leaving_shadow, track_record
-from cli.approvals import say, tell
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.meta import KIND, back_to_shadow, propose_leaving_shadow, track_record
+from closeloop.cli.approvals import say, tell
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     Book,
     BookOption,
@@ -27,9 +27,9 @@ from cli.console import (
     settings,
     table,
 )
-from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalRequest, ApprovalVerdict
-from store.database import open_engine, sessions_of
-from workers.addresses import database_url
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalRequest, ApprovalVerdict
+from closeloop.store.database import open_engine, sessions_of
+from closeloop.workers.addresses import database_url
 
 app = typer.Typer(
     help="The meta-producer: it listens to the others and says what usually followed. In shadow until you decide.",

@@ -13,18 +13,18 @@ from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
-import store.schema
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
-from workers.addresses import temporal_config, ui_url
-from workers.registration import register_search_attributes
-from workers.schedules import SCHEDULES, apply_schedules
-from workers.settings import SettingsError
-from workers.stack.home import Home, StackError
-from workers.stack.supervisor import LocalStack, Ports
-from workers.telemetry import Telemetry, start_logging
-from workers.worker import run_worker
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
+from closeloop.workers.addresses import temporal_config, ui_url
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.schedules import SCHEDULES, apply_schedules
+from closeloop.workers.settings import SettingsError
+from closeloop.workers.stack.home import Home, StackError
+from closeloop.workers.stack.supervisor import LocalStack, Ports
+from closeloop.workers.telemetry import Telemetry, start_logging
+from closeloop.workers.worker import run_worker
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the stack's data.")]
 LONG_POLL = timedelta(seconds=75)

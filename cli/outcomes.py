@@ -5,11 +5,23 @@ from typing import Any
 
 import typer
 
-import store.attributions
-from cli.connections import database
-from cli.console import AsJson, Book, BookOption, LastOption, at, number, out, print_json, print_json_list, run, table
-from learning.intervals import wilson_interval
-from models.sentences import signed
+from closeloop import store
+from closeloop.cli.connections import database
+from closeloop.cli.console import (
+    AsJson,
+    Book,
+    BookOption,
+    LastOption,
+    at,
+    number,
+    out,
+    print_json,
+    print_json_list,
+    run,
+    table,
+)
+from closeloop.learning.intervals import wilson_interval
+from closeloop.models.sentences import signed
 
 app = typer.Typer(help="Outcomes of closed positions.")
 

@@ -11,13 +11,13 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError
 
-import store.overrides
-from activities.overrides import KIND, match
-from activities.starting import TASK_QUEUE
-from cli import approvals
-from cli.approvals import tell
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.overrides import KIND, match
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli import approvals
+from closeloop.cli.approvals import tell
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     BookOption,
@@ -33,10 +33,10 @@ from cli.console import (
     settings,
     table,
 )
-from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
-from models.patterns import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
-from models.refusals import describe
-from models.search_attributes import BOOK, LIFECYCLE
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
+from closeloop.models.patterns import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
+from closeloop.models.refusals import describe
+from closeloop.models.search_attributes import BOOK, LIFECYCLE
 
 app = typer.Typer(help="Overrides: what lessons change of size and thresholds.", no_args_is_help=True)
 

@@ -10,12 +10,12 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from activities.starting import start_close
-from cli.connections import temporal
-from cli.console import AsJson, err, hinting, out, print_json, run
-from cli.files import TOO_LONG, FileArgument, json_lines, open_input
-from models.positions import ClosedPosition, CloseReport
-from models.refusals import describe
+from closeloop.activities.starting import start_close
+from closeloop.cli.connections import temporal
+from closeloop.cli.console import AsJson, err, hinting, out, print_json, run
+from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
+from closeloop.models.positions import ClosedPosition, CloseReport
+from closeloop.models.refusals import describe
 
 app = typer.Typer(help="Positions.", no_args_is_help=True)
 AT_ONCE = 20

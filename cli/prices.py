@@ -9,13 +9,13 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, TextColumn
 
-import store.prices
-from cli.connections import database
-from cli.console import AsJson, at, err, fail, out, print_json, run, table
-from cli.files import FileArgument, open_input
-from gateways.candles import Candle, NotCandles, RefusedRow, read_candles
-from models.forecasts import seconds_of
-from models.values import Identifier
+from closeloop import store
+from closeloop.cli.connections import database
+from closeloop.cli.console import AsJson, at, err, fail, out, print_json, run, table
+from closeloop.cli.files import FileArgument, open_input
+from closeloop.gateways.candles import Candle, NotCandles, RefusedRow, read_candles
+from closeloop.models.forecasts import seconds_of
+from closeloop.models.values import Identifier
 
 app = typer.Typer(help="Prices, by which forecasts are resolved.", no_args_is_help=True)
 

@@ -10,11 +10,11 @@ import typer
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.producers
-from activities.producers import bins_of, health_row, performance_rows
-from activities.starting import TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.producers import bins_of, health_row, performance_rows
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     Book,
@@ -29,11 +29,11 @@ from cli.console import (
     settings,
     table,
 )
-from cli.reliability_diagram import draw
-from models.policy import LearningPolicy
-from models.producers import Heartbeat, ProducerPerformance
-from models.refusals import describe
-from store.producers import Window
+from closeloop.cli.reliability_diagram import draw
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.producers import Heartbeat, ProducerPerformance
+from closeloop.models.refusals import describe
+from closeloop.store.producers import Window
 
 app = typer.Typer(help="What producers are worth by their forecasts.")
 

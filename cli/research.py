@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import typer
 from temporalio.client import WorkflowFailureError
 
-import store.research
-from activities.starting import LLM_TASK_QUEUE
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.starting import LLM_TASK_QUEUE
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     BookOption,
@@ -27,9 +27,9 @@ from cli.console import (
     settings,
     table,
 )
-from cli.console import run as run_command
-from learning.research import STATISTICS
-from models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Status
+from closeloop.cli.console import run as run_command
+from closeloop.learning.research import STATISTICS
+from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Status
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
 
 FIRST_DAY = datetime(2026, 1, 5, tzinfo=UTC)
 DAYS = 120

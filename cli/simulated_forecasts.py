@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from models.forecasts import Action, Forecast
+from closeloop.models.forecasts import Action, Forecast
 
 BOOK = "demo-trend"
 FIRST = datetime(2026, 4, 1, tzinfo=UTC)

@@ -12,14 +12,11 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-import store.books
-import store.events
-import store.rows
-import store.weights
-from activities.starting import TASK_QUEUE
-from activities.weights import preset_version, preset_weights
-from cli.connections import database, temporal
-from cli.console import (
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.activities.weights import preset_version, preset_weights
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     Book,
@@ -36,11 +33,19 @@ from cli.console import (
     settings,
     table,
 )
-from gateways.presets import UnknownPreset, load_preset
-from learning.weights import InfeasibleBounds
-from models.events import EventType
-from models.search_attributes import BOOK, LIFECYCLE
-from models.weights import ActiveWeights, Cadence, CycleRequest, CycleState, CycleView, DecisionAnswer, Verdict
+from closeloop.gateways.presets import UnknownPreset, load_preset
+from closeloop.learning.weights import InfeasibleBounds
+from closeloop.models.events import EventType
+from closeloop.models.search_attributes import BOOK, LIFECYCLE
+from closeloop.models.weights import (
+    ActiveWeights,
+    Cadence,
+    CycleRequest,
+    CycleState,
+    CycleView,
+    DecisionAnswer,
+    Verdict,
+)
 
 app = typer.Typer(help="Governed weights: what is proposed and why; approve, reject, revert.", no_args_is_help=True)
 

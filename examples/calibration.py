@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cli.reliability_diagram import draw
-from learning.calibration import performance, reliability, sums
+from closeloop.cli.reliability_diagram import draw
+from closeloop.learning.calibration import performance, reliability, sums
 
 
 def main(source: str, picture: str, probability: str = "prob1", outcome: str = "prob1_outcome") -> None:

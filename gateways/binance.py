@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from pydantic_core import from_json
 
-from gateways.candles import Candle, candle
+from closeloop.gateways.candles import Candle, candle
 
 LIMIT = 1_000  # candles of an answer
 INTERVALS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m"}

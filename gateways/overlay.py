@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from models.weights import ActiveWeights
+from closeloop.models.weights import ActiveWeights
 
 DEFAULT_BOOK = "default"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from models.refusals import describe
-from models.weights import Preset
+from closeloop.models.refusals import describe
+from closeloop.models.weights import Preset
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 

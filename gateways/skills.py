@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from unicodedata import category
 
-from models.corpus import CarriedOut, PlanState, SkillFile, SkillPlan, SkillState
+from closeloop.models.corpus import CarriedOut, PlanState, SkillFile, SkillPlan, SkillState
 
 MAX_BYTES = 1 << 20
 CLASH = "a file of the same name lies in the folder that it belongs into"

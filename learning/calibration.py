@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from learning.intervals import Z95
-from learning.scoring import brier, log_score
+from closeloop.learning.intervals import Z95
+from closeloop.learning.scoring import brier, log_score
 
 BINS: Final = 10
 BIN_EDGES: Final = tuple(k / BINS for k in range(1, BINS))

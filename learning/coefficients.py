@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy
 
 _DAY = 86_400.0
 

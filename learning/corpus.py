@@ -4,8 +4,8 @@ import re
 
 from pydantic import TypeAdapter
 
-from models.corpus import SkillState
-from models.values import Identifier
+from closeloop.models.corpus import SkillState
+from closeloop.models.values import Identifier
 
 LINES = 40
 PROMOTE_AT = 3

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy
 
 _STEPS = 64  # of the grid: neighbours are about 8 % apart from a day to half a year
 

@@ -21,8 +21,8 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.mining import Floats, Group, Ints
-from models.policy import LearningPolicy
+from closeloop.learning.mining import Floats, Group, Ints
+from closeloop.models.policy import LearningPolicy
 
 
 @dataclass(frozen=True)

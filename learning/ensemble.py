@@ -1,6 +1,6 @@
 """The ensemble: which producers say the same thing, and what followed when they stood as they stand now?
 
-Times are microseconds since 1970 (UTC), actions the codes of :mod:`learning.scoring`.
+Times are microseconds since 1970 (UTC), actions the codes of :mod:`closeloop.learning.scoring`.
 """
 
 import itertools
@@ -12,9 +12,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from learning.calibration import wilson_intervals
-from learning.intervals import wilson_interval
-from learning.scoring import FLAT, LONG, SHORT, correct
+from closeloop.learning.calibration import wilson_intervals
+from closeloop.learning.intervals import wilson_interval
+from closeloop.learning.scoring import FLAT, LONG, SHORT, correct
 
 Abstention = Literal["insufficient_data", "low_confidence", "shadow_mode"]
 

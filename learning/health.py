@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from learning.intervals import wilson_interval
+from closeloop.learning.intervals import wilson_interval
 
 HealthState = Literal["unknown", "healthy", "stale"]
 

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from learning.scope import DIMENSIONS, SIGNATURE_DIMENSIONS, regime_signature
-from models.policy import LearningPolicy
+from closeloop.learning.scope import DIMENSIONS, SIGNATURE_DIMENSIONS, regime_signature
+from closeloop.models.policy import LearningPolicy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,7 +43,7 @@ class Trade:
     """A closed trade within a group.
 
     ``rr`` in R (trades without R are left out by the caller), ``entered_at`` in seconds since 1970 (UTC),
-    ``held_hours`` from entry to exit, ``scope`` as :func:`learning.scope.flatten` gives it.
+    ``held_hours`` from entry to exit, ``scope`` as :func:`closeloop.learning.scope.flatten` gives it.
     """
 
     trade_id: str

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy
 
 _OPENING = frozenset({"entry", "add"})
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from scipy import stats
 
-from models.policy import LearningPolicy
-from models.research import (
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.research import (
     BookFacts,
     BookReading,
     Claim,

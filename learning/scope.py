@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy
 
 REGIME_DIMENSIONS = tuple(
     f"{driver}_{horizon}"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.values import BookId, Identifier, Text, Utc
+from closeloop.models.values import BookId, Identifier, Text, Utc
 
 
 class DecisionRequest(BaseModel):

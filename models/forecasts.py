@@ -24,9 +24,9 @@ from sqlalchemy import (
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.prices import PricesFetched
-from models.values import BookId, Identifier, UnitFloat, Utc
-from models.values import Text as PlainText
+from closeloop.models.prices import PricesFetched
+from closeloop.models.values import BookId, Identifier, UnitFloat, Utc
+from closeloop.models.values import Text as PlainText
 
 MAX_HORIZON = timedelta(days=365)
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}

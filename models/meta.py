@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Utc
+from closeloop.models.values import BookId, Utc
 
 META = "meta"  # the meta-producer's name: nobody else may use it
 

@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import (
+from closeloop.models.values import (
     MAX_MESSAGE_BYTES,
     BookId,
     Direction,

@@ -23,8 +23,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Identifier, Utc
-from models.values import Text as PlainText
+from closeloop.models.values import BookId, Identifier, Utc
+from closeloop.models.values import Text as PlainText
 
 
 class PerformanceRequest(BaseModel):

@@ -25,8 +25,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Direction, Finite, Identifier, Plain, Utc
-from models.values import Text as Prose
+from closeloop.models.values import BookId, Direction, Finite, Identifier, Plain, Utc
+from closeloop.models.values import Text as Prose
 
 # -- what is asked for --------------------------------------------------------------------------------------------
 

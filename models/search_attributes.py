@@ -10,7 +10,7 @@ from typing import Any
 
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
 
 BOOK = SearchAttributeKey.for_keyword("Book")
 SYMBOL = SearchAttributeKey.for_keyword("Symbol")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from models.positions import ClosedPosition, KarmaStep, PositionOutcome
+from closeloop.models.positions import ClosedPosition, KarmaStep, PositionOutcome
 
 
 def opening_line(position: ClosedPosition) -> str:

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from models.values import BookId, Finite, Identifier, Utc
+from closeloop.models.values import BookId, Finite, Identifier, Utc
 
 Weights = dict[str, float]
 

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.positions import Attribution, PositionKey, PositionOutcome
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.positions import Attribution, PositionKey, PositionOutcome
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "

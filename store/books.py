@@ -6,8 +6,8 @@ from pydantic_core import to_json
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.positions import Book
-from store.rows import Write, execute, insertion
+from closeloop.models.positions import Book
+from closeloop.store.rows import Write, execute, insertion
 
 
 def meeting(books: Collection[str]) -> Write | None:

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 # The latest trade to close decides, whatever the order in which the closes arrive.
 _LATEST_OUTCOME = (

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.corpus import CarriedOut, PlanState, SkillPlan
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.corpus import CarriedOut, PlanState, SkillPlan
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _LOCK = 0x736B696C6C  # one run at a time plans or touches files, whoever started it
 _OF_THE_PLAN = {

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.events import Event, EventType
-from store.rows import Write, insertion
+from closeloop.models.events import Event, EventType
+from closeloop.store.rows import Write, insertion
 
 
 def appending(events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> Write | None:

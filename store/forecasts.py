@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.books
-from models.forecasts import Forecast, ForecastKey, StoredForecast
-from store.rows import as_json, execute, recordset
+from closeloop import store
+from closeloop.models.forecasts import Forecast, ForecastKey, StoredForecast
+from closeloop.store.rows import as_json, execute, recordset
 
 Cursor = tuple[datetime, str, str]
 

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.imports import ImportProgress, ImportRejection, ImportRow
-from store.rows import execute, insertion
+from closeloop.models.imports import ImportProgress, ImportRejection, ImportRow
+from closeloop.store.rows import execute, insertion
 
 
 @dataclass(frozen=True)

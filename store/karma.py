@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.positions import ProducerKarma
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.positions import ProducerKarma
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 Key = tuple[str, str]
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.patterns import (
+from closeloop.models.patterns import (
     BuiltLessons,
     LearningLesson,
     LearningRegimeWeights,
@@ -15,7 +15,7 @@ from models.patterns import (
     LessonRun,
     LessonView,
 )
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _VIEW = (
     "lesson_id, book_id AS book, pattern_key, action_category, scope, n, avg_rr, variance, win_rate, edge_raw, effect, "

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.books
-from models.meta import META, MetaDecision, MetaProposal
-from store.rows import execute, insertion
+from closeloop import store
+from closeloop.models.meta import META, MetaDecision, MetaProposal
+from closeloop.store.rows import execute, insertion
 
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 

@@ -8,8 +8,8 @@ from pydantic_core import to_json
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.patterns import OverrideStatus, OverrideView, PmOverride
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.patterns import OverrideStatus, OverrideView, PmOverride
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "override_id, book_id AS book, pattern_key, action_category, scope, size_multiplier, threshold_adjustments, "

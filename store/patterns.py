@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.patterns import LearningConfig, PatternTradeEvent, Unlearned
-from models.positions import PositionKey
-from store.rows import Write, as_json, execute, insertion, recordset
+from closeloop.models.patterns import LearningConfig, PatternTradeEvent, Unlearned
+from closeloop.models.positions import PositionKey
+from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 STREAMED = 2_000
 

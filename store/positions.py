@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.books
-from models.positions import ClosedPosition, Position, PositionKey
-from models.refusals import describe
-from store.rows import as_json, execute, insertion, recordset
+from closeloop import store
+from closeloop.models.positions import ClosedPosition, Position, PositionKey
+from closeloop.models.refusals import describe
+from closeloop.store.rows import as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, "

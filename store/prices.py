@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.forecasts
-from models.prices import PriceCandle, PriceCoverage
-from store.rows import as_json, execute, insertion, recordset
+from closeloop import store
+from closeloop.models.prices import PriceCandle, PriceCoverage
+from closeloop.store.rows import as_json, execute, insertion, recordset
 
 _SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
 

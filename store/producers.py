@@ -8,11 +8,11 @@ from typing import Any
 from sqlalchemy import Result, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.books
-from learning.calibration import BIN_EDGES, COLUMNS
-from learning.ensemble import PAIR_COLUMNS
-from models.producers import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
-from store.rows import execute, insertion
+from closeloop import store
+from closeloop.learning.calibration import BIN_EDGES, COLUMNS
+from closeloop.learning.ensemble import PAIR_COLUMNS
+from closeloop.models.producers import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
+from closeloop.store.rows import execute, insertion
 
 DAYS_AT_ONCE = 16
 _KEYS = "producer_id, asset, horizon, regime"

@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.positions import LIVE
-from models.research import (
+from closeloop.models.positions import LIVE
+from closeloop.models.research import (
     NO_ANSWER,
     CallOutcome,
     Day,
@@ -26,7 +26,7 @@ from models.research import (
     Status,
     Usage,
 )
-from store.rows import execute, insertion
+from closeloop.store.rows import execute, insertion
 
 _LOCK = 0x6C6C6D  # one reservation at a time, so that none overlooks another
 # A close is found by when it was attributed, and appears when that is committed: what is this young may be late.

@@ -9,18 +9,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import models.corpus
-import models.events
-import models.forecasts
-import models.imports
-import models.meta
-import models.patterns
-import models.positions
-import models.prices
-import models.producers
-import models.research
-import models.weights
-from store.database import open_engine
+from closeloop.store.database import open_engine
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "deploy" / "migrations"
 _LOCK = 0x636C6F7365  # one upgrade at a time, whoever else is starting
@@ -75,18 +64,3 @@ def _upgrade(connection: Connection) -> tuple[str | None, str]:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
     return before, newest()
-
-
-TABLES = (
-    models.corpus,
-    models.events,
-    models.forecasts,
-    models.imports,
-    models.meta,
-    models.patterns,
-    models.positions,
-    models.prices,
-    models.producers,
-    models.research,
-    models.weights,
-)  # imported so that SQLModel.metadata knows every table

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from models.weights import (
+from closeloop.models.weights import (
     ActiveWeights,
     CycleState,
     CycleView,
@@ -17,7 +17,7 @@ from models.weights import (
     Weights,
     WeightVersion,
 )
-from store.rows import execute, insertion
+from closeloop.store.rows import execute, insertion
 
 
 async def active(session: AsyncSession, book: str) -> ActiveWeights | None:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

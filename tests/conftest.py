@@ -16,12 +16,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client
 
-from models.policy import LearningPolicy
-from store.database import Sessions, open_engine, sessions_of
-from workers.settings import Settings
-from workers.stack.supervisor import LocalStack, Ports
-from workers.telemetry import Telemetry
-from workers.wiring import build_market_worker, build_worker, connect_temporal
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.supervisor import LocalStack, Ports
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import build_market_worker, build_worker, connect_temporal
 
 # Nobody listens there: prices come from what tests put into the database.
 NO_SOURCE = "http://127.0.0.1:9"
@@ -78,7 +78,7 @@ async def settings(home: Path) -> AsyncIterator[Settings]:
 
 @pytest.fixture(scope="session")
 async def dsn(settings: Settings) -> str:
-    from workers.addresses import database_url
+    from closeloop.workers.addresses import database_url
 
     return database_url(settings)
 

@@ -17,24 +17,34 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 
-import store.forecasts
-import store.imports
-from activities.attribution import attribute
-from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
-from gateways.language_model import AnthropicModel
-from models.approvals import ApprovalRequest
-from models.corpus import CorpusRequest
-from models.forecasts import Continued, ResolutionRequest
-from models.imports import ImportRequest
-from models.patterns import LessonRequest, OverrideRequest
-from models.policy import LearningPolicy
-from models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
-from models.prices import PricesFetched
-from models.producers import Heartbeat
-from models.research import ResearchRequest
-from models.weights import CycleRequest
-from store.database import Sessions, sessions_of
-from store.imports import StagedRow
+from closeloop import store
+from closeloop.activities.attribution import attribute
+from closeloop.activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
+from closeloop.gateways.language_model import AnthropicModel
+from closeloop.models.approvals import ApprovalRequest
+from closeloop.models.corpus import CorpusRequest
+from closeloop.models.forecasts import Continued, ResolutionRequest
+from closeloop.models.imports import ImportRequest
+from closeloop.models.patterns import LessonRequest, OverrideRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from closeloop.models.prices import PricesFetched
+from closeloop.models.producers import Heartbeat
+from closeloop.models.research import ResearchRequest
+from closeloop.models.weights import CycleRequest
+from closeloop.store.database import Sessions, sessions_of
+from closeloop.store.imports import StagedRow
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.supervisor import LocalStack
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import (
+    build_llm_worker,
+    build_market_worker,
+    build_worker,
+    connect_temporal,
+    learners_of,
+    open_database,
+)
 from tests.activities.forecasting import T0, abstention, forecast
 from tests.activities.overriding import mined, overrides
 from tests.activities.patterning import AS_OF, trades
@@ -44,17 +54,6 @@ from tests.closes import closed, message, series
 from tests.conftest import free_ports
 from tests.gateways.binance_server import BinanceServer
 from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
-from workers.settings import Settings
-from workers.stack.supervisor import LocalStack
-from workers.telemetry import Telemetry
-from workers.wiring import (
-    build_llm_worker,
-    build_market_worker,
-    build_worker,
-    connect_temporal,
-    learners_of,
-    open_database,
-)
 
 FOLDER = Path(__file__).parent / "histories"
 FAIL = WorkflowIDConflictPolicy.FAIL

@@ -2,8 +2,8 @@
 
 from temporalio.envconfig import ClientConnectConfig
 
-from workers.settings import Settings
-from workers.stack.home import Home, StackError
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.home import Home, StackError
 
 
 def database_url(settings: Settings) -> str:

@@ -9,8 +9,8 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
-from models import search_attributes
-from workers.stack.home import StackError
+from closeloop.models import search_attributes
+from closeloop.workers.stack.home import StackError
 
 
 async def missing_search_attributes(client: Client) -> list[str]:

@@ -18,12 +18,12 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
-from models.corpus import CorpusRequest
-from models.forecasts import ResolutionRequest
-from models.patterns import LessonRequest, OverrideRequest
-from models.positions import CatchUpRequest
-from models.research import ResearchRequest
+from closeloop.activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.corpus import CorpusRequest
+from closeloop.models.forecasts import ResolutionRequest
+from closeloop.models.patterns import LessonRequest, OverrideRequest
+from closeloop.models.positions import CatchUpRequest
+from closeloop.models.research import ResearchRequest
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
-from models.policy import LearningPolicy
-from models.refusals import describe
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.refusals import describe
 
 # What a million tokens of the default model cost in USD (input, output), for prompts as short as ours.
 DEFAULT_MODEL = "claude-haiku-5-5"

@@ -21,7 +21,7 @@ from temporalio.runtime import (
     TelemetryFilter,
 )
 
-from workers.settings import Settings
+from closeloop.workers.settings import Settings
 
 SERVICE = "closeloop"
 

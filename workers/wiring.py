@@ -12,44 +12,44 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from activities.approvals import ApprovalActivities, Subject
-from activities.corpus import CorpusActivities
-from activities.forecasts import ForecastActivities
-from activities.imports import ImportActivities
-from activities.karma import KarmaActivities
-from activities.learners import Learner, LearnerActivities
-from activities.lessons import LessonActivities
-from activities.meta import LeavingShadow, MetaActivities
-from activities.overrides import OverrideActivities, OverrideApproval
-from activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
-from activities.positions import PositionActivities
-from activities.prices import PriceActivities
-from activities.producers import ProducerActivities
-from activities.research import ResearchActivities
-from activities.starting import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
-from activities.weights import WeightActivities
-from gateways.binance import Binance
-from gateways.language_model import AnthropicModel, LanguageModel, Prices
-from gateways.overlay import OverlayFolder
-from gateways.presets import load_preset
-from gateways.skills import SkillFolder
-from models.policy import LearningPolicy
-from store.database import open_engine, sessions_of
-from workers.addresses import database_url, temporal_config
-from workers.settings import Settings
-from workers.telemetry import Telemetry
-from workflows.approval import ApprovalWorkflow
-from workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
-from workflows.catch_up import CatchUpWorkflow
-from workflows.corpus import CorpusWorkflow
-from workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
-from workflows.lesson_building import LessonBuildingWorkflow
-from workflows.llm_research import LlmResearchWorkflow
-from workflows.messages import ArgumentCount
-from workflows.meta import MetaForecastWorkflow
-from workflows.override_materialization import OverrideMaterializationWorkflow
-from workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
-from workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
+from closeloop.activities.approvals import ApprovalActivities, Subject
+from closeloop.activities.corpus import CorpusActivities
+from closeloop.activities.forecasts import ForecastActivities
+from closeloop.activities.imports import ImportActivities
+from closeloop.activities.karma import KarmaActivities
+from closeloop.activities.learners import Learner, LearnerActivities
+from closeloop.activities.lessons import LessonActivities
+from closeloop.activities.meta import LeavingShadow, MetaActivities
+from closeloop.activities.overrides import OverrideActivities, OverrideApproval
+from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
+from closeloop.activities.positions import PositionActivities
+from closeloop.activities.prices import PriceActivities
+from closeloop.activities.producers import ProducerActivities
+from closeloop.activities.research import ResearchActivities
+from closeloop.activities.starting import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.activities.weights import WeightActivities
+from closeloop.gateways.binance import Binance
+from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.gateways.presets import load_preset
+from closeloop.gateways.skills import SkillFolder
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import open_engine, sessions_of
+from closeloop.workers.addresses import database_url, temporal_config
+from closeloop.workers.settings import Settings
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workflows.approval import ApprovalWorkflow
+from closeloop.workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
+from closeloop.workflows.catch_up import CatchUpWorkflow
+from closeloop.workflows.corpus import CorpusWorkflow
+from closeloop.workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
+from closeloop.workflows.lesson_building import LessonBuildingWorkflow
+from closeloop.workflows.llm_research import LlmResearchWorkflow
+from closeloop.workflows.messages import ArgumentCount
+from closeloop.workflows.meta import MetaForecastWorkflow
+from closeloop.workflows.override_materialization import OverrideMaterializationWorkflow
+from closeloop.workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
+from closeloop.workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
 WORKFLOWS = [
     PositionCloseWorkflow,
@@ -79,11 +79,12 @@ LLM_CONCURRENCY = 4
 # The sandbox imports a workflow's modules again for each run. Of ours only workflows/ must be: a C extension that is
 # imported twice crashes the process.
 PASSED_THROUGH = (
-    "activities",
-    "gateways",
-    "learning",
-    "models",
-    "store",
+    "closeloop.activities",
+    "closeloop.gateways",
+    "closeloop.learning",
+    "closeloop.models",
+    "closeloop.services",
+    "closeloop.store",
     "asyncpg",
     "numpy",
     "opentelemetry",

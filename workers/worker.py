@@ -9,17 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-import store.schema
-from activities.weights import preset_weights
-from gateways.presets import UnknownPreset, load_preset
-from learning.weights import InfeasibleBounds
-from store.database import sessions_of
-from store.errors import DATABASE_ERRORS
-from workers.registration import missing_search_attributes, register_search_attributes
-from workers.settings import Settings
-from workers.stack.home import StackError
-from workers.telemetry import Telemetry
-from workers.wiring import build_workers, connect_temporal, open_database
+from closeloop import store
+from closeloop.activities.weights import preset_weights
+from closeloop.gateways.presets import UnknownPreset, load_preset
+from closeloop.learning.weights import InfeasibleBounds
+from closeloop.store.database import sessions_of
+from closeloop.store.errors import DATABASE_ERRORS
+from closeloop.workers.registration import missing_search_attributes, register_search_attributes
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.home import StackError
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import build_workers, connect_temporal, open_database
 
 READY = "worker ready"
 logger = logging.getLogger(__name__)

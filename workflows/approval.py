@@ -5,13 +5,13 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from workflows.decisions import Deciding
-from workflows.messages import expect
+from closeloop.workflows.decisions import Deciding
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.approvals import ApprovalActivities
-    from models import search_attributes as sa
-    from models.approvals import (
+    from closeloop.activities.approvals import ApprovalActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.approvals import (
         ApprovalAnswer,
         ApprovalKey,
         ApprovalRequest,
@@ -20,7 +20,7 @@ with workflow.unsafe.imports_passed_through():
         RecordApproval,
         RefusedApproval,
     )
-    from models.sentences import short
+    from closeloop.models.sentences import short
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 A_TRANSACTION = timedelta(seconds=30)

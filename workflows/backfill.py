@@ -5,16 +5,16 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from workflows.messages import expect
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.imports import ImportActivities
-    from activities.karma import KarmaActivities
-    from activities.patterns import MissedActivities
-    from models import search_attributes as sa
-    from models.imports import ImportReport, ImportRequest
-    from models.patterns import LearnMissed, LearnMissedReport
-    from models.positions import KarmaRebuildReport, KarmaRebuildRequest
+    from closeloop.activities.imports import ImportActivities
+    from closeloop.activities.karma import KarmaActivities
+    from closeloop.activities.patterns import MissedActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.imports import ImportReport, ImportRequest
+    from closeloop.models.patterns import LearnMissed, LearnMissedReport
+    from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 # Heartbeats tell a killed worker from a long import.
 SILENCE = timedelta(seconds=12)

@@ -5,14 +5,14 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from workflows.backfill import learn_missed
-from workflows.messages import expect
+from closeloop.workflows.backfill import learn_missed
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.positions import PositionActivities
-    from models import search_attributes as sa
-    from models.patterns import LearnMissed
-    from models.positions import CatchUpReport, CatchUpRequest
+    from closeloop.activities.positions import PositionActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.patterns import LearnMissed
+    from closeloop.models.positions import CatchUpReport, CatchUpRequest
 
 FEW = RetryPolicy(maximum_attempts=5)  # the next run is soon
 

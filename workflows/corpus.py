@@ -5,12 +5,12 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from workflows.messages import expect
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.corpus import CorpusActivities
-    from models import search_attributes as sa
-    from models.corpus import CorpusReport, CorpusRequest
+    from closeloop.activities.corpus import CorpusActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.corpus import CorpusReport, CorpusRequest
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
 

@@ -13,8 +13,8 @@ from temporalio import workflow
 from temporalio.common import RawValue
 
 with workflow.unsafe.imports_passed_through():
-    from models.approvals import DecisionRequest
-    from models.refusals import describe
+    from closeloop.models.approvals import DecisionRequest
+    from closeloop.models.refusals import describe
 
 LOOK = "look"
 

@@ -7,16 +7,16 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 
-from workflows.decisions import scheduled_time
-from workflows.messages import expect
+from closeloop.workflows.decisions import scheduled_time
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.forecasts import ForecastActivities
-    from activities.prices import PriceActivities
-    from activities.producers import ProducerActivities
-    from activities.starting import MARKET_TASK_QUEUE
-    from models import search_attributes as sa
-    from models.forecasts import (
+    from closeloop.activities.forecasts import ForecastActivities
+    from closeloop.activities.prices import PriceActivities
+    from closeloop.activities.producers import ProducerActivities
+    from closeloop.activities.starting import MARKET_TASK_QUEUE
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.forecasts import (
         Continued,
         Forecast,
         ForecastReport,
@@ -25,9 +25,9 @@ with workflow.unsafe.imports_passed_through():
         ResolutionRequest,
         ResolvePages,
     )
-    from models.meta import MetaRequest
-    from models.prices import FetchPrices, PricesFetched
-    from models.producers import Heartbeat, PerformanceRequest
+    from closeloop.models.meta import MetaRequest
+    from closeloop.models.prices import FetchPrices, PricesFetched
+    from closeloop.models.producers import Heartbeat, PerformanceRequest
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 # What was resolved stands, and the next run adds up what this one leaves: a defect in learning must not stop it.

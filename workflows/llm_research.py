@@ -6,13 +6,13 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from workflows.decisions import scheduled_time
-from workflows.messages import expect
+from closeloop.workflows.decisions import scheduled_time
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.research import ResearchActivities
-    from models import search_attributes as sa
-    from models.research import BooksAsked, BookStudy, ResearchReport, ResearchRequest, Studied
+    from closeloop.activities.research import ResearchActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.research import BooksAsked, BookStudy, ResearchReport, ResearchRequest, Studied
 
 PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
 # A model that is overloaded is asked less and less often, until the next hour's run.

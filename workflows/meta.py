@@ -5,13 +5,13 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from workflows.decisions import scheduled_time
-from workflows.messages import expect
+from closeloop.workflows.decisions import scheduled_time
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.meta import MetaActivities
-    from models import search_attributes as sa
-    from models.meta import MetaReport, MetaRequest
+    from closeloop.activities.meta import MetaActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.meta import MetaReport, MetaRequest
 
 BOUNDED = RetryPolicy(
     initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15

@@ -6,14 +6,14 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from workflows.decisions import scheduled_time
-from workflows.messages import expect
+from closeloop.workflows.decisions import scheduled_time
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.lessons import LessonActivities
-    from activities.overrides import OverrideActivities
-    from models import search_attributes as sa
-    from models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
+    from closeloop.activities.lessons import LessonActivities
+    from closeloop.activities.overrides import OverrideActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
 PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15)

@@ -7,13 +7,13 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
-from workflows.messages import expect
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.learners import LearnerActivities
-    from activities.positions import PositionActivities
-    from models import search_attributes as sa
-    from models.positions import (
+    from closeloop.activities.learners import LearnerActivities
+    from closeloop.activities.positions import PositionActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.positions import (
         AttributedClose,
         ClosedPosition,
         CloseReport,
@@ -22,7 +22,7 @@ with workflow.unsafe.imports_passed_through():
         PositionOutcome,
         RecordedConviction,
     )
-    from models.sentences import closing_line, opening_line, short
+    from closeloop.models.sentences import closing_line, opening_line, short
 
 # A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
 ATTEMPT = timedelta(seconds=15)

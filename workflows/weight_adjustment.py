@@ -7,14 +7,14 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from workflows.decisions import Deciding, scheduled_time
-from workflows.messages import expect
+from closeloop.workflows.decisions import Deciding, scheduled_time
+from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
-    from activities.weights import WeightActivities
-    from models import search_attributes as sa
-    from models.sentences import moved_weights, short
-    from models.weights import (
+    from closeloop.activities.weights import WeightActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.sentences import moved_weights, short
+    from closeloop.models.weights import (
         BooksDue,
         CycleKey,
         CycleRequest,

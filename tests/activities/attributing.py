@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import RowMapping
 
-from activities.attribution import Refused, attribute
-from models.policy import LearningPolicy
-from models.positions import AttributedClose, ClosedPosition
-from store.database import Sessions
+from closeloop.activities.attribution import Refused, attribute
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import AttributedClose, ClosedPosition
+from closeloop.store.database import Sessions
 from tests.store.databases import query
 
 POLICY = LearningPolicy()

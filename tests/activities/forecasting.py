@@ -14,18 +14,17 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
-import store.forecasts
-import store.prices
-from activities.forecasts import ForecastActivities
-from activities.prices import PriceActivities
-from activities.producers import ProducerActivities
-from gateways.binance import Binance
-from models.forecasts import Forecast, ResolutionKey, ResolutionReport, ResolvePages
-from models.policy import LearningPolicy
-from models.prices import FetchPrices, PricesFetched
-from models.producers import PerformanceReport, PerformanceRequest
-from store.database import Sessions, open_engine, sessions_of
-from store.forecasts import Recorded
+from closeloop import store
+from closeloop.activities.forecasts import ForecastActivities
+from closeloop.activities.prices import PriceActivities
+from closeloop.activities.producers import ProducerActivities
+from closeloop.gateways.binance import Binance
+from closeloop.models.forecasts import Forecast, ResolutionKey, ResolutionReport, ResolvePages
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.prices import FetchPrices, PricesFetched
+from closeloop.models.producers import PerformanceReport, PerformanceRequest
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.store.forecasts import Recorded
 from tests.store.databases import query, scratch_database
 
 T0 = datetime(2026, 3, 2, tzinfo=UTC)

@@ -9,15 +9,13 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-import store.lessons
-import store.overrides
-import store.rows
-from activities.lessons import lesson_id
-from activities.overrides import OverrideActivities, match
-from models.patterns import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
-from models.policy import LearningPolicy
-from models.positions import Book
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.lessons import lesson_id
+from closeloop.activities.overrides import OverrideActivities, match
+from closeloop.models.patterns import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import Book
+from closeloop.store.database import Sessions
 from tests.activities.patterning import AS_OF, PATTERN, POLICY
 
 SCOPE = {"chain": "solana"}

@@ -10,14 +10,14 @@ from typing import Any
 from sqlalchemy import RowMapping
 from temporalio.testing import ActivityEnvironment
 
-from activities.attribution import attribute
-from activities.learners import Learner
-from activities.lessons import LessonActivities
-from activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
-from models.patterns import BuildLessons, BuiltLessons, LearnMissed, LearnMissedReport
-from models.policy import LearningPolicy
-from models.positions import ClosedPosition
-from store.database import Sessions
+from closeloop.activities.attribution import attribute
+from closeloop.activities.learners import Learner
+from closeloop.activities.lessons import LessonActivities
+from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
+from closeloop.models.patterns import BuildLessons, BuiltLessons, LearnMissed, LearnMissedReport
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import ClosedPosition
+from closeloop.store.database import Sessions
 from tests.closes import closed
 from tests.store.databases import query
 

@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import RowMapping
 from temporalio.testing import ActivityEnvironment
 
-from activities.attribution import attribute
-from activities.research import ResearchActivities
-from gateways.language_model import AnthropicModel, LanguageModel, Prices
-from models.policy import LearningPolicy
-from models.research import BookStudy, Studied
-from store.database import Sessions
+from closeloop.activities.attribution import attribute
+from closeloop.activities.research import ResearchActivities
+from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.research import BookStudy, Studied
+from closeloop.store.database import Sessions
 from tests.closes import closed
 from tests.gateways.messages_api import KEY, MessagesApi, messages_api
 from tests.store.databases import query, scratch_database, sessions_on

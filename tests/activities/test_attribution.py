@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-import store.attributions
-from activities.attribution import attribute
-from learning.karma import karma_of
-from models.positions import PositionKey
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import attribute
+from closeloop.learning.karma import karma_of
+from closeloop.models.positions import PositionKey
+from closeloop.store.database import Sessions
 from tests.activities.attributing import (
     NOW,
     OF_THE_CLOSE,

@@ -9,11 +9,11 @@ from decimal import Decimal
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.convictions
-from activities.attribution import Refused, attribute
-from learning.karma import karma_of
-from models.positions import AttributedClose, ClosedPosition, RecordedConviction
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import Refused, attribute
+from closeloop.learning.karma import karma_of
+from closeloop.models.positions import AttributedClose, ClosedPosition, RecordedConviction
+from closeloop.store.database import Sessions
 from tests.activities.attributing import (
     NOW,
     POLICY,

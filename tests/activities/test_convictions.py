@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import store.convictions
-from models.positions import ClosedPosition, ConvictionStatus, RecordedConviction
-from store.database import Sessions
+from closeloop import store
+from closeloop.models.positions import ClosedPosition, ConvictionStatus, RecordedConviction
+from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed, attributing, tally
 from tests.closes import closed
 from tests.store.databases import query

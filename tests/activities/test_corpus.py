@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-import store.corpus
-from activities.corpus import TWICE, CorpusActivities
-from gateways.skills import CLASH, EDITED, SkillFolder
-from models.corpus import CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.corpus import TWICE, CorpusActivities
+from closeloop.gateways.skills import CLASH, EDITED, SkillFolder
+from closeloop.models.corpus import CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
+from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database, sessions_on

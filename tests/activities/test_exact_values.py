@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-import store.attributions
-from learning.attribution import r_multiple
-from models.positions import ClosedPosition
-from store.database import Sessions
+from closeloop import store
+from closeloop.learning.attribution import r_multiple
+from closeloop.models.positions import ClosedPosition
+from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query

@@ -11,11 +11,11 @@ import pytest
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-import store.forecasts
-from activities.forecasts import CONFLICT, ForecastActivities
-from models.forecasts import Forecast, ForecastKey, ResolvePages
-from models.policy import LearningPolicy
-from models.prices import PricesFetched
+from closeloop import store
+from closeloop.activities.forecasts import CONFLICT, ForecastActivities
+from closeloop.models.forecasts import Forecast, ForecastKey, ResolvePages
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.prices import PricesFetched
 from tests.activities.forecasting import (
     DAY,
     HOUR,

@@ -7,13 +7,13 @@ import uuid
 
 from temporalio.testing import ActivityEnvironment
 
-import store.karma
-from activities.attribution import attribute
-from activities.karma import KarmaActivities
-from learning.karma import karma_of
-from models.policy import LearningPolicy
-from models.positions import ClosedPosition, KarmaRebuildRequest
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import attribute
+from closeloop.activities.karma import KarmaActivities
+from closeloop.learning.karma import karma_of
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
+from closeloop.store.database import Sessions
 from tests.activities.attributing import NOW, POLICY, attributed, karma_of_book
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, series

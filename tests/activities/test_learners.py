@@ -7,9 +7,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.testing import ActivityEnvironment
 
-from activities.learners import Learner, LearnerActivities
-from models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
-from store.database import Sessions
+from closeloop.activities.learners import Learner, LearnerActivities
+from closeloop.models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
+from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed, tally
 from tests.closes import closed
 from tests.store.databases import query, scratch_database, sessions_on

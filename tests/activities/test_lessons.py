@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ApplicationError
 
-import store.lessons
-from models.patterns import BuiltLessons, LessonStatus, LessonView
-from models.policy import LearningPolicy
-from store.database import Sessions
+from closeloop import store
+from closeloop.models.patterns import BuiltLessons, LessonStatus, LessonView
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions
 from tests.activities.patterning import (
     AS_OF,
     EDGE,

@@ -11,14 +11,13 @@ from sqlalchemy import RowMapping
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-import store.books
-import store.meta
-from activities.approvals import ApprovalActivities
-from activities.meta import KIND, LeavingShadow, MetaActivities, back_to_shadow, track_record
-from models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
-from models.forecasts import Forecast
-from models.meta import MetaReport, MetaRequest
-from models.policy import LearningPolicy
+from closeloop import store
+from closeloop.activities.approvals import ApprovalActivities
+from closeloop.activities.meta import KIND, LeavingShadow, MetaActivities, back_to_shadow, track_record
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
+from closeloop.models.forecasts import Forecast
+from closeloop.models.meta import MetaReport, MetaRequest
+from closeloop.models.policy import LearningPolicy
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
 
 POLICY = LearningPolicy(meta_min_outcomes=80)

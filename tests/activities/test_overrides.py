@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from models.patterns import OverrideStatus, OverrideView
-from models.policy import LearningPolicy
-from store.database import Sessions
+from closeloop.models.patterns import OverrideStatus, OverrideView
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions
 from tests.activities.overriding import SCOPE, matched, materialize, mined, overrides
 from tests.activities.patterning import AS_OF, EDGE, PATTERN, POLICY, build, learn, trades
 from tests.store.databases import query

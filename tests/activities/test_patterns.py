@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.attributions
-from activities.patterns import TIMEFRAMES, PatternEvents, TimeframeCoefficients
-from models.positions import ClosedPosition, PositionOutcome
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.patterns import TIMEFRAMES, PatternEvents, TimeframeCoefficients
+from closeloop.models.positions import ClosedPosition, PositionOutcome
+from closeloop.store.database import Sessions
 from tests.activities.patterning import (
     FIRST,
     LEARNERS,

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from temporalio.testing import ActivityEnvironment
 
-import store.forecasts
-from activities.prices import PriceActivities
-from gateways.binance import Binance
-from gateways.candles import Candle, candle
-from models.forecasts import Forecast
-from models.prices import FetchPrices, PricesFetched
+from closeloop import store
+from closeloop.activities.prices import PriceActivities
+from closeloop.gateways.binance import Binance
+from closeloop.gateways.candles import Candle, candle
+from closeloop.models.forecasts import Forecast
+from closeloop.models.prices import FetchPrices, PricesFetched
 from tests.activities.forecasting import (
     DAY,
     HOUR,

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from sqlalchemy import RowMapping
 
-from activities.forecasts import ForecastActivities
-from activities.producers import bins_of
-from models.forecasts import Forecast
-from models.policy import LearningPolicy
-from models.producers import Heartbeat
+from closeloop.activities.forecasts import ForecastActivities
+from closeloop.activities.producers import bins_of
+from closeloop.models.forecasts import Forecast
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.producers import Heartbeat
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, every, floor_on, forecast
 from tests.learning.plain_scores import bin_of, confidence_correlation, scores, standard_error
 

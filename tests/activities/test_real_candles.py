@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from models.forecasts import Forecast
+from closeloop.models.forecasts import Forecast
 from tests.activities.forecasting import DAY, MINUTE, Floor, floor_on, forecast, plain_outcome, price_by_bisection
 
 PAIRS = ("ADA", "ETH", "LTC", "TRX", "XMR")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from temporalio.exceptions import ApplicationError
 
-import store.research
-from gateways.language_model import most
-from learning.research import trade_question
-from models.research import Studied
+from closeloop import store
+from closeloop.gateways.language_model import most
+from closeloop.learning.research import trade_question
+from closeloop.models.research import Studied
 from tests.activities.researching import AS_OF, COST, PRICES, Laboratory, laboratory
 from tests.gateways.messages_api import (
     BROKEN,

@@ -12,11 +12,20 @@ from scipy import stats
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-import store.books
-from activities.weights import preset_weights
-from models.policy import LearningPolicy
-from models.values import Direction
-from models.weights import CycleKey, CycleState, OpenedCycle, Preset, RecordDecision, RefusedWord, Verdict, Weights
+from closeloop import store
+from closeloop.activities.weights import preset_weights
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.values import Direction
+from closeloop.models.weights import (
+    CycleKey,
+    CycleState,
+    OpenedCycle,
+    Preset,
+    RecordDecision,
+    RefusedWord,
+    Verdict,
+    Weights,
+)
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
 from tests.learning.test_weights import expected
 from tests.store.databases import query

@@ -14,13 +14,13 @@ from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
-import store.weights
-from activities.weights import WeightActivities
-from gateways.overlay import OverlayFolder
-from gateways.presets import load_preset
-from models.policy import LearningPolicy
-from models.positions import ClosedPosition
-from models.weights import (
+from closeloop import store
+from closeloop.activities.weights import WeightActivities
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.gateways.presets import load_preset
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import ClosedPosition
+from closeloop.models.weights import (
     ActiveWeights,
     CycleKey,
     CycleView,
@@ -32,11 +32,11 @@ from models.weights import (
     Verdict,
     Weights,
 )
-from store.database import Sessions, open_engine, sessions_of
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.workers.wiring import build_worker
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database
-from workers.wiring import build_worker
 
 AS_OF = datetime(2026, 4, 6, tzinfo=UTC)  # a Monday: the week is 2026-W15
 BALANCED = {"curator": 0.25, "onchain": 0.25, "tradfi": 0.20, "social": 0.15, "technical": 0.10, "events": 0.05}

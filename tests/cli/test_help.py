@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from cli.main import app
+from closeloop.cli.main import app
 from tests.faults.stack_process import StackProcess
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
-import store.schema
+from closeloop import store
 from tests.faults.stack_process import StackProcess
 
 

@@ -163,7 +163,7 @@ def test_our_services_are_built_from_the_dockerfile(name: str) -> None:
 
 @pytest.mark.parametrize("command", closeloop_commands())
 def test_every_command_exists(command: str) -> None:
-    run(sys.executable, "-m", "cli.main", *closeloop_commands()[command], "--help")
+    run(sys.executable, "-P", "-m", "closeloop", *closeloop_commands()[command], "--help")
 
 
 def test_the_image_does_not_run_as_root() -> None:
@@ -193,8 +193,9 @@ def test_what_is_copied_exists_and_is_sent() -> None:
 
 
 def test_what_the_wheel_needs_is_copied() -> None:
-    """hatchling leaves out a package that is not there without a word."""
+    """The image is built from what is copied: a folder that is missing there is missing in the wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    needed = set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) - {"deploy"}
-    needed |= {"pyproject.toml", project["project"]["readme"], "deploy/__init__.py", "deploy/migrations"}
+    needed = set(project["tool"]["setuptools"]["package-dir"].values()) - {"deploy", "src/closeloop"}
+    needed |= {"src", "deploy/__init__.py", "deploy/migrations"}
+    needed |= {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
     assert needed | {"requirements.lock"} == set(copied())

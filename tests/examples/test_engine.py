@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.addresses import temporal_config
-from workers.settings import Settings
+from closeloop.workers.addresses import temporal_config
+from closeloop.workers.settings import Settings
 
 ENGINE = Path(__file__).parents[2] / "examples" / "engine.py"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from models.policy import LearningPolicy
-from store.database import open_engine
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import open_engine
+from closeloop.workers.wiring import build_market_worker
 from tests.workers.own_worker import own_worker
-from workers.wiring import build_market_worker
 
 READY = "ready"
 

@@ -11,12 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from activities.learners import Learner
-from activities.patterns import PatternEvents, TimeframeCoefficients
-from models.policy import LearningPolicy
-from models.positions import PositionOutcome
-from store.database import open_engine
-from workers.wiring import build_worker
+from closeloop.activities.learners import Learner
+from closeloop.activities.patterns import PatternEvents, TimeframeCoefficients
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import PositionOutcome
+from closeloop.store.database import open_engine
+from closeloop.workers.wiring import build_worker
 
 READY = "ready"
 POLICY = LearningPolicy()

@@ -26,7 +26,7 @@ import psutil
 from temporalio.client import Client
 
 ROOT = Path(__file__).resolve().parents[2]
-CLOSELOOP = (sys.executable, "-m", "cli.main")
+CLOSELOOP = (sys.executable, "-P", "-m", "closeloop")
 # How long anything is waited for before a test fails; nothing is expected to take nearly as long.
 PATIENCE = 90.0
 _OURS = ("CLOSELOOP_", "TEMPORAL_", "OTEL_", "DATABASE_URL", "PYTEST_", "ANTHROPIC_")
@@ -263,7 +263,7 @@ class StackProcess:
 
     async def shell(self, script: str) -> Result:
         """A bash script in which ``closeloop`` is this project's."""
-        function = f'closeloop() {{ "{sys.executable}" -m cli.main "$@"; }}\n'
+        function = f'closeloop() {{ "{sys.executable}" -P -m closeloop "$@"; }}\n'
         return await (await self._spawn(["bash", "-c", function + script], b"", {})).result()
 
     async def _spawn(self, command: Sequence[str], stdin: str | bytes, env: dict[str, str]) -> Command:
@@ -309,7 +309,7 @@ class StackProcess:
 # Each start looks at the exit statuses of all forks; two threads that read one at a time would each get half of it.
 _FORKING = threading.Lock()
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["cli.main", __name__])
+_forks.set_forkserver_preload(["closeloop.cli.main", __name__])
 
 
 def _in_the_fork(arguments: list[str], env: dict[str, str], folder: str) -> None:
@@ -320,9 +320,9 @@ def _in_the_fork(arguments: list[str], env: dict[str, str], folder: str) -> None
     os.environ.update(env)
     os.chdir(ROOT)
     sys.argv = ["closeloop", *arguments]
-    import cli.main
+    from closeloop.cli.main import main
 
-    cli.main.main()
+    main()
 
 
 def free_ports(count: int) -> list[int]:

@@ -214,7 +214,7 @@ async def test_what_the_environment_names_is_used_and_not_started(stack: StackPr
     url = (await stack.cli("db", "url")).out.strip()
     address = f"127.0.0.1:{stack.ports['temporal']}"
     await second.start(DATABASE_URL=url, TEMPORAL_ADDRESS=address)
-    assert [c.cmdline()[1:4] for c in psutil.Process(second.pid).children()] == [["-m", "cli.main", "worker"]]
+    assert [c.cmdline()[1:5] for c in psutil.Process(second.pid).children()] == [["-P", "-m", "closeloop", "worker"]]
     assert second.listening() == []
     assert (await second.stop()).status == 0
     assert (await stack.json("status"))["up"] is True

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from temporalio.client import Client, WorkflowHandle
 
-from activities.starting import TASK_QUEUE
-from models.forecasts import Forecast, ResolutionReport, ResolutionRequest
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.forecasts import Forecast, ResolutionReport, ResolutionRequest
+from closeloop.workers.registration import register_search_attributes
 from tests.activities.forecasting import (
     DAY,
     MINUTE,
@@ -32,7 +33,6 @@ from tests.gateways.binance_server import BinanceServer
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 from tests.workers.processes import line, script
-from workers.registration import register_search_attributes
 
 FIVE = 5 * MINUTE
 

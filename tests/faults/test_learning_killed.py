@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-import store.lessons
-from models.patterns import LessonReport, LessonRequest
-from models.positions import CatchUpReport, CatchUpRequest, CloseReport
-from store.database import Sessions, open_engine, sessions_of
+from closeloop import store
+from closeloop.models.patterns import LessonReport, LessonRequest
+from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
+from closeloop.store.database import Sessions, open_engine, sessions_of
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
 from tests.faults.learning_worker import READY
 from tests.store.databases import backend, query, scratch_database, wait_until_it_blocks

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from temporalio.client import Client, WorkflowHandle
 
-from models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer
+from closeloop.models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer
 from tests.activities.weighing import AS_OF, BALANCED, Desk, desk_on, history, learn_from
 from tests.faults.weights_worker import READY
 from tests.store.databases import query

@@ -10,13 +10,13 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from activities.weights import WeightActivities
-from gateways.overlay import OverlayFolder
-from gateways.presets import load_preset
-from models.policy import LearningPolicy
-from models.weights import ActiveWeights
-from store.database import open_engine, sessions_of
-from workers.wiring import WORKFLOWS, workflow_runner
+from closeloop.activities.weights import WeightActivities
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.gateways.presets import load_preset
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import ActiveWeights
+from closeloop.store.database import open_engine, sessions_of
+from closeloop.workers.wiring import WORKFLOWS, workflow_runner
 
 READY = "ready"
 

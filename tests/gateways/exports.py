@@ -5,8 +5,8 @@ import json
 import zipfile
 from typing import Any
 
-from gateways.freqtrade import ReadTrade, read_export
-from models.positions import ClosedPosition
+from closeloop.gateways.freqtrade import ReadTrade, read_export
+from closeloop.models.positions import ClosedPosition
 
 
 def trade(**changes: Any) -> dict[str, Any]:

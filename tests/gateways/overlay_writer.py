@@ -5,8 +5,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gateways.overlay import OverlayFolder
-from models.weights import ActiveWeights
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.models.weights import ActiveWeights
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateways.binance import (
+from closeloop.gateways.binance import (
     INTERVALS,
     LIMIT,
     Binance,
@@ -29,7 +29,7 @@ from gateways.binance import (
     UnknownSymbol,
     pages,
 )
-from gateways.candles import Candle
+from closeloop.gateways.candles import Candle
 from tests.gateways.binance_server import FAULTS, BinanceServer, Fault
 
 T0 = datetime(2018, 1, 11, tzinfo=UTC)

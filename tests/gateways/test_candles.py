@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateways.candles import MAX_LINE_BYTES, Candle, NotCandles, RefusedRow, read_candles
+from closeloop.gateways.candles import MAX_LINE_BYTES, Candle, NotCandles, RefusedRow, read_candles
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 T0 = datetime(2018, 1, 11, tzinfo=UTC)

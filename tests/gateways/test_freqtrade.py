@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gateways.freqtrade import NotAnExport, read_export
-from models.positions import ClosedPosition
-from models.refusals import describe
+from closeloop.gateways.freqtrade import NotAnExport, read_export
+from closeloop.models.positions import ClosedPosition
+from closeloop.models.refusals import describe
 from tests.gateways.exports import export, exports, message, messages, position, read, reason, short, trade, zipped
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from learning.attribution import hours_held, is_win, r_multiple
-from models.positions import ClosedPosition
+from closeloop.learning.attribution import hours_held, is_win, r_multiple
+from closeloop.models.positions import ClosedPosition
 from tests.gateways.exports import messages, read, zipped
 
 

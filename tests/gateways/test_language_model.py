@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from gateways.language_model import (
+from closeloop.gateways.language_model import (
     AnthropicModel,
     MalformedAnswer,
     ModelBusy,
@@ -17,7 +17,7 @@ from gateways.language_model import (
     Prices,
     most,
 )
-from models.research import BookReading, Question, TradeReading, Usage
+from closeloop.models.research import BookReading, Question, TradeReading, Usage
 from tests.gateways.messages_api import (
     BROKEN,
     HANG,

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
-from gateways.overlay import OverlayFolder
-from models.weights import ActiveWeights
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.models.weights import ActiveWeights
 from tests.gateways.overlay_writer import SINCE, version
 from tests.workers.processes import line, script
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateways.presets import UnknownPreset, load_preset, names
-from models.policy import LearningPolicy
+from closeloop.gateways.presets import UnknownPreset, load_preset, names
+from closeloop.models.policy import LearningPolicy
 from tests.activities.weighing import BALANCED
 
 

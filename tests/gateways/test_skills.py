@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateways.skills import CLASH, EDITED, MAX_BYTES, SkillFolder
-from models.corpus import PlanState, SkillPlan
+from closeloop.gateways.skills import CLASH, EDITED, MAX_BYTES, SkillFolder
+from closeloop.models.corpus import PlanState, SkillPlan
 
 OLD, NEW = b"# Flag\r\nscore: 2\r\n", b"# Flag\r\nscore: 3\r\n"
 

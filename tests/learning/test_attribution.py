@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learning.attribution import hours_held, is_win, outcome_sign, r_multiple
+from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 
 money = st.decimals(Decimal("-1e12"), Decimal("1e12"), places=12)
 risks = st.decimals(Decimal("1e-12"), Decimal("1e12"), places=12)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from learning.calibration import (
+from closeloop.learning.calibration import (
     ALL,
     BINS,
     COLUMNS,
@@ -31,7 +31,7 @@ from learning.calibration import (
     wilson_intervals,
     with_all,
 )
-from learning.intervals import wilson_interval
+from closeloop.learning.intervals import wilson_interval
 from tests.learning import plain_scores
 from tests.learning.plain_scores import Outcome
 

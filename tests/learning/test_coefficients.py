@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.coefficients import DecayedMean, after, weight
-from models.policy import LearningPolicy
+from closeloop.learning.coefficients import DecayedMean, after, weight
+from closeloop.models.policy import LearningPolicy
 
 POLICY, SEED = LearningPolicy(), LearningPolicy(coefficients_method="seed")
 DAY = 86_400.0

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.corpus import NoScore, destination, read_score, with_score
-from models.corpus import SkillState
+from closeloop.learning.corpus import NoScore, destination, read_score, with_score
+from closeloop.models.corpus import SkillState
 
 endings = st.sampled_from([b"\n", b"\r\n", b"\r"])
 lines = st.binary(max_size=30).filter(lambda line: not line.startswith(b"score:") and not set(line) & set(b"\r\n"))

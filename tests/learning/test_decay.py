@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from learning.decay import half_life
-from models.policy import LearningPolicy
+from closeloop.learning.decay import half_life
+from closeloop.models.policy import LearningPolicy
 
 POLICY = LearningPolicy()
 HOUR = 3600.0

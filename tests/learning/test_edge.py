@@ -8,9 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.edge import EQUAL_WEIGHTS, Factors, RegimeWeights, edge_score, factors, regime_weights, weights_of
-from learning.mining import Group, Trade, group_of
-from models.policy import LearningPolicy
+from closeloop.learning.edge import (
+    EQUAL_WEIGHTS,
+    Factors,
+    RegimeWeights,
+    edge_score,
+    factors,
+    regime_weights,
+    weights_of,
+)
+from closeloop.learning.mining import Group, Trade, group_of
+from closeloop.models.policy import LearningPolicy
 
 POLICY = LearningPolicy()
 DAY = 86_400.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from learning.health import Health, assess
+from closeloop.learning.health import Health, assess
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

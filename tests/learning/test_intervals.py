@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest, norm
 
-from learning.intervals import wilson_interval
+from closeloop.learning.intervals import wilson_interval
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

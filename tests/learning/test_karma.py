@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from learning.karma import karma_of, karma_step
+from closeloop.learning.karma import karma_of, karma_step
 
 outcomes = st.lists(st.sampled_from([1, -1]), max_size=60)
 starts = st.floats(-1.0, 1.0)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine, q_values
-from models.policy import LearningPolicy
+from closeloop.learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine, q_values
+from closeloop.models.policy import LearningPolicy
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
 SMALL = LearningPolicy(mining_min_trades=12, mining_min_cell_trades=3, mining_min_days=4)

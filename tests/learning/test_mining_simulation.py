@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from learning.mining import Group, Standing, mine, q_values
-from models.policy import LearningPolicy
+from closeloop.learning.mining import Group, Standing, mine, q_values
+from closeloop.models.policy import LearningPolicy
 from tests.learning.trades import EIGHT, noise, planted
 
 SEEDS = range(20)

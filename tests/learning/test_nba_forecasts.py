@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from learning.calibration import Recalibration, performance, recalibrate, reliability, sums
-from learning.scoring import brier, log_score
+from closeloop.learning.calibration import Recalibration, performance, recalibrate, reliability, sums
+from closeloop.learning.scoring import brier, log_score
 from tests.learning import plain_scores
 from tests.learning.plain_scores import Outcome
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from learning.overfitting import ClosedTrade, Performance, degradation_streak, is_lower, performance
+from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, is_lower, performance
 
 
 def in_money(mean: float, n: int = 10) -> Performance:

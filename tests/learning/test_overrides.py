@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.overrides import Match, Override, blend, expires_at, is_actionable, needs_approval, sizing
-from models.policy import LearningPolicy
+from closeloop.learning.overrides import Match, Override, blend, expires_at, is_actionable, needs_approval, sizing
+from closeloop.models.policy import LearningPolicy
 
 POLICY = LearningPolicy()
 

@@ -12,10 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from learning.research import MAX_DATA_BYTES, book_question, book_sentences, judge, trade_question, trade_sentences
-from models.policy import LearningPolicy
-from models.positions import Direction
-from models.research import (
+from closeloop.learning.research import (
+    MAX_DATA_BYTES,
+    book_question,
+    book_sentences,
+    judge,
+    trade_question,
+    trade_sentences,
+)
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import Direction
+from closeloop.models.research import (
     BookFacts,
     Day,
     GroupFacts,

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.scope import DIMENSIONS, MAX_BYTES, REGIME_DIMENSIONS, TOKEN_DIMENSIONS, flatten, regime_signature
-from models.policy import LearningPolicy
+from closeloop.learning.scope import (
+    DIMENSIONS,
+    MAX_BYTES,
+    REGIME_DIMENSIONS,
+    TOKEN_DIMENSIONS,
+    flatten,
+    regime_signature,
+)
+from closeloop.models.policy import LearningPolicy
 
 POLICY = LearningPolicy()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.scoring import ACTION_CODES, FLAT, LONG, SHORT, brier, correct, log_score, returns_pct
+from closeloop.learning.scoring import ACTION_CODES, FLAT, LONG, SHORT, brier, correct, log_score, returns_pct
 
 prices = st.floats(1e-8, 1e8)
 confidences = st.floats(0, 1)

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, stats
 
-from learning.weights import (
+from closeloop.learning.weights import (
     UNITS,
     Correlation,
     InfeasibleBounds,

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from models.positions import ClosedPosition
-from models.refusals import describe
+from closeloop.models.positions import ClosedPosition
+from closeloop.models.refusals import describe
 from tests.closes import message
 
 

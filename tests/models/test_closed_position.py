@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
 from tests.closes import message
 from tests.models.doors import accept, accept_json
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.positions import ClosedPosition, RecordedConviction
-from models.refusals import describe
+from closeloop.models.positions import ClosedPosition, RecordedConviction
+from closeloop.models.refusals import describe
 from tests.closes import message
 from tests.models.doors import accept, accept_json, fields, json_with, refusal, refusal_of_json, refused_at
 

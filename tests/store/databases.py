@@ -10,8 +10,8 @@ import asyncpg
 from sqlalchemy import CursorResult, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-import store.schema
-from store.database import Sessions, open_engine, sessions_of
+from closeloop import store
+from closeloop.store.database import Sessions, open_engine, sessions_of
 
 
 @asynccontextmanager

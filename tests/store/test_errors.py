@@ -8,9 +8,9 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from temporalio.exceptions import ApplicationError
 
-from activities.transactions import transaction
-from store.database import Sessions, open_engine, sessions_of
-from store.errors import is_permanent, is_unreachable
+from closeloop.activities.transactions import transaction
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.store.errors import is_permanent, is_unreachable
 from tests.store.databases import backend, query
 
 NEVER = {

@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-import store.events
-from activities.attribution import attribute
-from models.policy import LearningPolicy
-from store.database import Sessions
+from closeloop import store
+from closeloop.activities.attribution import attribute
+from closeloop.models.policy import LearningPolicy
+from closeloop.store.database import Sessions
 from tests.closes import START, closed
 from tests.store.databases import query
 

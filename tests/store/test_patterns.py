@@ -4,9 +4,9 @@ from alembic import command
 from sqlalchemy import Connection, text
 from temporalio.client import Client
 
-import store.overrides
-from store.database import Sessions, open_engine, sessions_of
-from store.schema import _config, upgrade
+from closeloop import store
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.store.schema import _config, upgrade
 from tests.activities.overriding import mined
 from tests.activities.patterning import AS_OF, NAMES, PATTERN, config, facts, learn_missed, owed, trades
 from tests.store.databases import query, scratch_database

@@ -10,9 +10,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection
 from sqlmodel import SQLModel
 
-import store.schema
-from store.database import open_engine
-from store.schema import MIGRATIONS, SchemaNewer
+from closeloop import store
+from closeloop.store.database import open_engine
+from closeloop.store.schema import MIGRATIONS, SchemaNewer
 from tests.store.databases import query, scratch_database, sessions_on
 
 # Everything that alembic's own comparison leaves out too: collations, partial indexes, identity, foreign keys' actions.

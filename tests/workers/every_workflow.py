@@ -14,15 +14,15 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHandle
 from temporalio.service import RPCError
 
-import store.imports
-from store.database import sessions_of
-from store.imports import StagedRow
+from closeloop import store
+from closeloop.store.database import sessions_of
+from closeloop.store.imports import StagedRow
+from closeloop.workers.addresses import database_url
+from closeloop.workers.settings import Settings
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import WORKFLOWS, connect_temporal, open_database
 from tests.closes import closed, message
 from tests.workers.own_worker import own_worker
-from workers.addresses import database_url
-from workers.settings import Settings
-from workers.telemetry import Telemetry
-from workers.wiring import WORKFLOWS, connect_temporal, open_database
 
 QUERIES = 4
 OVER = (EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)

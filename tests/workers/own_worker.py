@@ -7,10 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.worker import Worker
 
-from activities.learners import Learner
-from activities.starting import TASK_QUEUE
-from models.policy import LearningPolicy
-from workers.wiring import build_worker
+from closeloop.activities.learners import Learner
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.policy import LearningPolicy
+from closeloop.workers.wiring import build_worker
 
 
 def own_worker(

@@ -10,12 +10,12 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from activities.starting import TASK_QUEUE, start_close
-from models import search_attributes
+from closeloop.activities.starting import TASK_QUEUE, start_close
+from closeloop.models import search_attributes
+from closeloop.workers.registration import missing_search_attributes, register_search_attributes
+from closeloop.workers.stack.home import StackError
 from tests.closes import closed, message
 from tests.workers.namespaces import eventually, own_namespace
-from workers.registration import missing_search_attributes, register_search_attributes
-from workers.stack.home import StackError
 
 NAMES = [key.name for key in search_attributes.ALL]
 

@@ -6,10 +6,10 @@ import pkgutil
 
 from temporalio import workflow
 
-import workflows
+from closeloop import workflows
+from closeloop.workers.settings import Settings
+from closeloop.workers.wiring import WORKFLOWS
 from tests.workers.processes import line, script
-from workers.settings import Settings
-from workers.wiring import WORKFLOWS
 
 
 async def test_every_workflow_runs_beside_a_live_asyncpg_pool(book: str, settings: Settings) -> None:
@@ -25,7 +25,9 @@ def test_every_workflow_is_registered() -> None:
     defined = {
         member
         for module in pkgutil.iter_modules(workflows.__path__)
-        for _, member in inspect.getmembers(importlib.import_module(f"workflows.{module.name}"), inspect.isclass)
+        for _, member in inspect.getmembers(
+            importlib.import_module(f"closeloop.workflows.{module.name}"), inspect.isclass
+        )
         if workflow._Definition.from_class(member) is not None
     }
     assert set(WORKFLOWS) == defined

@@ -16,15 +16,15 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from models.positions import CatchUpReport
-from store.database import open_engine, sessions_of
+from closeloop.models.positions import CatchUpReport
+from closeloop.store.database import open_engine, sessions_of
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.schedules import SCHEDULES, apply_schedules
+from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import OF_THE_CLOSE, engine_writes
 from tests.store.databases import query, scratch_database
 from tests.workers.namespaces import eventually, own_namespace
 from tests.workers.own_worker import own_worker
-from workers.registration import register_search_attributes
-from workers.schedules import SCHEDULES, apply_schedules
-from workers.wiring import WORKFLOWS
 
 IDS = [repeated.id for repeated in SCHEDULES]
 

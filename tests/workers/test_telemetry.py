@@ -12,11 +12,11 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from closeloop.workers.settings import Settings
+from closeloop.workers.telemetry import Telemetry
 from tests.closes import message
 from tests.workers.namespaces import eventually
 from tests.workers.processes import end, line, script
-from workers.settings import Settings
-from workers.telemetry import Telemetry
 
 # Spans are sent every five seconds unless somebody flushes: in these tests, only a flush sends them in time.
 NEVER_BY_ITSELF = {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}

@@ -7,11 +7,11 @@ import asyncio
 import os
 import sys
 
-from models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition
+from closeloop.workers.settings import Settings
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import connect_temporal, open_database
 from tests.workers.own_worker import own_worker
-from workers.settings import Settings
-from workers.telemetry import Telemetry
-from workers.wiring import connect_temporal, open_database
 
 
 async def main(queue: str, message: str) -> None:

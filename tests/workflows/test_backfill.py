@@ -13,14 +13,14 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-import store.imports
-from activities.imports import CHUNK, ImportActivities
-from activities.starting import TASK_QUEUE
-from models.imports import BookCounts, ImportProgress, ImportReport, ImportRequest
-from models.policy import LearningPolicy
-from models.positions import ClosedPosition
-from store.database import Sessions
-from store.imports import Refusal, StagedRow
+from closeloop import store
+from closeloop.activities.imports import CHUNK, ImportActivities
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.imports import BookCounts, ImportProgress, ImportReport, ImportRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import ClosedPosition
+from closeloop.store.database import Sessions
+from closeloop.store.imports import Refusal, StagedRow
 from tests.activities.attributing import Tally, attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series

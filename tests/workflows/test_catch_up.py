@@ -16,16 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
-from activities.positions import CATCH_UP_PAGE
-from activities.starting import TASK_QUEUE
-from models.positions import CatchUpReport, CatchUpRequest
-from store.database import Sessions, open_engine, sessions_of
+from closeloop.activities.positions import CATCH_UP_PAGE
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.positions import CatchUpReport, CatchUpRequest
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.workers.registration import register_search_attributes
 from tests.activities.attributing import OF_THE_CLOSE, Sql, engine_writes, karma_of_book
 from tests.closes import message
 from tests.store.databases import query, scratch_database
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
-from workers.registration import register_search_attributes
 
 ELSEWHERE = "a queue beside the closes'"
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleActionStartWorkflow
 
-from models.corpus import CorpusReport, CorpusRequest
-from models.positions import CloseReport
-from models.search_attributes import LIFECYCLE
-from store.database import open_engine
+from closeloop.models.corpus import CorpusReport, CorpusRequest
+from closeloop.models.positions import CloseReport
+from closeloop.models.search_attributes import LIFECYCLE
+from closeloop.store.database import open_engine
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.schedules import apply_schedules
 from tests.closes import message
 from tests.store.databases import scratch_database
 from tests.workers.namespaces import eventually, own_namespace
 from tests.workers.own_worker import own_worker
-from workers.registration import register_search_attributes
-from workers.schedules import apply_schedules
 
 
 def skill(corpus: Path, place: str, score: int) -> Path:

@@ -13,24 +13,24 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
-import store.meta
-from activities.forecasts import ForecastActivities
-from activities.meta import MetaActivities, back_to_shadow, propose_leaving_shadow
-from activities.prices import PriceActivities
-from activities.producers import ProducerActivities
-from activities.starting import MARKET_TASK_QUEUE, TASK_QUEUE
-from gateways.binance import Binance
-from models.approvals import ApprovalRequest
-from models.forecasts import ResolutionReport, ResolutionRequest
-from models.policy import LearningPolicy
+from closeloop import store
+from closeloop.activities.forecasts import ForecastActivities
+from closeloop.activities.meta import MetaActivities, back_to_shadow, propose_leaving_shadow
+from closeloop.activities.prices import PriceActivities
+from closeloop.activities.producers import ProducerActivities
+from closeloop.activities.starting import MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.gateways.binance import Binance
+from closeloop.models.approvals import ApprovalRequest
+from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
+from closeloop.models.policy import LearningPolicy
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.wiring import WORKFLOWS, workflow_runner
 from tests.activities.forecasting import HOUR, MINUTE, POLICY, T0, Floor, abstention, floor_on, forecast
 from tests.activities.test_prices import ADA, AS_OF, MARKETS, assert_right, said
 from tests.conftest import NO_SOURCE
 from tests.gateways.binance_server import BinanceServer
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
-from workers.registration import register_search_attributes
-from workers.wiring import WORKFLOWS, workflow_runner
 
 
 @dataclasses.dataclass

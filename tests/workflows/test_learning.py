@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client
 
-from activities.starting import TASK_QUEUE
-from models.positions import CloseReport, KarmaRebuildReport, KarmaRebuildRequest, PositionOutcome
-from store.database import Sessions
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.positions import CloseReport, KarmaRebuildReport, KarmaRebuildRequest, PositionOutcome
+from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series

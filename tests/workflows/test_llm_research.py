@@ -18,11 +18,14 @@ from temporalio.client import (
 )
 from temporalio.exceptions import ApplicationError
 
-from activities.starting import LLM_TASK_QUEUE
-from models.positions import CloseReport
-from models.research import ResearchReport, ResearchRequest, Studied
-from models.search_attributes import LIFECYCLE
-from store.database import open_engine
+from closeloop.activities.starting import LLM_TASK_QUEUE
+from closeloop.models.positions import CloseReport
+from closeloop.models.research import ResearchReport, ResearchRequest, Studied
+from closeloop.models.search_attributes import LIFECYCLE
+from closeloop.store.database import open_engine
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.schedules import apply_schedules
+from closeloop.workers.wiring import build_llm_worker
 from tests.activities.researching import RICH, Laboratory, laboratory
 from tests.closes import message
 from tests.gateways.messages_api import (
@@ -38,9 +41,6 @@ from tests.gateways.messages_api import (
 )
 from tests.workers.namespaces import eventually, own_namespace
 from tests.workers.own_worker import own_worker
-from workers.registration import register_search_attributes
-from workers.schedules import apply_schedules
-from workers.wiring import build_llm_worker
 
 PATIENCE = 60
 

@@ -12,14 +12,21 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
-import store.imports
-from activities.starting import TASK_QUEUE
-from models.approvals import ApprovalAnswer, ApprovalRequest, ApprovalState
-from models.imports import ImportReport, ImportRequest
-from models.patterns import LessonReport, LessonRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
-from models.positions import CatchUpReport, CatchUpRequest, CloseReport
-from store.database import Sessions, open_engine, sessions_of
-from store.imports import StagedRow
+from closeloop import store
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.approvals import ApprovalAnswer, ApprovalRequest, ApprovalState
+from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.patterns import (
+    LessonReport,
+    LessonRequest,
+    OverrideReport,
+    OverrideRequest,
+    OverrideStatus,
+    OverrideView,
+)
+from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
+from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.store.imports import StagedRow
 from tests.activities.overriding import SCOPE, matched, mined, overrides
 from tests.activities.patterning import (
     AS_OF,

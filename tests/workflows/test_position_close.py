@@ -7,8 +7,8 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-from activities.starting import TASK_QUEUE, start_close
-from models.positions import CloseReport
+from closeloop.activities.starting import TASK_QUEUE, start_close
+from closeloop.models.positions import CloseReport
 from tests.closes import closed, message
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -62,6 +62,6 @@ async def test_twenty_starts_at_once_attribute_once(book: str, client: Client) -
 
 
 def settings_address(settings: object) -> str:
-    from workers.addresses import temporal_config
+    from closeloop.workers.addresses import temporal_config
 
     return temporal_config(settings)["target_host"]  # type: ignore[arg-type]

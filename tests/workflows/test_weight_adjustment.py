@@ -29,9 +29,9 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
-import store.books
-from models.policy import LearningPolicy
-from models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer, OpenedCycle
+from closeloop import store
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer, OpenedCycle
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
 from tests.store.databases import query
 from tests.workers.namespaces import eventually

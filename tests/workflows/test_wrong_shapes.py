@@ -10,11 +10,11 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from activities.starting import TASK_QUEUE
-from store.database import Sessions
+from closeloop.activities.starting import TASK_QUEUE
+from closeloop.store.database import Sessions
+from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import Tally, tally
 from tests.closes import message
-from workers.wiring import WORKFLOWS
 
 pytestmark = pytest.mark.usefixtures("worker")
 

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import asyncpg
 
-from workers.stack.home import Home, StackError
-from workers.stack.process import Child, end_leftovers, is_running, until_up
+from closeloop.workers.stack.home import Home, StackError
+from closeloop.workers.stack.process import Child, end_leftovers, is_running, until_up
 
 USER = "closeloop"
 # Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).

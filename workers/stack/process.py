@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from workers.stack.home import StackError
+from closeloop.workers.stack.home import StackError
 
 
 class Child:

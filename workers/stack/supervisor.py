@@ -13,18 +13,18 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
-import store.schema
-from store.schema import SchemaNewer
-from workers.registration import register_search_attributes
-from workers.schedules import apply_schedules
-from workers.settings import Settings
-from workers.stack.home import Home, StackError, StackState
-from workers.stack.postgres import LocalPostgres
-from workers.stack.process import Child, check_port, end_leftovers, until_up
-from workers.stack.temporal import LocalTemporal
-from workers.telemetry import Telemetry
-from workers.wiring import connect_temporal
-from workers.worker import READY
+from closeloop import store
+from closeloop.store.schema import SchemaNewer
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.schedules import apply_schedules
+from closeloop.workers.settings import Settings
+from closeloop.workers.stack.home import Home, StackError, StackState
+from closeloop.workers.stack.postgres import LocalPostgres
+from closeloop.workers.stack.process import Child, check_port, end_leftovers, until_up
+from closeloop.workers.stack.temporal import LocalTemporal
+from closeloop.workers.telemetry import Telemetry
+from closeloop.workers.wiring import connect_temporal
+from closeloop.workers.worker import READY
 
 Say = Callable[[str], None]
 
@@ -233,7 +233,7 @@ class LocalStack:
 
 def _worker_command(home: Home) -> list[str]:
     """How the worker of this home is started, and recognised among processes after its supervisor was killed."""
-    return [sys.executable, "-m", "cli.main", "worker", f"--home={home.path}"]
+    return [sys.executable, "-P", "-m", "closeloop", "worker", f"--home={home.path}"]
 
 
 async def _unless(stop: asyncio.Event, task: "asyncio.Task[None]") -> bool:

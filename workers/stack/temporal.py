@@ -13,8 +13,8 @@ from temporalio.api.workflowservice.v1 import UpdateNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 
-from workers.stack.home import Home, StackError
-from workers.stack.process import Child, end_leftovers, until_up
+from closeloop.workers.stack.home import Home, StackError
+from closeloop.workers.stack.process import Child, end_leftovers, until_up
 
 # The server's own default is one day; an audit trail is read later than that.
 RETENTION = timedelta(days=90)

@@ -1,0 +1,1 @@
+"""What can be asked of closeloop, once, for every door: a function for each question or command."""
