@@ -154,12 +154,12 @@ async def _write_karma_and_events(
     """One step for each producer of each outcome, the earlier close first; then the events that tell of both."""
     pairs = sorted({(o.book, producer) for o in written for producer in o.producers})
     steps: dict[PositionKey, list[KarmaStep]] = {o.key: [] for o in written}
-    karma = await store.karma.lock(session, pairs, policy.karma_start)
+    karma = await store.karma.lock(session, pairs, policy.karma.start)
     wins, losses = dict.fromkeys(pairs, 0), dict.fromkeys(pairs, 0)
     for outcome in sorted(written, key=lambda o: (o.closed_at, o.position_id.encode())):
         for producer in outcome.producers:
             pair = (outcome.book, producer)
-            after = karma_step(karma[pair], outcome.sign, policy.karma_alpha)
+            after = karma_step(karma[pair], outcome.sign, policy.karma.alpha)
             steps[outcome.key].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
             karma[pair] = after
             (wins if outcome.direction_correct else losses)[pair] += 1

@@ -99,7 +99,7 @@ class ForecastActivities:
         policy = self._policy
         async with transaction(self._sessions) as session:
             await store.forecasts.take_turns(session)
-            tolerance = timedelta(minutes=policy.price_tolerance_minutes)
+            tolerance = timedelta(minutes=policy.forecasts.price_tolerance_minutes)
             due = due_at(request.as_of, policy)
             page = await store.forecasts.due_with_prices(session, due, tolerance, after, self.page_size)
             abstained = [_key(row) for row in page if row["action"] == Action.no_forecast]
@@ -135,7 +135,7 @@ class ForecastActivities:
             np.array([row["price_at_issue"] for row in rows], dtype=np.float64),
             np.array([row["price_at_target"] for row in rows], dtype=np.float64),
         )
-        right = correct(action, returns, self._policy.flat_band_pct)
+        right = correct(action, returns, self._policy.forecasts.flat_band_pct)
         new = await store.forecasts.settle(
             session,
             [_key(row) for row in rows],
@@ -147,7 +147,7 @@ class ForecastActivities:
             resolved_at=datetime.now(UTC),
             resolved_by=request.resolution_id,
             policy_hash=self._policy.policy_hash,
-            block=timedelta(hours=self._policy.agreement_block_hours),
+            block=timedelta(hours=self._policy.producers.agreement_block_hours),
         )
         return sum(new.values())
 
@@ -165,7 +165,7 @@ class ForecastActivities:
         elif asset in fetched.failures:
             reason = fetched.failures[asset]
         elif unpriced and row[f"covered_at_{when}"]:
-            minutes = self._policy.price_tolerance_minutes
+            minutes = self._policy.forecasts.price_tolerance_minutes
             reason = f"no candle ended within {minutes} minutes before its {when} time: the source has none"
             known = True
         elif any(start <= instant < end for start, end in fetched.answered.get(asset, ())):
@@ -177,7 +177,7 @@ class ForecastActivities:
         else:
             return None
         first = row["first_attempt_at"] or as_of
-        patience = timedelta(days=self._policy.unresolvable_days)
+        patience = timedelta(days=self._policy.forecasts.unresolvable_days)
         # While the source is silent, time alone does not tell that there is no price: count from the first attempt.
         begun = row["target_at"] if known else max(first, row["target_at"])
         last = begun + patience
@@ -194,7 +194,7 @@ class ForecastActivities:
 
 def due_at(as_of: datetime, policy: LearningPolicy) -> datetime:
     """The latest target that is due at an instant."""
-    return as_of - timedelta(minutes=policy.forecast_grace_minutes)
+    return as_of - timedelta(minutes=policy.forecasts.grace_minutes)
 
 
 def conflict(fields: Sequence[str]) -> str:

@@ -39,8 +39,8 @@ class KarmaActivities:
             async for names, won in store.karma.outcomes_in_order(session, book):
                 number += 1
                 for name in names:
-                    karma, wins, losses = totals.get(name, (self._policy.karma_start, 0, 0))
-                    karma = karma_step(karma, 1 if won else -1, self._policy.karma_alpha)
+                    karma, wins, losses = totals.get(name, (self._policy.karma.start, 0, 0))
+                    karma = karma_step(karma, 1 if won else -1, self._policy.karma.alpha)
                     totals[name] = (karma, wins + won, losses + (not won))
                 if number % 10_000 == 0:
                     activity.heartbeat(book, number)

@@ -212,7 +212,7 @@ class LessonActivities:
         """rr minus the mean outside; a group's own baseline has none outside, and is measured from the policy's."""
         outside = np.ones(group.n, dtype=np.bool_)
         outside[rows] = False
-        return group.rr[rows] - (group.rr[outside].mean() if outside.any() else self._policy.lesson_baseline_rr)
+        return group.rr[rows] - (group.rr[outside].mean() if outside.any() else self._policy.mining.baseline_rr)
 
 
 def lesson_id(book: str, group: Key, conditions: Mapping[str, str]) -> str:

@@ -59,7 +59,7 @@ class MetaActivities:
 
     @property
     def _state_age(self) -> timedelta:
-        return timedelta(hours=self._policy.meta_state_hours)
+        return timedelta(hours=self._policy.meta.state_hours)
 
     async def _speak(self, book: str, asset: str, horizon: str, as_of: datetime, in_all: int) -> Emission:
         code: dict[str, int] = {}
@@ -93,10 +93,10 @@ class MetaActivities:
             in_all,
             itself=itself,
             shadow=True,
-            flat_band_pct=policy.flat_band_pct,
-            min_outcomes=policy.meta_min_outcomes,
-            min_episodes=policy.meta_min_episodes,
-            min_share=policy.meta_min_share,
+            flat_band_pct=policy.forecasts.flat_band_pct,
+            min_outcomes=policy.meta.min_outcomes,
+            min_episodes=policy.meta.min_episodes,
+            min_share=policy.meta.min_share,
             state_us=age,
         )
         async with transaction(self._sessions) as session:
@@ -227,7 +227,7 @@ async def propose_leaving_shadow(
                 "state": ApprovalState.pending,
                 "evidence": evidence,
                 "proposed_at": now,
-                "deadline": now + timedelta(hours=policy.meta_approval_hours),
+                "deadline": now + timedelta(hours=policy.approvals.meta_hours),
                 "policy_hash": policy.policy_hash,
             },
         )
@@ -261,7 +261,7 @@ async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str
 
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> dict[str, Any]:
     """The gate, what it said and would have said, and how that turned out."""
-    record = await store.meta.record(session, book, timedelta(hours=policy.meta_state_hours))
+    record = await store.meta.record(session, book, timedelta(hours=policy.meta.state_hours))
     outcomes = await store.meta.outcomes_in_all(session, book, as_of)
     mode = await store.meta.mode(session, book)
     scores: dict[str, dict[str, Any] | None] = {"shadow": None, "live": None}
@@ -273,8 +273,8 @@ async def track_record(session: AsyncSession, policy: LearningPolicy, book: str,
     return {
         "book": book,
         "outcomes": outcomes,
-        "outcomes_needed": policy.meta_min_outcomes,
-        "gate_open": outcomes >= policy.meta_min_outcomes,
+        "outcomes_needed": policy.meta.min_outcomes,
+        "gate_open": outcomes >= policy.meta.min_outcomes,
         "mode": "live" if mode and mode["live"] else "shadow",
         "since": mode["since"] if mode else None,
         "decided_by": mode["operator"] if mode else None,

@@ -142,7 +142,7 @@ class OverrideActivities:
             f"{override.book}: size x {override.size_multiplier:.3g} for {override.pattern_key} "
             f"({override.action_category}) where {where}; lesson {override.lesson_id} v{override.lesson_version}"
         )
-        wait = timedelta(hours=self._policy.approval_hours)
+        wait = timedelta(hours=self._policy.approvals.hours)
         return ApprovalRequest(
             **_key(override).model_dump(), proposal=short(proposal, 1_900), deadline=override.created_at + wait
         )

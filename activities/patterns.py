@@ -150,7 +150,7 @@ class TimeframeCoefficients:
         await store.patterns.set_config(session, row | {"policy_hash": self._policy.policy_hash})
 
     def _memories(self) -> dict[str, float]:
-        return {"short": self._policy.coefficients_short_days, "long": self._policy.coefficients_long_days}
+        return {"short": self._policy.coefficients.short_days, "long": self._policy.coefficients.long_days}
 
     def _config(self, sums: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any]:
         """As an engine reads it (seed 004 §1.3)."""

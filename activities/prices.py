@@ -56,7 +56,7 @@ class PriceActivities:
     async def fetch_prices(self, request: FetchPrices) -> PricesFetched:
         """Ask for what is due and has no price, for at most half a minute; every answer is stored as it comes."""
         policy = self._policy
-        tolerance = timedelta(minutes=policy.price_tolerance_minutes)
+        tolerance = timedelta(minutes=policy.forecasts.price_tolerance_minutes)
         due = due_at(request.as_of, policy)
         async with beating():
             if request.ask_again:

@@ -66,7 +66,11 @@ class ProducerActivities:
             for book in await self._books(request):
                 async with transaction(self._sessions) as session:
                     due = await store.producers.recalibration_due(
-                        session, book, request.as_of, policy.recalibration_min_outcomes, policy.recalibration_growth
+                        session,
+                        book,
+                        request.as_of,
+                        policy.producers.recalibration_min_outcomes,
+                        policy.producers.recalibration_growth,
                     )
                 for producer, outcomes, version in due:
                     if await self._recalibrate(book, producer, version + 1, outcomes, request.as_of):
@@ -97,11 +101,11 @@ class ProducerActivities:
 
     @property
     def _block(self) -> timedelta:
-        return timedelta(hours=self._policy.agreement_block_hours)
+        return timedelta(hours=self._policy.producers.agreement_block_hours)
 
     async def _write(self, book: str, as_of: datetime) -> None:
         policy = self._policy
-        window = Window(after=as_of - timedelta(days=policy.performance_window_days), until=as_of)
+        window = Window(after=as_of - timedelta(days=policy.producers.window_days), until=as_of)
         stamp = {"book_id": book, "as_of": as_of, "policy_hash": policy.policy_hash}
         scores, pairs = await asyncio.gather(self._scores(book, window), self._pairs(book, window))
         async with transaction(self._sessions) as session:
@@ -113,12 +117,12 @@ class ProducerActivities:
         async with transaction(self._sessions) as session:
             sums = await store.producers.window_sums(session, book, window)
             abstained = await store.producers.abstentions(session, book, window)
-        return performance_rows(sums, abstained, self._policy.performance_min_outcomes)
+        return performance_rows(sums, abstained, self._policy.producers.min_outcomes)
 
     async def _pairs(self, book: str, window: Window) -> list[dict[str, Any]]:
         async with transaction(self._sessions) as session:
             pairs = await store.producers.window_pairs(session, book, window, self._block)
-        return agreement_rows(pairs, self._policy.performance_min_outcomes, self._block)
+        return agreement_rows(pairs, self._policy.producers.min_outcomes, self._block)
 
     async def _recalibrate(self, book: str, producer: str, version: int, outcomes: int, as_of: datetime) -> bool:
         async with transaction(self._sessions) as session:
@@ -131,7 +135,7 @@ class ProducerActivities:
             np.array(columns[2], dtype=np.float64),
             np.array(columns[3], dtype=np.bool_),
             microseconds(as_of),
-            min_outcomes=self._policy.recalibration_min_outcomes,
+            min_outcomes=self._policy.producers.recalibration_min_outcomes,
         )
         evidence = {name: value for name, value in asdict(result).items() if name not in ("map", "adopted")}
         row = {
@@ -235,7 +239,7 @@ def health_row(row: Mapping[str, Any], policy: LearningPolicy, as_of: datetime) 
         row["failures"] or 0,
         row["last_success_at"],
         as_of,
-        min_observations=policy.health_min_observations,
-        stale_minutes=policy.health_stale_minutes,
+        min_observations=policy.producers.health_min_observations,
+        stale_minutes=policy.producers.health_stale_minutes,
     )
     return asdict(found)

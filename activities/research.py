@@ -221,7 +221,7 @@ class ResearchActivities:
         book, as_of = study.book, study.as_of
         lessons = await store.research.lessons(session, book, as_of, LESSONS)
         tested = await store.research.tested(session, book, TESTED)
-        rows = await store.research.groups(session, book, as_of, NEWEST_FACTS, self._policy.mining_min_trades)
+        rows = await store.research.groups(session, book, as_of, NEWEST_FACTS, self._policy.mining.min_trades)
         return BookFacts(
             recent=[self._trade(row) for row in await store.research.recent(session, book, as_of, RECENT)],
             lessons=[

@@ -79,7 +79,7 @@ class WeightActivities:
             await self._supersede(session, last, now)
             active = await self._active(session, book)
             row = await self._evaluate(session, request, cycle_id, active, last, now)
-            if row["streak"] >= self._policy.degrading_cycles:
+            if row["streak"] >= self._policy.weights.degrading_cycles:
                 await self._restore_preset(session, book, row, active)
             else:
                 await self._propose(session, request, row, active, now)
@@ -157,7 +157,7 @@ class WeightActivities:
         if learned:
             before = last["streak"] if last is not None and last["learned"] else 0
             streak = degradation_streak(
-                before, result, await self._earlier(session, request.book), self._policy.min_cycle_positions
+                before, result, await self._earlier(session, request.book), self._policy.weights.min_cycle_positions
             )
         return {
             "cycle_id": cycle_id,
@@ -183,7 +183,7 @@ class WeightActivities:
 
     async def _earlier(self, session: AsyncSession, book: str) -> Performance | None:
         """What to compare with: the last learned cycle that counts, or for the first one the last preset cycle."""
-        enough = self._policy.min_cycle_positions
+        enough = self._policy.weights.min_cycle_positions
         row = await store.weights.last_counting_cycle(session, book, enough, learned=True)
         row = row or await store.weights.last_counting_cycle(session, book, enough, learned=False)
         return None if row is None else Performance(row["performance_n"], row["performance_pnl"], row["performance_r"])
@@ -223,7 +223,7 @@ class WeightActivities:
     ) -> None:
         policy = self._policy
         first = await store.weights.first_close(session, request.book, request.as_of)
-        window = request.as_of - timedelta(days=policy.adjustment_window_days)
+        window = request.as_of - timedelta(days=policy.weights.window_days)
         restored = await store.weights.last_restoration(session, request.book)
         closes = await store.weights.closes_between(session, request.book, window, request.as_of, restored)
         evidence = self._evidence(closes, active.weights)
@@ -232,28 +232,28 @@ class WeightActivities:
             {d for c in closes for d in c["domain_scores_at_entry"] or {}} - set(active.weights)
         )
         age = timedelta(0) if first is None else request.as_of - first
-        if first is None or age < timedelta(days=policy.cold_start_days):
+        if first is None or age < timedelta(days=policy.weights.cold_start_days):
             row["reason"] = "cold_start_baseline"
             return
-        if len(closes) < policy.min_observations:
+        if len(closes) < policy.weights.min_observations:
             row["reason"] = "insufficient_data"
             return
-        warm = age < timedelta(days=policy.warm_days)
-        delta = policy.max_weight_delta / 2 if warm else policy.max_weight_delta
+        warm = age < timedelta(days=policy.weights.warm_days)
+        delta = policy.weights.max_delta / 2 if warm else policy.weights.max_delta
         try:
             new = adjusted(
                 active.weights,
                 {domain: c.r for domain, c in evidence.items()},
                 delta,
-                policy.min_domain_weight,
-                policy.max_domain_weight,
+                policy.weights.floor,
+                policy.weights.ceiling,
             )
         except InfeasibleBounds as error:
             raise _infeasible(error) from None
         if all(abs(new[domain] - weight) < SAME for domain, weight in active.weights.items()):
             row["reason"] = "no_change"
             return
-        wait = timedelta(hours=policy.approval_hours) if request.deadline is None else request.deadline
+        wait = timedelta(hours=policy.approvals.hours) if request.deadline is None else request.deadline
         try:
             row |= {"state": CycleState.proposed, "new": new, "deadline": now + wait}
         except OverflowError:
@@ -262,15 +262,15 @@ class WeightActivities:
     def _evidence(self, closes: Sequence[RowMapping], weights: Weights) -> dict[str, Correlation]:
         pairs: dict[str, list[tuple[float, int]]] = {domain: [] for domain in weights}
         for close in closes:
-            side = -1 if close["direction"] == "short" and self._policy.domain_score_sign == "market" else 1
+            side = -1 if close["direction"] == "short" and self._policy.weights.domain_score_sign == "market" else 1
             outcome = 1 if close["direction_correct"] else -1
             for domain, score in (close["domain_scores_at_entry"] or {}).items():
                 if domain in pairs:
                     pairs[domain].append((side * score, outcome))
-        return with_q_values({domain: correlate(p, self._policy.min_pairs) for domain, p in pairs.items()})
+        return with_q_values({domain: correlate(p, self._policy.weights.min_pairs) for domain, p in pairs.items()})
 
     def _may_approve_itself(self, cycle: OpenedCycle) -> bool:
-        limit = self._policy.self_approve_max_q
+        limit = self._policy.weights.self_approve_max_q
         if limit is None or cycle.state != CycleState.proposed or cycle.new is None:
             return False
         changed = [d for d, w in cycle.new.items() if abs(w - cycle.old[d]) >= SAME]
@@ -530,7 +530,7 @@ class WeightActivities:
 
 def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
     """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
-    allowed = project(preset.weights, policy.min_domain_weight, policy.max_domain_weight)
+    allowed = project(preset.weights, policy.weights.floor, policy.weights.ceiling)
     if all(abs(allowed[domain] - weight) < SAME for domain, weight in preset.weights.items()):
         return dict(preset.weights)
     return allowed

@@ -98,9 +98,9 @@ def _recursion(frame: pd.DataFrame, policy: LearningPolicy) -> dict[tuple[tuple[
             name = dimensions[place]
             for value in inside[name].unique():
                 chosen = inside[inside[name] == value]
-                if len(chosen) < policy.mining_min_trades:
+                if len(chosen) < policy.mining.min_trades:
                     continue
-                if n - len(chosen) >= policy.mining_min_trades:
+                if n - len(chosen) >= policy.mining.min_trades:
                     rr = chosen["rr"]
                     found[*conditions, (name, value)] = _told(len(rr), rr.sum(), (rr**2).sum(), n, total, squares)
                 refine(chosen, (*conditions, (name, value)), place + 1)

@@ -23,7 +23,7 @@ def add(
 ) -> None:
     """Set up a book. Not needed: a book is met with the first message that names it, and gets the default preset."""
     try:
-        chosen = load_preset(preset or settings().learning_policy().default_preset)
+        chosen = load_preset(preset or settings().learning_policy().weights.default_preset)
     except UnknownPreset as error:
         fail(str(error))
     out.print(run(_add(name, chosen, cadence, keep=preset is None)))
@@ -62,7 +62,7 @@ def list_(as_json: AsJson = False) -> None:
         return out.print("No books yet: the first message that names one sets it up.")
     shown = table("book", "preset", "cadence", "attributed positions", "since (UTC)", numbers=("attributed positions",))
     for row in rows:
-        preset = row["preset"] or f"{settings().learning_policy().default_preset} (default)"
+        preset = row["preset"] or f"{settings().learning_policy().weights.default_preset} (default)"
         shown.add_row(row["book"], preset, row["cadence"], str(row["positions"]), at(row["created_at"]))
     return out.print(shown)
 

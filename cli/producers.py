@@ -83,13 +83,13 @@ async def _as_of(
     session: AsyncSession, rows: list[dict[str, Any]], as_of: datetime, policy: LearningPolicy, **slices: str | None
 ) -> list[dict[str, Any]]:
     """The rows with the performance that they had at an instant, computed now."""
-    window = Window(after=as_of - timedelta(days=policy.performance_window_days), until=as_of)
+    window = Window(after=as_of - timedelta(days=policy.producers.window_days), until=as_of)
     wanted = tuple(slices.get(name) or "" for name in ("asset", "horizon", "regime"))
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for book in sorted({row["book"] for row in rows}):
         sums = await store.producers.window_sums(session, book, window)
         abstained = await store.producers.abstentions(session, book, window)
-        for scores in performance_rows(sums, abstained, policy.performance_min_outcomes):
+        for scores in performance_rows(sums, abstained, policy.producers.min_outcomes):
             if (scores.pop("asset"), scores.pop("horizon"), scores.pop("regime")) == wanted:
                 found[book, scores.pop("producer_id")] = scores | {"as_of": as_of, "policy_hash": policy.policy_hash}
     nothing = dict.fromkeys(ProducerPerformance.model_fields.keys() - {"book_id", "producer_id", *_SLICES})

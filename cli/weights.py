@@ -144,7 +144,9 @@ async def active_weights(book: str) -> ActiveWeights:
         row = await store.books.find(session, book)
     chosen = row["preset_weights"] if row else None
     try:
-        return preset_version(book, chosen or preset_weights(load_preset(policy.default_preset), policy), policy)
+        return preset_version(
+            book, chosen or preset_weights(load_preset(policy.weights.default_preset), policy), policy
+        )
     except (InfeasibleBounds, UnknownPreset) as error:
         fail(f"The policy cannot be used: {error}")
 

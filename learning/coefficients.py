@@ -59,7 +59,7 @@ def after(
     ``decayed_mean``: in any order. ``seed`` (seed 004 §1.7): ``w = e^(-age / tau)``, ``alpha = w / (w + 1)``,
     ``value += alpha (rr - value)``, in the order of (at, rr), the age as at the newest trade seen; ``s`` is the value.
     """
-    if policy.coefficients_method == "decayed_mean":
+    if policy.coefficients.method == "decayed_mean":
         return state.merged(DecayedMean.of(rr, at, tau_days), tau_days)
     value, newest, n = state.value, state.t_ref, state.n
     for index in np.lexsort((rr, at)):
@@ -79,8 +79,8 @@ def weight(timeframe: DecayedMean, everything: DecayedMean, policy: LearningPoli
     own, all_ = timeframe.value, everything.value
     if own is None or all_ is None:
         return 1.0
-    if policy.coefficients_method == "decayed_mean":
-        raw = 1.0 + (own - all_) * timeframe.n / (timeframe.n + policy.override_shrink_trades)
+    if policy.coefficients.method == "decayed_mean":
+        raw = 1.0 + (own - all_) * timeframe.n / (timeframe.n + policy.overrides.shrink_trades)
     else:
         raw = own / all_ if own > 0 and all_ > 0 else 1.0
-    return min(max(raw, policy.coefficients_min_weight), policy.coefficients_max_weight)
+    return min(max(raw, policy.coefficients.min_weight), policy.coefficients.max_weight)

@@ -30,11 +30,11 @@ def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], poli
     if constant <= 1e-12 * squares:
         return None  # constant up to rounding: nothing fades
     hours = (entered_at - entered_at.min()) / 3600.0
-    grid = np.geomspace(policy.decay_shortest_hours, policy.decay_longest_hours, _STEPS)
+    grid = np.geomspace(policy.decay.shortest_hours, policy.decay.longest_hours, _STEPS)
     errors = np.empty(_STEPS)
     for step, h in enumerate(grid):
         fading = np.exp2(-hours / h)
         errors[step] = squares - float((fading * excess).sum()) ** 2 / float(np.square(fading).sum())
     best = int(errors.argmin())
     error = max(float(errors[best]), 1e-12 * squares)
-    return float(grid[best]) if n * math.log(constant / error) > policy.decay_min_evidence else None
+    return float(grid[best]) if n * math.log(constant / error) > policy.decay.min_evidence else None

@@ -60,7 +60,7 @@ def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
     order = np.argsort(regimes.codes, kind="stable")
     for signature, rows in zip(regimes.values, np.split(order, ends)[:-1], strict=True):
         n = len(rows)
-        if n < policy.edge_min_samples:
+        if n < policy.edge.min_samples:
             continue
         rr = group.rr[rows]
         x = _of_trades(group, rows)
@@ -68,7 +68,7 @@ def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
         scale = np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum())
         defined = scale > 1e-12 * n
         r = np.where(defined, (x * y[:, None]).sum(axis=0) / np.where(defined, scale, 1.0), 0.0)
-        raw = 1.0 + np.clip(r, -1.0, 1.0) * n / (n + policy.override_shrink_trades)
+        raw = 1.0 + np.clip(r, -1.0, 1.0) * n / (n + policy.overrides.shrink_trades)
         learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
     return learned
 

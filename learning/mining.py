@@ -247,7 +247,7 @@ def due(trades: int, mined_with: int | None, policy: LearningPolicy) -> bool:
     if mined_with is None:
         return True
     new = trades - mined_with
-    return new > 0 and new >= policy.mining_growth * mined_with
+    return new > 0 and new >= policy.mining.growth * mined_with
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,7 @@ def compare(inside: Floats, cells: Floats, policy: LearningPolicy) -> Comparison
     stratified, with Satterthwaite's degrees of freedom (1946), and the z test with the variance pooled within each
     cell: Welch's alone takes a small selection without a winner for a certainty.
     """
-    least = policy.mining_min_cell_trades
+    least = policy.mining.min_cell_trades
     n1, s1, q1 = inside
     n, s, q = cells
     n0 = n - n1
@@ -287,8 +287,8 @@ def compare(inside: Floats, cells: Floats, policy: LearningPolicy) -> Comparison
         welch = np.where(usable, e1 + e0, 0.0).sum(axis=1)
         free = welch**2 / np.where(usable, e1**2 / (n1 - 1) + e0**2 / (n0 - 1), 0.0).sum(axis=1)
         pooled = np.where(usable, w * (d1 + d0) / (n - 2), 0.0).sum(axis=1)
-        enough = (np.where(usable, n1, 0.0).sum(axis=1) >= policy.mining_min_trades) & (
-            np.where(usable, n0, 0.0).sum(axis=1) >= policy.mining_min_trades
+        enough = (np.where(usable, n1, 0.0).sum(axis=1) >= policy.mining.min_trades) & (
+            np.where(usable, n0, 0.0).sum(axis=1) >= policy.mining.min_trades
         )
         error_t, error_z = np.sqrt(welch) / total, np.sqrt(pooled) / total
         size = np.abs(effect)
@@ -399,7 +399,7 @@ class Cube:
         self._test()
 
     def _read_columns(self) -> tuple[str, ...]:
-        least, n = self.policy.mining_min_trades, self.group.n
+        least, n = self.policy.mining.min_trades, self.group.n
         minable: dict[str, tuple[int, Ints]] = {}
         for dimension, column in self.group.columns.items():
             counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.values))
@@ -407,7 +407,7 @@ class Cube:
             if (n - counts[frequent] >= least).any():
                 minable[dimension] = int(counts.sum()), frequent
         ranked = sorted(minable, key=lambda name: (name not in DIMENSIONS, -minable[name][0], name))
-        limit = self.policy.mining_max_dimensions
+        limit = self.policy.mining.max_dimensions
         for dimension in sorted(ranked[:limit]):
             frequent, column = minable[dimension][1], self.group.columns[dimension]
             code_of = np.zeros(len(column.values) + 1, np.int64)  # the last is for -1
@@ -423,12 +423,12 @@ class Cube:
         self, above: _Branch | None, prefix: tuple[int, ...], values: Ints, ids: Ints, radix: int
     ) -> list[_Branch]:
         """Look for refinements of a prefix; ``values`` (radix - 1, k): what its ids stand for, ``ids`` (n,)."""
-        limit = self.policy.mining_max_conditions
+        limit = self.policy.mining.max_conditions
         branches: list[_Branch] = []
         further = range(prefix[-1] + 1 if prefix else 0, len(self.codes))
         for dimension, (labels, (counts, marks, wins)) in self._group_bys(further, ids, radix, (self.marks, self.won)):
             enough = np.flatnonzero(
-                (counts >= self.policy.mining_min_trades) & (labels >= radix) & (labels % radix > 0)
+                (counts >= self.policy.mining.min_trades) & (labels >= radix) & (labels % radix > 0)
             )
             if not len(enough):
                 continue
@@ -501,7 +501,7 @@ class Cube:
         wins = np.concatenate([np.empty(0), *(level.wins for level in self._levels)])
         self._levels.clear()
         order = np.lexsort((*conditions.T[::-1], lengths))
-        order = order[self.group.n - counts[order] >= self.policy.mining_min_trades]
+        order = order[self.group.n - counts[order] >= self.policy.mining.min_trades]
         self.conditions = conditions[order]
         # Equal counts and equal sums of the trades' marks: most probably the same trades, which is then looked up.
         alike = np.lexsort((np.arange(len(order)), marks[order], counts[order]))
@@ -557,7 +557,7 @@ class Cube:
     def _test(self) -> None:
         """Number the cells that can still be compared, and compare within them."""
         _, cell = np.unique(self.cell, return_inverse=True)
-        usable = np.bincount(cell[self.seen], minlength=int(cell.max()) + 1) >= 2 * self.policy.mining_min_cell_trades
+        usable = np.bincount(cell[self.seen], minlength=int(cell.max()) + 1) >= 2 * self.policy.mining.min_cell_trades
         self.seen = self.seen & usable[cell]
         self.cell = np.where(self.seen, (np.cumsum(usable) - 1)[cell], 0)
         self.width = max(int(usable.sum()), 1)
@@ -634,7 +634,7 @@ class Cube:
         s1 = np.bincount(spread, self.y, radix * self.width).reshape(shape)
         n, s, _ = self.cells
         n0 = n - n1
-        least = self.policy.mining_min_cell_trades
+        least = self.policy.mining.min_cell_trades
         usable = (n1 >= least) & (n0 >= least)
         usable[0] = False
         n1, n0 = np.where(usable, n1, 1.0), np.where(usable, n0, 1.0)
@@ -654,7 +654,7 @@ class Cube:
         with np.errstate(all="ignore"):
             error = np.sqrt(np.square(adds).sum(axis=1) * g / (g - 1))
             effect = np.abs((share * (m1 - m0)).sum(axis=1))
-            p = np.where(g >= self.policy.mining_min_days, 2 * special.stdtr(g - 1, -effect / error), 1.0)
+            p = np.where(g >= self.policy.mining.min_days, 2 * special.stdtr(g - 1, -effect / error), 1.0)
             half_width = special.stdtrit(g - 1, (1 + _LEVEL) / 2) * error
         numbers = self.numbers[branch.first : branch.first + len(branch.kept)]
         wanted = numbers >= 0
@@ -679,7 +679,7 @@ class Cube:
             average,
             left / (n - 1) if left > _NO_VARIANCE * squares else 0.0,
             float(self.wins[candidate]) / n,
-            average - self.policy.lesson_baseline_rr,
+            average - self.policy.mining.baseline_rr,
             effect if compared else None,
             effect - half_width if compared else None,
             effect + half_width if compared else None,
@@ -692,7 +692,7 @@ class Cube:
 def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
     """All trades of the group against the baseline: Student's t test of one sample."""
     average = float(group.rr.mean())
-    edge = average - policy.lesson_baseline_rr
+    edge = average - policy.mining.baseline_rr
     p, half_width = 1.0, None
     if group.n > 1:
         error = math.sqrt(group.variance / group.n)
@@ -741,7 +741,7 @@ class _Selection:
         """
         while True:
             self.q = q_values(self._joined(cube.p for cube in self.cubes))
-            significant = self.q <= self.policy.lesson_max_q
+            significant = self.q <= self.policy.mining.max_q
             raised = False
             for cube, part in zip(self.cubes, np.split(significant, self.starts[1:-1]), strict=False):
                 for candidate in np.flatnonzero(part & ~cube.clustered):
@@ -749,7 +749,7 @@ class _Selection:
                     raised = True
             if not raised:
                 break
-        large: Bools = np.abs(self._joined(cube.effect for cube in self.cubes)) >= self.policy.lesson_min_effect
+        large: Bools = np.abs(self._joined(cube.effect for cube in self.cubes)) >= self.policy.mining.min_effect
         return significant & large
 
     def run(self) -> None:

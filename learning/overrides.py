@@ -27,9 +27,9 @@ def is_actionable(
         accepted
         and q is not None
         and effect is not None
-        and q <= policy.lesson_max_q
-        and abs(effect) >= policy.lesson_min_effect
-        and (half_life_hours is None or half_life_hours >= policy.override_min_half_life_hours)
+        and q <= policy.mining.max_q
+        and abs(effect) >= policy.mining.min_effect
+        and (half_life_hours is None or half_life_hours >= policy.overrides.min_half_life_hours)
     )
 
 
@@ -41,11 +41,13 @@ def sizing(effect: float, n: int, action_category: str, policy: LearningPolicy) 
     >>> sizing(1.0, 150, "exit", LearningPolicy())
     Sizing(size_multiplier=1.15, threshold_adjustments={}, confidence=0.75)
     """
-    confidence = n / (n + policy.override_shrink_trades)
+    confidence = n / (n + policy.overrides.shrink_trades)
     shrunk = effect * confidence
-    multiplier = _clamp(1.0 + policy.override_size_slope * shrunk, policy.override_min_size, policy.override_max_size)
-    limit = policy.override_threshold_limit
-    lowered = _clamp(policy.override_threshold_slope * shrunk, -limit, limit)
+    multiplier = _clamp(
+        1.0 + policy.overrides.size_slope * shrunk, policy.overrides.min_size, policy.overrides.max_size
+    )
+    limit = policy.overrides.threshold_limit
+    lowered = _clamp(policy.overrides.threshold_slope * shrunk, -limit, limit)
     return Sizing(multiplier, {"ts_threshold": -lowered} if action_category in _OPENING else {}, confidence)
 
 
@@ -55,14 +57,14 @@ def _clamp(value: float, low: float, high: float) -> float:
 
 def needs_approval(size_multiplier: float, policy: LearningPolicy) -> bool:
     """Whether it would move size by more than may happen without an operator."""
-    return abs(size_multiplier - 1.0) > policy.override_approval_limit
+    return abs(size_multiplier - 1.0) > policy.overrides.approval_limit
 
 
 def expires_at(newest_trade: datetime, half_life_hours: float | None, policy: LearningPolicy) -> datetime:
     """When an override ends unless its lesson is renewed: counted from the entry of the lesson's newest trade."""
-    hours = 24.0 * policy.override_days_without_decay
+    hours = 24.0 * policy.overrides.days_without_decay
     if half_life_hours is not None:
-        hours = policy.override_half_lives * half_life_hours
+        hours = policy.overrides.half_lives * half_life_hours
     return newest_trade + timedelta(hours=hours)
 
 
@@ -102,7 +104,7 @@ def blend(overrides: Sequence[Override], policy: LearningPolicy) -> Match:
     A threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
     """
     speaking = sorted(overrides, key=lambda each: each.override_id)
-    weights = [each.confidence * (1 + len(each.scope)) ** policy.override_specificity_power for each in speaking]
+    weights = [each.confidence * (1 + len(each.scope)) ** policy.overrides.specificity_power for each in speaking]
     total = math.fsum(weights)
     if total <= 0:
         return Match()

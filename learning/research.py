@@ -179,7 +179,7 @@ def judge(
     interval. Supported: the effect has the claimed sign and the size of a lesson's, and p is small enough. Refuted:
     there are enough trades, and they do not show it. Too few trades or days, or no variance: untestable.
     """
-    n, others, fewest = inside.n, outside.n, policy.mining_min_trades
+    n, others, fewest = inside.n, outside.n, policy.mining.min_trades
     if len(hypothesis.scope) < len(hypothesis.conditions):
         return Verdict(status="untestable", reason="it names a dimension twice")
     if n + others == 0:
@@ -188,8 +188,8 @@ def judge(
         reason = f"{n} trades meet the condition and {others} do not: {fewest} are needed of each"
         return Verdict(status="untestable", reason=reason, n=n, others=others)
     with_trades = sum(day.n > 0 for day in days)
-    if with_trades < policy.mining_min_days:
-        reason = f"trades meet the condition on {with_trades} days: {policy.mining_min_days} are needed"
+    if with_trades < policy.mining.min_days:
+        reason = f"trades meet the condition on {with_trades} days: {policy.mining.min_days} are needed"
         return Verdict(status="untestable", reason=reason, n=n, others=others)
 
     effect = inside.mean - outside.mean
@@ -207,11 +207,11 @@ def judge(
         (math.sqrt(pooled), stats.norm),
         (math.sqrt(clustered), stats.t(with_trades - 1)),
     ]
-    level = policy.lesson_max_q / max(beside, 1)
+    level = policy.mining.max_q / max(beside, 1)
     p = max(2 * float(law.sf(abs(effect) / error)) for error, law in tests if error > 0)
     half = max(float(law.isf(level / 2)) * error for error, law in tests)
     claimed = effect if hypothesis.claim is Claim.better else -effect
-    supported = claimed >= policy.lesson_min_effect and p <= level
+    supported = claimed >= policy.mining.min_effect and p <= level
     if supported:
         reason = f"{effect:+.2f} R against the others, as claimed"
     elif claimed < 0 and p <= level:

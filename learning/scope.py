@@ -106,9 +106,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 def _mode(value: Any, policy: LearningPolicy) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    if value < policy.mode_low_below:
+    if value < policy.patterns.mode_low_below:
         return "low"
-    return "high" if value >= policy.mode_high_from else "mid"
+    return "high" if value >= policy.patterns.mode_high_from else "mid"
 
 
 def _written(value: Any) -> str:

@@ -1,38 +1,53 @@
-"""Every number that shapes learning, with its unit, default and reason, in one place."""
+"""Every number that shapes learning, with its unit, default and reason, in one place: a section for each rule.
+
+A section is what one rule reads, and has a hash of its own: what was decided is decided again only where a number
+changed that it depends on, whatever a release adds elsewhere.
+"""
 
 import hashlib
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import to_json
 
 
-class LearningPolicy(BaseModel):
-    """What shapes learning. Overridden by a YAML file (``CLOSELOOP_POLICY``); unknown or impossible values are refused.
-
-    Every decision stores :attr:`policy_hash`, so that it can be read beside the numbers that it was made with.
-    """
+class PolicySection(BaseModel):
+    """Numbers that one rule reads."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    karma_alpha: float = Field(
+    @cached_property
+    def hash(self) -> str:
+        """First 16 hex digits of the SHA-256 of the section as canonical JSON."""
+        return hash_of(self)
+
+
+class KarmaPolicy(PolicySection):
+    """Trust in producers by the trades that they signalled."""
+
+    alpha: float = Field(
         default=0.05,
         gt=0.0,
         lt=1.0,
         description="Weight of the newest outcome in a producer's karma (dimensionless). 0.05: about the last 20 "
         "trades count for two thirds.",
     )
-    karma_start: float = Field(
+    start: float = Field(
         default=1.0,
         ge=-1.0,
         le=1.0,
         description="Karma of a producer before its first trade (dimensionless). 1: trusted until shown otherwise.",
     )
 
+
+class WeightsPolicy(PolicySection):
+    """Weights of domains: what a cycle looks at, how far it may move, when it gives up."""
+
     default_preset: str = Field(
         default="balanced", description="Preset of a book that nobody set up (a file's name in presets/)."
     )
-    adjustment_window_days: int = Field(
+    window_days: int = Field(
         default=30, ge=1, le=3650, description="Days of closed positions that a weight cycle looks at."
     )
     min_observations: int = Field(
@@ -41,13 +56,13 @@ class LearningPolicy(BaseModel):
     min_pairs: int = Field(
         default=10, ge=4, description="Pairs of score and outcome below which a domain's correlation is 0 (count)."
     )
-    max_weight_delta: float = Field(
+    max_delta: float = Field(
         default=0.02, gt=0.0, le=1.0, description="Most that a weight may move in one cycle (share of 1)."
     )
-    min_domain_weight: float = Field(
+    floor: float = Field(
         default=0.05, ge=0.0, lt=1.0, description="Floor of every weight (share of 1): no domain is ever silenced."
     )
-    max_domain_weight: float = Field(
+    ceiling: float = Field(
         default=0.40, gt=0.0, le=1.0, description="Ceiling of every weight (share of 1): no domain decides alone."
     )
     cold_start_days: int = Field(
@@ -65,9 +80,6 @@ class LearningPolicy(BaseModel):
     degrading_cycles: int = Field(
         default=3, ge=1, description="Falls of performance in a row at which a book goes back to its preset (count)."
     )
-    approval_hours: float = Field(
-        default=72.0, gt=0.0, le=24 * 90, description="How long a proposal waits for an operator (hours)."
-    )
     self_approve_max_q: float | None = Field(
         default=None,
         gt=0.0,
@@ -76,7 +88,19 @@ class LearningPolicy(BaseModel):
         "Null: never.",
     )
 
-    forecast_grace_minutes: int = Field(
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.floor > self.ceiling:
+            raise ValueError("floor: must not be above ceiling; lower it")
+        if self.cold_start_days > self.warm_days:
+            raise ValueError("cold_start_days: must not be above warm_days; lower it")
+        return self
+
+
+class ForecastsPolicy(PolicySection):
+    """When a forecast is resolved, and what counts as right."""
+
+    grace_minutes: int = Field(
         default=5, ge=0, le=24 * 60, description="Minutes after its horizon at which a forecast is due."
     )
     price_tolerance_minutes: int = Field(
@@ -91,10 +115,15 @@ class LearningPolicy(BaseModel):
     unresolvable_days: int = Field(
         default=7, ge=1, le=365, description="Days after its target at which a forecast without a price is given up."
     )
-    performance_window_days: int = Field(
+
+
+class ProducersPolicy(PolicySection):
+    """What producers are worth by their forecasts, and their health."""
+
+    window_days: int = Field(
         default=90, ge=1, le=3650, description="Days of outcomes, by target time, that a producer's scores look at."
     )
-    performance_min_outcomes: int = Field(
+    min_outcomes: int = Field(
         default=5, ge=1, description="Outcomes below which a producer has counts but no rates (count)."
     )
     agreement_block_hours: int = Field(
@@ -110,33 +139,50 @@ class LearningPolicy(BaseModel):
         description="New outcomes after which a recalibration is tried again (share of the last count): looking after "
         "each outcome would adopt noise sooner or later.",
     )
-    meta_min_outcomes: int = Field(
-        default=500, ge=1, description="Outcomes of a book before which the meta-producer always abstains (count)."
-    )
-    meta_min_episodes: int = Field(
-        default=10, ge=1, description="Earlier episodes of the same state below which it abstains (count)."
-    )
-    meta_min_share: float = Field(
-        default=0.60, ge=0.0, le=1.0, description="Least share of episodes that went the same way (share of 1)."
-    )
-    meta_state_hours: float = Field(
-        default=2.0,
-        gt=0.0,
-        le=24.0,
-        description="Age to which a producer's last forecast is part of the state (hours).",
-    )
-    meta_approval_hours: float = Field(
-        default=72.0,
-        gt=0.0,
-        le=24 * 90,
-        description="How long a proposal to leave shadow waits for an operator (hours).",
-    )
     health_min_observations: int = Field(
         default=20, ge=1, description="Heartbeats below which a producer's health has no score (count)."
     )
     health_stale_minutes: int = Field(
         default=60, ge=1, le=60 * 24 * 30, description="Minutes without a success after which a producer is stale."
     )
+
+
+class MetaPolicy(PolicySection):
+    """When the meta-producer may say something."""
+
+    min_outcomes: int = Field(
+        default=500, ge=1, description="Outcomes of a book before which the meta-producer always abstains (count)."
+    )
+    min_episodes: int = Field(
+        default=10, ge=1, description="Earlier episodes of the same state below which it abstains (count)."
+    )
+    min_share: float = Field(
+        default=0.60, ge=0.0, le=1.0, description="Least share of episodes that went the same way (share of 1)."
+    )
+    state_hours: float = Field(
+        default=2.0,
+        gt=0.0,
+        le=24.0,
+        description="Age to which a producer's last forecast is part of the state (hours).",
+    )
+
+
+class ApprovalsPolicy(PolicySection):
+    """How long something waits for an operator. No number learned depends on it."""
+
+    hours: float = Field(
+        default=72.0, gt=0.0, le=24 * 90, description="How long a proposal waits for an operator (hours)."
+    )
+    meta_hours: float = Field(
+        default=72.0,
+        gt=0.0,
+        le=24 * 90,
+        description="How long a proposal to leave shadow waits for an operator (hours).",
+    )
+
+
+class PatternsPolicy(PolicySection):
+    """How the circumstances of an action become a scope."""
 
     mode_low_below: float = Field(
         default=0.4,
@@ -151,135 +197,294 @@ class LearningPolicy(BaseModel):
         description="A_value and E_value from this on are the mode high (in [0, 1]). 0.7: the seed calls 0.72 high.",
     )
 
-    mining_max_conditions: int | None = Field(
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.mode_low_below > self.mode_high_from:
+            raise ValueError("mode_low_below: must not be above mode_high_from; lower it")
+        return self
+
+
+class MiningPolicy(PolicySection):
+    """Which circumstances become lessons."""
+
+    max_conditions: int | None = Field(
         default=3,
         ge=1,
         description="Most conditions of a lesson (count); null: no limit. 3: a person can still say it in a sentence, "
         "and 28 dimensions stay minable.",
     )
-    mining_min_trades: int = Field(
+    min_trades: int = Field(
         default=33, ge=2, description="Distinct trades that a lesson needs inside and outside (count)."
     )
-    mining_min_cell_trades: int = Field(
+    min_cell_trades: int = Field(
         default=5,
         ge=2,
         description="Trades inside and outside below which a cell of accepted lessons is not compared (count): fewer "
         "say nothing about their variance.",
     )
-    mining_min_days: int = Field(
+    min_days: int = Field(
         default=10,
         ge=2,
         description="UTC entry days with selected trades below which a lesson cannot be told from the luck of a day "
         "(count).",
     )
-    mining_max_dimensions: int = Field(
+    max_dimensions: int = Field(
         default=40,
         ge=1,
         description="Dimensions that a group is mined over (count). 40: the 28 known ones and a dozen of an engine's "
         "own; the work grows with their third power.",
     )
-    mining_growth: float = Field(
+    growth: float = Field(
         default=0.10,
         ge=0.0,
         description="New trades after which a group is mined again (share of the trades it was last mined with). "
         "Repeated looks find noise sooner or later.",
     )
-    lesson_max_q: float = Field(
+    max_q: float = Field(
         default=0.05, gt=0.0, lt=1.0, description="Highest Benjamini-Hochberg q of an accepted lesson (probability)."
     )
-    lesson_min_effect: float = Field(
+    min_effect: float = Field(
         default=0.05, ge=0.0, description="Smallest effect of an accepted lesson, either way (R)."
     )
-    lesson_baseline_rr: float = Field(
+    baseline_rr: float = Field(
         default=0.0, allow_inf_nan=False, description="What a lesson's raw edge is measured from (R). 0: no trade."
     )
-    decay_shortest_hours: float = Field(default=24.0, gt=0.0, description="Shortest half-life that is fitted (hours).")
-    decay_longest_hours: float = Field(
+
+
+class DecayPolicy(PolicySection):
+    """How the half-life of a lesson is fitted."""
+
+    shortest_hours: float = Field(default=24.0, gt=0.0, description="Shortest half-life that is fitted (hours).")
+    longest_hours: float = Field(
         default=180.0 * 24, gt=0.0, description="Longest half-life that is fitted (hours). 180 days: slower is none."
     )
-    decay_min_evidence: float = Field(
+    min_evidence: float = Field(
         default=2.71,
         ge=0.0,
         description="n ln(SSE of a constant / SSE of the decay) above which a half-life is reported (dimensionless). "
         "2.71: chi-square, one degree of freedom, 10 %.",
     )
-    edge_min_samples: int = Field(
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shortest_hours >= self.longest_hours:
+            raise ValueError("shortest_hours: must be below longest_hours; lower it")
+        return self
+
+
+class EdgePolicy(PolicySection):
+    """How the factors of a lesson's edge score are weighed by regime."""
+
+    min_samples: int = Field(
         default=10,
         ge=3,
         description="Trades of a regime below which its weights of the edge factors stay equal (count).",
     )
 
-    override_min_half_life_hours: float = Field(
+
+class OverridesPolicy(PolicySection):
+    """What a lesson changes of size and thresholds, and for how long."""
+
+    min_half_life_hours: float = Field(
         default=72.0, ge=0.0, description="Half-life below which a lesson is gone too soon to be acted on (hours)."
     )
-    override_shrink_trades: float = Field(
+    shrink_trades: float = Field(
         default=50.0,
         ge=0.0,
         description="Trades at which a lesson is believed by half: n / (n + this) (count). Also of timeframes' "
         "coefficients and regimes' weights.",
     )
-    override_size_slope: float = Field(
+    size_slope: float = Field(
         default=0.2, ge=0.0, description="Size per R of shrunk effect (share of size). 0.2: the seed's example."
     )
-    override_min_size: float = Field(default=0.5, gt=0.0, le=1.0, description="Smallest size multiplier (factor).")
-    override_max_size: float = Field(default=1.5, ge=1.0, description="Largest size multiplier (factor).")
-    override_threshold_slope: float = Field(
+    min_size: float = Field(default=0.5, gt=0.0, le=1.0, description="Smallest size multiplier (factor).")
+    max_size: float = Field(default=1.5, ge=1.0, description="Largest size multiplier (factor).")
+    threshold_slope: float = Field(
         default=0.024,
         ge=0.0,
         description="How far ts_threshold of entries and adds falls per R of shrunk effect (score). 0.024: the seed's "
         "example.",
     )
-    override_threshold_limit: float = Field(
+    threshold_limit: float = Field(
         default=0.05, ge=0.0, description="Most that ts_threshold is moved, either way (score)."
     )
-    override_approval_limit: float = Field(
+    approval_limit: float = Field(
         default=0.25,
         ge=0.0,
         description="Change of size above which an override waits for an operator (share of size, either way).",
     )
-    override_half_lives: float = Field(
+    half_lives: float = Field(
         default=2.0, gt=0.0, description="Half-lives after its lesson's newest trade at which an override ends (count)."
     )
-    override_days_without_decay: float = Field(
+    days_without_decay: float = Field(
         default=30.0,
         gt=0.0,
         le=3650.0,
         description="Days after its lesson's newest trade at which an override ends where no decay was seen.",
     )
-    override_specificity_power: float = Field(
+    specificity_power: float = Field(
         default=1.5,
         ge=0.0,
         description="Power of (1 + conditions) in the weight with which an override speaks (dimensionless): the more "
         "exact one is heard more.",
     )
 
-    coefficients_method: Literal["decayed_mean", "seed"] = Field(
+
+class CoefficientsPolicy(PolicySection):
+    """How timeframes are weighed by their R."""
+
+    method: Literal["decayed_mean", "seed"] = Field(
         default="decayed_mean",
         description="How timeframes' coefficients are learned: decayed means in any order, or the seed's own update, "
         "which remembers about three trades and divides by a mean that may be near 0.",
     )
-    coefficients_short_days: float = Field(
+    short_days: float = Field(
         default=14.0, gt=0.0, description="Time constant of the short memory (days), the one that weighs timeframes."
     )
-    coefficients_long_days: float = Field(default=90.0, gt=0.0, description="Time constant of the long memory (days).")
-    coefficients_min_weight: float = Field(
-        default=0.5, ge=0.0, le=1.0, description="Smallest weight of a timeframe (factor)."
-    )
-    coefficients_max_weight: float = Field(default=2.0, ge=1.0, description="Largest weight of a timeframe (factor).")
+    long_days: float = Field(default=90.0, gt=0.0, description="Time constant of the long memory (days).")
+    min_weight: float = Field(default=0.5, ge=0.0, le=1.0, description="Smallest weight of a timeframe (factor).")
+    max_weight: float = Field(default=2.0, ge=1.0, description="Largest weight of a timeframe (factor).")
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.min_domain_weight > self.max_domain_weight:
-            raise ValueError("min_domain_weight: must not be above max_domain_weight; lower it")
-        if self.cold_start_days > self.warm_days:
-            raise ValueError("cold_start_days: must not be above warm_days; lower it")
-        if self.mode_low_below > self.mode_high_from:
-            raise ValueError("mode_low_below: must not be above mode_high_from; lower it")
-        if self.decay_shortest_hours >= self.decay_longest_hours:
-            raise ValueError("decay_shortest_hours: must be below decay_longest_hours; lower it")
-        return self
+
+# Names of 0.1, when the policy was flat, and where they are now. A policy file of that time is still read.
+FLAT_NAMES: dict[str, tuple[str, str]] = {
+    "karma_alpha": ("karma", "alpha"),
+    "karma_start": ("karma", "start"),
+    "default_preset": ("weights", "default_preset"),
+    "adjustment_window_days": ("weights", "window_days"),
+    "min_observations": ("weights", "min_observations"),
+    "min_pairs": ("weights", "min_pairs"),
+    "max_weight_delta": ("weights", "max_delta"),
+    "min_domain_weight": ("weights", "floor"),
+    "max_domain_weight": ("weights", "ceiling"),
+    "cold_start_days": ("weights", "cold_start_days"),
+    "warm_days": ("weights", "warm_days"),
+    "domain_score_sign": ("weights", "domain_score_sign"),
+    "min_cycle_positions": ("weights", "min_cycle_positions"),
+    "degrading_cycles": ("weights", "degrading_cycles"),
+    "approval_hours": ("approvals", "hours"),
+    "self_approve_max_q": ("weights", "self_approve_max_q"),
+    "forecast_grace_minutes": ("forecasts", "grace_minutes"),
+    "price_tolerance_minutes": ("forecasts", "price_tolerance_minutes"),
+    "flat_band_pct": ("forecasts", "flat_band_pct"),
+    "unresolvable_days": ("forecasts", "unresolvable_days"),
+    "performance_window_days": ("producers", "window_days"),
+    "performance_min_outcomes": ("producers", "min_outcomes"),
+    "agreement_block_hours": ("producers", "agreement_block_hours"),
+    "recalibration_min_outcomes": ("producers", "recalibration_min_outcomes"),
+    "recalibration_growth": ("producers", "recalibration_growth"),
+    "meta_min_outcomes": ("meta", "min_outcomes"),
+    "meta_min_episodes": ("meta", "min_episodes"),
+    "meta_min_share": ("meta", "min_share"),
+    "meta_state_hours": ("meta", "state_hours"),
+    "meta_approval_hours": ("approvals", "meta_hours"),
+    "health_min_observations": ("producers", "health_min_observations"),
+    "health_stale_minutes": ("producers", "health_stale_minutes"),
+    "mode_low_below": ("patterns", "mode_low_below"),
+    "mode_high_from": ("patterns", "mode_high_from"),
+    "mining_max_conditions": ("mining", "max_conditions"),
+    "mining_min_trades": ("mining", "min_trades"),
+    "mining_min_cell_trades": ("mining", "min_cell_trades"),
+    "mining_min_days": ("mining", "min_days"),
+    "mining_max_dimensions": ("mining", "max_dimensions"),
+    "mining_growth": ("mining", "growth"),
+    "lesson_max_q": ("mining", "max_q"),
+    "lesson_min_effect": ("mining", "min_effect"),
+    "lesson_baseline_rr": ("mining", "baseline_rr"),
+    "decay_shortest_hours": ("decay", "shortest_hours"),
+    "decay_longest_hours": ("decay", "longest_hours"),
+    "decay_min_evidence": ("decay", "min_evidence"),
+    "edge_min_samples": ("edge", "min_samples"),
+    "override_min_half_life_hours": ("overrides", "min_half_life_hours"),
+    "override_shrink_trades": ("overrides", "shrink_trades"),
+    "override_size_slope": ("overrides", "size_slope"),
+    "override_min_size": ("overrides", "min_size"),
+    "override_max_size": ("overrides", "max_size"),
+    "override_threshold_slope": ("overrides", "threshold_slope"),
+    "override_threshold_limit": ("overrides", "threshold_limit"),
+    "override_approval_limit": ("overrides", "approval_limit"),
+    "override_half_lives": ("overrides", "half_lives"),
+    "override_days_without_decay": ("overrides", "days_without_decay"),
+    "override_specificity_power": ("overrides", "specificity_power"),
+    "coefficients_method": ("coefficients", "method"),
+    "coefficients_short_days": ("coefficients", "short_days"),
+    "coefficients_long_days": ("coefficients", "long_days"),
+    "coefficients_min_weight": ("coefficients", "min_weight"),
+    "coefficients_max_weight": ("coefficients", "max_weight"),
+}
+
+
+class LearningPolicy(BaseModel):
+    """What shapes learning. Overridden by a YAML file (``CLOSELOOP_POLICY``); unknown or impossible values are refused.
+
+    What was decided stores the hash of the sections that it was decided with (:func:`hash_of`).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    karma: KarmaPolicy = Field(
+        default=KarmaPolicy(), description="Trust in producers by the trades that they signalled."
+    )
+    weights: WeightsPolicy = Field(
+        default=WeightsPolicy(),
+        description="Weights of domains: what a cycle looks at, how far it may move, when it gives up.",
+    )
+    forecasts: ForecastsPolicy = Field(
+        default=ForecastsPolicy(), description="When a forecast is resolved, and what counts as right."
+    )
+    producers: ProducersPolicy = Field(
+        default=ProducersPolicy(), description="What producers are worth by their forecasts, and their health."
+    )
+    meta: MetaPolicy = MetaPolicy()
+    approvals: ApprovalsPolicy = Field(
+        default=ApprovalsPolicy(),
+        description="How long something waits for an operator. No number learned depends on it.",
+    )
+    patterns: PatternsPolicy = Field(
+        default=PatternsPolicy(), description="How the circumstances of an action become a scope."
+    )
+    mining: MiningPolicy = MiningPolicy()
+    decay: DecayPolicy = DecayPolicy()
+    edge: EdgePolicy = Field(
+        default=EdgePolicy(), description="How the factors of a lesson's edge score are weighed by regime."
+    )
+    overrides: OverridesPolicy = Field(
+        default=OverridesPolicy(), description="What a lesson changes of size and thresholds, and for how long."
+    )
+    coefficients: CoefficientsPolicy = Field(
+        default=CoefficientsPolicy(), description="How timeframes are weighed by their R."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat_names(cls, values: Any) -> Any:
+        """A value under its flat name of 0.1 is put into its section; said twice, it is refused."""
+        if not isinstance(values, dict):
+            return values
+        nested = {name: value for name, value in values.items() if name not in FLAT_NAMES}
+        for name, value in values.items():
+            if name not in FLAT_NAMES:
+                continue
+            section, field = FLAT_NAMES[name]
+            into = nested.setdefault(section, {})
+            into = dict(into) if isinstance(into, dict) else into.model_dump(exclude_unset=True)
+            if field in into:
+                raise ValueError(f"{name}: is also given as {section}.{field}; remove one of them")
+            nested[section] = into | {field: value}
+        return nested
 
     @cached_property
     def policy_hash(self) -> str:
         """First 16 hex digits of the SHA-256 of the policy as canonical JSON."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        return hash_of(self)
+
+    @cached_property
+    def flat_hash(self) -> str:
+        """The hash that 0.1 gave to a policy of these numbers; what was decided under it stays decided."""
+        flat = {name: getattr(getattr(self, section), field) for name, (section, field) in FLAT_NAMES.items()}
+        return hashlib.sha256(to_json(flat)).hexdigest()[:16]
+
+
+def hash_of(*sections: BaseModel) -> str:
+    """First 16 hex digits of the SHA-256 of these sections (or of a whole policy) as canonical JSON."""
+    return hashlib.sha256(b"\n".join(each.model_dump_json().encode() for each in sections)).hexdigest()[:16]

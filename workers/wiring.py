@@ -176,7 +176,7 @@ def build_worker(
     producers = ProducerActivities(sessions, policy)
     approvals = ApprovalActivities(sessions, SUBJECTS)
     weights = WeightActivities(
-        sessions, policy, load_preset(policy.default_preset), OverlayFolder(overlay_folder), client
+        sessions, policy, load_preset(policy.weights.default_preset), OverlayFolder(overlay_folder), client
     )
     activities: list[Callable[..., Any]] = [
         positions.attribute_close,

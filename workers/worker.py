@@ -41,7 +41,7 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
             begun.cancel()
             return
         try:
-            preset_weights(load_preset(policy.default_preset), policy)
+            preset_weights(load_preset(policy.weights.default_preset), policy)
         except (InfeasibleBounds, UnknownPreset) as error:
             raise StackError(f"The policy cannot be used: {error}") from None
         async with contextlib.AsyncExitStack() as polling:

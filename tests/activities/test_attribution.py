@@ -35,7 +35,7 @@ ONE = Tally(positions=1, attributions=1, learning_events=1, attribution_events=1
 
 def after(*outcomes: int) -> float:
     """Karma after these outcomes."""
-    return karma_of(outcomes, POLICY.karma_start, POLICY.karma_alpha)
+    return karma_of(outcomes, POLICY.karma.start, POLICY.karma.alpha)
 
 
 async def test_a_close_is_attributed_as_the_algorithm_says(book: str, sessions: Sessions) -> None:

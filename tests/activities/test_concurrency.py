@@ -76,7 +76,7 @@ async def test_two_closes_of_a_new_producer_at_once_both_count(book: str, sessio
     one, other = closed(book, "p-1", realized_pnl="-1"), closed(book, "p-2", realized_pnl="-1")
     first, second = await overlapping(sessions, one, other, commit=True)
     assert accepted(second).karma[0].before == accepted(first).karma[0].after
-    two_losses = karma_of([-1, -1], POLICY.karma_start, POLICY.karma_alpha)
+    two_losses = karma_of([-1, -1], POLICY.karma.start, POLICY.karma.alpha)
     assert await karma_of_book(sessions, book) == {"ta": (two_losses, 0, 2, 2)}
 
 
@@ -208,6 +208,6 @@ def sequential(positions: list[ClosedPosition]) -> dict[str, tuple[float, int, i
         for producer in position.producers:
             outcomes.setdefault(producer, []).append(1 if position.realized_pnl > 0 else -1)
     return {
-        producer: (karma_of(ys, POLICY.karma_start, POLICY.karma_alpha), ys.count(1), ys.count(-1), len(ys))
+        producer: (karma_of(ys, POLICY.karma.start, POLICY.karma.alpha), ys.count(1), ys.count(-1), len(ys))
         for producer, ys in outcomes.items()
     }

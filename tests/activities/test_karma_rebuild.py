@@ -54,7 +54,7 @@ async def test_ties_are_ordered_by_the_bytes_of_the_position_id(book: str, sessi
         await attributed(sessions, closed(book, name, realized_pnl=money))
     await rebuild(sessions, book)
     outcomes = [int(pnl[name]) for name in ("10", "9", "Z", "a", "é", "𝔘")]
-    expected = karma_of(outcomes, POLICY.karma_start, POLICY.karma_alpha)
+    expected = karma_of(outcomes, POLICY.karma.start, POLICY.karma.alpha)
     assert await karma_of_book(sessions, book) == {"ta": (expected, 3, 3, 6)}
 
 
@@ -95,7 +95,7 @@ async def test_a_rebuild_waits_for_the_close_under_way(book: str, sessions: Sess
         await wait_until_it_blocks(sessions, pid)
         await live.commit()
         await rebuilding
-    two_losses = karma_of([-1, -1], POLICY.karma_start, POLICY.karma_alpha)
+    two_losses = karma_of([-1, -1], POLICY.karma.start, POLICY.karma.alpha)
     assert await karma_of_book(sessions, book) == {"ta": (two_losses, 0, 2, 2)}
 
 

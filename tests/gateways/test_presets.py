@@ -18,7 +18,7 @@ def test_those_that_come_with_closeloop() -> None:
         assert preset.name == name
         assert preset.description
         assert abs(sum(map(Fraction, preset.weights.values())) - 1) < Fraction(1, 10**15)
-        assert all(policy.min_domain_weight <= w <= policy.max_domain_weight for w in preset.weights.values())
+        assert all(policy.weights.floor <= w <= policy.weights.ceiling for w in preset.weights.values())
     assert load_preset("balanced").weights == BALANCED
 
 

@@ -47,10 +47,10 @@ class Oracle:
     def _candidates(self) -> list[Conditions]:
         pairs = sorted({pair for trade in self.trades for pair in trade.scope.items()})
         found: dict[frozenset[str], Conditions] = {}
-        for size in range(1, (self.policy.mining_max_conditions or len(pairs)) + 1):
+        for size in range(1, (self.policy.mining.max_conditions or len(pairs)) + 1):
             for conditions in itertools.combinations(pairs, size):
                 chosen = frozenset(trade.trade_id for trade in self.trades if self.inside(conditions, trade))
-                if min(len(chosen), len(self.trades) - len(chosen)) >= self.policy.mining_min_trades:
+                if min(len(chosen), len(self.trades) - len(chosen)) >= self.policy.mining.min_trades:
                     found.setdefault(chosen, conditions)
         return list(found.values())
 
@@ -58,14 +58,14 @@ class Oracle:
         cells: dict[tuple[bool, ...], tuple[list[Trade], list[Trade]]] = defaultdict(lambda: ([], []))
         for trade in self.trades:
             cells[self.cells[trade.trade_id]][not self.inside(conditions, trade)].append(trade)
-        least = self.policy.mining_min_cell_trades
+        least = self.policy.mining.min_cell_trades
         return [(a, b) for a, b in cells.values() if len(a) >= least and len(b) >= least]
 
     def test(self, conditions: Conditions) -> tuple[float, float]:
         """(p, effect)."""
         cells = self._usable(conditions)
         sizes = [sum(len(side[k]) for side in cells) for k in (0, 1)]
-        if min(sizes) < self.policy.mining_min_trades:
+        if min(sizes) < self.policy.mining.min_trades:
             return 1.0, math.nan
         weights = [len(a) * len(b) / (len(a) + len(b)) for a, b in cells]
         total, effect, welch, pooled, below = sum(weights), 0.0, 0.0, 0.0, 0.0
@@ -94,7 +94,7 @@ class Oracle:
             for side, seen in zip(sides, days, strict=True):
                 seen |= {int(t.entered_at // DAY) for t in side}
         g = min(map(len, days))
-        if g < self.policy.mining_min_days:
+        if g < self.policy.mining.min_days:
             return 1.0
         error = math.sqrt(sum(a * a for a in adds.values()) * g / (g - 1))
         return 2 * float(stats.t.sf(abs(self.test(conditions)[1]) / error, g - 1))
@@ -106,15 +106,15 @@ class Oracle:
     def qualifying(self) -> list[Conditions]:
         while True:
             q = self.q()
-            new = {each for each in self.candidates if q[each] <= self.policy.lesson_max_q} - self.raised
+            new = {each for each in self.candidates if q[each] <= self.policy.mining.max_q} - self.raised
             for each in new:
                 p, effect = self.tests[each]
                 self.tests[each] = max(p, self.by_day(each)), effect
             self.raised |= new
             if not new:
-                least = self.policy.lesson_min_effect
+                least = self.policy.mining.min_effect
                 return [
-                    c for c in self.candidates if q[c] <= self.policy.lesson_max_q and abs(self.tests[c][1]) >= least
+                    c for c in self.candidates if q[c] <= self.policy.mining.max_q and abs(self.tests[c][1]) >= least
                 ]
 
     def run(self) -> "Oracle":
