@@ -14,7 +14,6 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes, Workfl
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.activities.transactions import transaction
 from closeloop.models.approvals import (
     ApprovalAnswer,
@@ -26,6 +25,7 @@ from closeloop.models.approvals import (
     RefusedApproval,
 )
 from closeloop.models.events import EventType
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.search_attributes import BOOK, LIFECYCLE
 from closeloop.models.sentences import short
 from closeloop.store.database import Sessions
@@ -137,4 +137,4 @@ def _word(decision: RecordApproval) -> dict[str, Any]:
 
 
 async def _tell(session: AsyncSession, kind: EventType, about: str, payload: dict[str, Any]) -> None:
-    await store.rows.execute(session, store.events.appending([(kind, about, payload)]))
+    await store.events.append(session, (kind, about, payload))

@@ -138,7 +138,7 @@ class LessonActivities:
             report = report.model_copy(update={"retired": retired})
             await store.lessons.set_report(session, request.book, version, report)
             event = (EventType.lessons_built, f"{request.book}/{version}", report.model_dump(mode="json"))
-            await store.rows.execute(session, store.events.appending([event]))
+            await store.events.append(session, event)
         return report
 
     def _mine(

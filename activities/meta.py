@@ -255,7 +255,7 @@ async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str
         await store.meta.set_mode(session, book, False, now, operator, note)
         told = {"book": book, "operator": operator, "note": note, "at": now, "was_live_since": mode["since"]}
         event = (EventType.meta_shadowed, f"{book}/{now.isoformat()}", told)
-        await store.rows.execute(session, store.events.appending([event]))
+        await store.events.append(session, event)
     return True
 
 

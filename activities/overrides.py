@@ -66,7 +66,7 @@ class OverrideActivities:
                 await store.overrides.add(session, plan.new)
                 report = await self._report(session, request, plan)
                 event = (_DONE, f"{request.book}/{run}", report.model_dump(mode="json"))
-                await store.rows.execute(session, store.events.appending([event]))
+                await store.events.append(session, event)
             waiting = await store.overrides.open_ones(session, request.book, OverrideStatus.pending)
         for override in waiting:
             await ask(self._client, self._question(override))

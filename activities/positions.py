@@ -8,13 +8,11 @@ from datetime import UTC, datetime
 from pydantic import ValidationError
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
 from closeloop.activities.attribution import Refused, attribute
-from closeloop.activities.starting import start_close
 from closeloop.activities.transactions import transaction
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
@@ -26,6 +24,7 @@ from closeloop.models.positions import (
     RecordedConviction,
 )
 from closeloop.models.refusals import describe
+from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
 
 CATCH_UP_PAGE = 200
@@ -103,7 +102,7 @@ class PositionActivities:
                     report.unattributable += 1
                     continue
                 try:
-                    await start_close(self._client, position, WorkflowIDConflictPolicy.FAIL)
+                    await start_close(self._client, position)
                     report.started += 1
                 except WorkflowAlreadyStartedError:
                     report.running_already += 1
@@ -122,4 +121,4 @@ class PositionActivities:
         payload = {"book": book, "position_id": position_id, "reason": reason}
         async with transaction(self._sessions) as session:
             event = (EventType.position_unattributable, about, payload)
-            await store.rows.execute(session, store.events.appending([event]))
+            await store.events.append(session, event)

@@ -155,7 +155,7 @@ class ProducerActivities:
             if not await store.producers.write_recalibration(session, row):
                 return False
             event = (EventType.recalibration, f"{book}/{producer}/{version}", told)
-            await store.rows.execute(session, store.events.appending([event]))
+            await store.events.append(session, event)
         return True
 
 

@@ -280,7 +280,7 @@ class ResearchActivities:
                 if isinstance(call, NotReserved) and call.why == "over_budget":
                     about = f"{datetime.now(UTC):%Y-%m-%d}"
                     event = (EventType.research_over_budget, about, {"book": book, "reason": call.sentence})
-                    await store.rows.execute(session, store.events.appending([event]))
+                    await store.events.append(session, event)
             if isinstance(call, NotReserved):
                 if call.why == "held":
                     after = timedelta(seconds=call.seconds + 1)
@@ -337,7 +337,7 @@ class ResearchActivities:
                 key,
                 {"book": row["book_id"], "position_id": row["position_id"], "level": row["level"], "reason": reason},
             )
-            await store.rows.execute(session, store.events.appending([event]))
+            await store.events.append(session, event)
 
 
 async def _priced(session: AsyncSession, key: str, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -648,4 +648,4 @@ def _about(decision: RecordDecision) -> str:
 
 async def _tell(session: AsyncSession, kind: EventType, about: str, payload: dict[str, Any] | BaseModel) -> None:
     values = payload.model_dump(mode="json") if isinstance(payload, BaseModel) else payload
-    await store.rows.execute(session, store.events.appending([(kind, about, values)]))
+    await store.events.append(session, (kind, about, values))

@@ -15,8 +15,8 @@ from bench.closes import closes
 from closeloop import store
 from closeloop.activities.attribution import attribute
 from closeloop.activities.learners import BulkLearner
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import AttributedClose, ClosedPosition
 from closeloop.store.database import Sessions

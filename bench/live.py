@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 
 from bench.closes import closes
 from bench.empty import QUEUE, EmptyWorkflow
-from closeloop.activities.starting import start_close
 from closeloop.models.positions import ClosedPosition
+from closeloop.services.positions import start_close
 
 IN_FLIGHT = 20
 ROUNDS = 6
@@ -64,7 +63,7 @@ def _empties(client: Client, run: str) -> list[Callable[[], Awaitable[object]]]:
 
 def _closes(client: Client, positions: Sequence[ClosedPosition]) -> list[Callable[[], Awaitable[object]]]:
     async def one(position: ClosedPosition) -> object:
-        return await (await start_close(client, position, WorkflowIDConflictPolicy.FAIL)).result()
+        return await (await start_close(client, position)).result()
 
     return [lambda p=position: one(p) for position in positions]  # type: ignore[misc]
 

@@ -7,7 +7,7 @@ import signal
 from temporalio.worker import Worker
 
 from bench.empty import QUEUE, EmptyWorkflow, nothing
-from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry

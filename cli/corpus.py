@@ -6,12 +6,12 @@ from typing import Any
 import typer
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, out, print_json, run, settings, table
 from closeloop.gateways.skills import SkillFolder
 from closeloop.learning.corpus import NoScore, read_score
 from closeloop.models.corpus import CorpusReport, CorpusRequest, SkillFile
+from closeloop.models.launches import TASK_QUEUE
 
 app = typer.Typer(help="Skills: their scores, and what their patterns came to.", no_args_is_help=True)
 

@@ -14,7 +14,6 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities.forecasts import NOT_META, conflict
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -34,6 +33,7 @@ from closeloop.cli.console import (
 )
 from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from closeloop.models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.meta import META
 from closeloop.models.refusals import describe
 from closeloop.models.search_attributes import LIFECYCLE

@@ -17,12 +17,12 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, book_name, err, fail, hinting, out, print_json, run, table
 from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from closeloop.gateways.freqtrade import NotAnExport, read_export
 from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.search_attributes import LIFECYCLE
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.errors import DATABASE_ERRORS

@@ -6,9 +6,9 @@ import typer
 from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, BookOption, at, hinting, number, out, print_json, run, table
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 app = typer.Typer(help="Trust in producers.")

@@ -10,7 +10,6 @@ from temporalio.common import SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -26,6 +25,7 @@ from closeloop.cli.console import (
     run,
     table,
 )
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.patterns import LessonReport, LessonRequest, LessonStatus, LessonView
 from closeloop.models.search_attributes import BOOK, LIFECYCLE
 

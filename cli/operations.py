@@ -14,9 +14,9 @@ from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.workers.addresses import temporal_config, ui_url
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import SCHEDULES, apply_schedules

@@ -13,7 +13,6 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities.overrides import KIND, match
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli import approvals
 from closeloop.cli.approvals import tell
 from closeloop.cli.connections import database, temporal
@@ -34,6 +33,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.patterns import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
 from closeloop.models.refusals import describe
 from closeloop.models.search_attributes import BOOK, LIFECYCLE

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import typer
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from closeloop.activities.starting import start_close
 from closeloop.cli.connections import temporal
 from closeloop.cli.console import AsJson, err, hinting, out, print_json, run
 from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
 from closeloop.models.positions import ClosedPosition, CloseReport
 from closeloop.models.refusals import describe
+from closeloop.services.positions import start_close
 
 app = typer.Typer(help="Positions.", no_args_is_help=True)
 AT_ONCE = 20
@@ -81,7 +80,7 @@ async def close_position(client: Client, position: ClosedPosition) -> CloseRepor
     """
     while True:
         try:
-            handle = await start_close(client, position, WorkflowIDConflictPolicy.FAIL)
+            handle = await start_close(client, position)
             break
         except WorkflowAlreadyStartedError:
             with contextlib.suppress(WorkflowFailureError):

@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.activities.producers import bins_of, health_row, performance_rows
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -30,6 +29,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.cli.reliability_diagram import draw
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.producers import Heartbeat, ProducerPerformance
 from closeloop.models.refusals import describe

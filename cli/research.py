@@ -10,7 +10,6 @@ import typer
 from temporalio.client import WorkflowFailureError
 
 from closeloop import store
-from closeloop.activities.starting import LLM_TASK_QUEUE
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -29,6 +28,7 @@ from closeloop.cli.console import (
 )
 from closeloop.cli.console import run as run_command
 from closeloop.learning.research import STATISTICS
+from closeloop.models.launches import LLM_TASK_QUEUE
 from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Status
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)

@@ -13,7 +13,6 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.activities.weights import preset_version, preset_weights
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
@@ -36,6 +35,7 @@ from closeloop.cli.console import (
 from closeloop.gateways.presets import UnknownPreset, load_preset
 from closeloop.learning.weights import InfeasibleBounds
 from closeloop.models.events import EventType
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.search_attributes import BOOK, LIFECYCLE
 from closeloop.models.weights import (
     ActiveWeights,
@@ -222,7 +222,7 @@ async def say(client: Client, view: CycleView, verdict: Verdict, by: str, note: 
     async with database() as session, session.begin():
         refused = word | {"book": view.book, "cycle_id": view.cycle_id, "outcome": "the cycle has ended"}
         event = (EventType.weights_word_refused, f"{view.cycle_id}/{uuid.uuid4().hex}", refused)
-        await store.rows.execute(session, store.events.appending([event]))
+        await store.events.append(session, event)
     by_whom = f" by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
     return DecisionAnswer(
         accepted=False, state=view.state, reason=f"too late: the cycle has ended, {view.state}{by_whom}"

@@ -6,9 +6,9 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.corpus import CarriedOut, PlanState, SkillPlan
+from closeloop.store import locks
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
-_LOCK = 0x736B696C6C  # one run at a time plans or touches files, whoever started it
 _OF_THE_PLAN = {
     *("plan_id", "name", "folder", "destination", "old_score", "new_score", "old_sha256", "new_sha256", "matches")
 }
@@ -32,7 +32,7 @@ _CLAIM = (
 
 async def lock(session: AsyncSession) -> None:
     """Wait until no other run plans or touches files, and hold off others until the transaction ends."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    await locks.one_at_a_time(session, locks.CORPUS)
 
 
 async def record_matches(session: AsyncSession) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.events import Event, EventType
-from closeloop.store.rows import Write, insertion
+from closeloop.store.rows import Write, execute, insertion
 
 
 def appending(events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> Write | None:
@@ -20,6 +20,11 @@ def appending(events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> Write 
         ],
         on_conflict="(dedupe_key) DO NOTHING",
     )
+
+
+async def append(session: AsyncSession, *events: tuple[EventType, str, dict[str, Any]]) -> None:
+    """Append now, in a statement of its own; see :func:`appending`."""
+    await execute(session, appending(events))
 
 
 async def payloads(session: AsyncSession, kind: EventType, about: Sequence[str]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.models.forecasts import Forecast, ForecastKey, StoredForecast
+from closeloop.store import locks
 from closeloop.store.rows import as_json, execute, recordset
 
 Cursor = tuple[datetime, str, str]
@@ -160,7 +161,7 @@ _MISSING = text(
 
 async def take_turns(session: AsyncSession) -> None:
     """Wait until no other resolution writes; hold until the transaction ends."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended('closeloop/forecast-resolution', 0))"))
+    await locks.one_at_a_time(session, locks.FORECAST_RESOLUTION)
     # A plan that was made while the tables were small must not be kept for a backlog.
     await session.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
 

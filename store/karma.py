@@ -7,11 +7,12 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.positions import ProducerKarma
+from closeloop.store import locks
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 Key = tuple[str, str]
 
-_BOOK_LOCK = "hashtextextended(book_id, 271828)"
+_BOOK_LOCK = locks.book_karma("book_id")
 # A conflict that changes nothing still takes the row's lock and returns its newest version. The subquery is not
 # flattened away, because its lock function is volatile.
 _LOCK = (

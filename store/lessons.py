@@ -15,6 +15,7 @@ from closeloop.models.patterns import (
     LessonRun,
     LessonView,
 )
+from closeloop.store import locks
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _VIEW = (
@@ -30,7 +31,7 @@ _REPLACE = "(lesson_id) DO UPDATE SET " + ", ".join(
 
 async def hold(session: AsyncSession, book: str) -> None:
     """Hold the lessons and overrides of a book until the transaction ends: one run or decision at a time."""
-    await session.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:book, 314159))"), {"book": book})
+    await locks.book_lessons(session, book)
 
 
 async def last_run(session: AsyncSession, book: str) -> RowMapping | None:

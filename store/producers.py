@@ -12,6 +12,7 @@ from closeloop import store
 from closeloop.learning.calibration import BIN_EDGES, COLUMNS
 from closeloop.learning.ensemble import PAIR_COLUMNS
 from closeloop.models.producers import Heartbeat, ProducerCorrelation, ProducerPerformance, RecalibrationMap
+from closeloop.store import locks
 from closeloop.store.rows import execute, insertion
 
 DAYS_AT_ONCE = 16
@@ -143,9 +144,7 @@ async def books_with_outcomes(session: AsyncSession) -> list[str]:
 
 async def take_turns(session: AsyncSession, book: str) -> None:
     """Wait until nobody else adds up this book; hold until the transaction ends."""
-    await session.execute(
-        text("SELECT pg_advisory_xact_lock(hashtextextended('closeloop/performance/' || :book, 0))"), {"book": book}
-    )
+    await locks.book_performance(session, book)
 
 
 async def _plan_well(session: AsyncSession) -> None:

@@ -26,9 +26,9 @@ from closeloop.models.research import (
     Status,
     Usage,
 )
+from closeloop.store import locks
 from closeloop.store.rows import execute, insertion
 
-_LOCK = 0x6C6C6D  # one reservation at a time, so that none overlooks another
 # A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
 OVERLAP = timedelta(minutes=5)
 _COLUMNS = (
@@ -319,7 +319,7 @@ async def reserve(
 
     A question that another run is asking is left to it until its reservation ends; then it counts as lost, and as paid.
     """
-    await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    await locks.one_at_a_time(session, locks.MODEL_BUDGET)
     await session.execute(
         text(
             "UPDATE llm_calls SET outcome = :lost, cost_usd = reserved_usd, settled_at = clock_timestamp(), "

@@ -9,10 +9,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.store import locks
 from closeloop.store.database import open_engine
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "deploy" / "migrations"
-_LOCK = 0x636C6F7365  # one upgrade at a time, whoever else is starting
 
 
 class SchemaNewer(Exception):
@@ -24,7 +24,7 @@ async def upgrade(dsn: str) -> tuple[str | None, str]:
     engine = open_engine(dsn, pool_size=1)
     try:
         async with engine.begin() as connection:
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            await connection.execute(text(f"SELECT pg_advisory_xact_lock({locks.SCHEMA})"))
             return await connection.run_sync(_upgrade)
     finally:
         await engine.dispose()

@@ -15,16 +15,15 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client, WorkflowFailureError
-from temporalio.common import WorkflowIDConflictPolicy
 
 from closeloop import store
 from closeloop.activities.attribution import attribute
-from closeloop.activities.starting import LLM_TASK_QUEUE, TASK_QUEUE, start_close
 from closeloop.gateways.language_model import AnthropicModel
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusRequest
 from closeloop.models.forecasts import Continued, ResolutionRequest
 from closeloop.models.imports import ImportRequest
+from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.patterns import LessonRequest, OverrideRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
@@ -32,6 +31,7 @@ from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchRequest
 from closeloop.models.weights import CycleRequest
+from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions, sessions_of
 from closeloop.store.imports import StagedRow
 from closeloop.workers.settings import Settings
@@ -56,7 +56,6 @@ from tests.gateways.binance_server import BinanceServer
 from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
 
 FOLDER = Path(__file__).parent / "histories"
-FAIL = WorkflowIDConflictPolicy.FAIL
 AFTER_AN_HOUR = T0 + timedelta(minutes=66)
 
 
@@ -76,19 +75,19 @@ class FailsOnce:
 
 async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     """Run what the lifecycles can do, a file each."""
-    await save(client, await start_close(client, closed("r", "summary"), FAIL), "PositionCloseWorkflow.with-attributes")
+    await save(client, await start_close(client, closed("r", "summary")), "PositionCloseWorkflow.with-attributes")
     by_name = await client.start_workflow(
         "PositionCloseWorkflow", message("r", "by-name"), id="position-close/r/by-name", task_queue=TASK_QUEUE
     )
     await save(client, by_name, "PositionCloseWorkflow.by-name")
-    refused = await start_close(client, closed("r", "summary", realized_pnl="1"), FAIL)
+    refused = await start_close(client, closed("r", "summary", realized_pnl="1"))
     await save(client, refused, "PositionCloseWorkflow.refused")
 
     postgres = next(part.child for part in stack._parts if part.name == "postgres")
     await postgres.stop()  # the supervisor starts it again
     await save(
         client,
-        await start_close(client, closed("r", "away"), FAIL),
+        await start_close(client, closed("r", "away")),
         "PositionCloseWorkflow.while-the-database-was-away",
     )
 
@@ -230,7 +229,7 @@ async def record_research(client: Client, engine: AsyncEngine) -> None:
 
 async def record_patterns(client: Client, sessions: Sessions) -> None:
     """A close that is learned from at once, an import and a catch-up that learn, lessons, overrides, an operator."""
-    close = await start_close(client, closed("p", "learned"), FAIL)
+    close = await start_close(client, closed("p", "learned"))
     await save(client, close, "PositionCloseWorkflow.learned-at-once")
     rows = [StagedRow(i, i, p.model_dump_json()) for i, p in enumerate(trades("p-bulk", 80))]
     async with sessions.begin() as session:

@@ -18,9 +18,9 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from closeloop.activities.starting import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.corpus import CorpusRequest
 from closeloop.models.forecasts import ResolutionRequest
+from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.patterns import LessonRequest, OverrideRequest
 from closeloop.models.positions import CatchUpRequest
 from closeloop.models.research import ResearchRequest

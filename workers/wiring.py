@@ -26,13 +26,13 @@ from closeloop.activities.positions import PositionActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.activities.research import ResearchActivities
-from closeloop.activities.starting import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.activities.weights import WeightActivities
 from closeloop.gateways.binance import Binance
 from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
 from closeloop.gateways.skills import SkillFolder
+from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.addresses import database_url, temporal_config

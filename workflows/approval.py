@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 from closeloop.workflows.decisions import Deciding
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -21,9 +21,6 @@ with workflow.unsafe.imports_passed_through():
         RefusedApproval,
     )
     from closeloop.models.sentences import short
-
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
-A_TRANSACTION = timedelta(seconds=30)
 
 
 @workflow.defn(name="ApprovalWorkflow")
@@ -80,7 +77,7 @@ class ApprovalWorkflow(Deciding):
                     **self._key().model_dump(), verdict=verdict, operator=operator, note=note, at=workflow.now()
                 ),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=short(f"{operator or 'somebody'} says {verdict}" if verdict else "The deadline has passed"),
             )
             said = f"{operator} said {verdict}" + (f" ({note})" if note else "") if verdict else "nobody decided"
@@ -94,7 +91,7 @@ class ApprovalWorkflow(Deciding):
                 ApprovalActivities.standing,
                 self._key(),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary="What does the record say?",
             )
             if state != self._state:
@@ -113,7 +110,7 @@ class ApprovalWorkflow(Deciding):
                 reason=short(reason, 1_000),
             ),
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary=short(f"A {name} that could not be understood"),
         )
         return ApprovalAnswer(accepted=False, state=self._state, reason=reason)

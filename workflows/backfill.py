@@ -6,6 +6,7 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.imports import ImportActivities
@@ -19,7 +20,6 @@ with workflow.unsafe.imports_passed_through():
 # Heartbeats tell a killed worker from a long import.
 SILENCE = timedelta(seconds=12)
 LONGEST = timedelta(hours=12)
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 
 
 @workflow.defn(name="BackfillWorkflow")
@@ -35,14 +35,14 @@ class BackfillWorkflow:
             request,
             start_to_close_timeout=LONGEST,
             heartbeat_timeout=SILENCE,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="Attribute the imported closes",
         )
         report = await workflow.execute_activity_method(
             ImportActivities.report_import,
             request,
             start_to_close_timeout=timedelta(minutes=1),
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="Count what became of the rows",
         )
         for book, counts in report.books.items():
@@ -84,12 +84,12 @@ async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
         request,
         start_to_close_timeout=timedelta(minutes=30),
         heartbeat_timeout=timedelta(minutes=1),
-        retry_policy=PATIENT,
+        retry_policy=UNTIL_DONE,
         summary=f"Rebuild karma of {request.book or 'every book'}",
     )
 
 
-async def learn_missed(request: LearnMissed, patience: RetryPolicy = PATIENT) -> LearnMissedReport:
+async def learn_missed(request: LearnMissed, patience: RetryPolicy = UNTIL_DONE) -> LearnMissedReport:
     """The activity, with its patience."""
     return await workflow.execute_activity_method(
         MissedActivities.learn_missed,

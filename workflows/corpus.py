@@ -3,16 +3,14 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import UNTIL_DONE_SELDOM
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.corpus import CorpusActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.corpus import CorpusReport, CorpusRequest
-
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
 
 
 @workflow.defn(name="CorpusWorkflow")
@@ -31,7 +29,7 @@ class CorpusWorkflow:
             request,
             start_to_close_timeout=timedelta(minutes=30),
             heartbeat_timeout=timedelta(minutes=2),
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE_SELDOM,
             summary="Score, promote and archive skills",
         )
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("corpus")])

@@ -9,12 +9,12 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE, UNTIL_NEXT_RUN
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.forecasts import ForecastActivities
     from closeloop.activities.prices import PriceActivities
     from closeloop.activities.producers import ProducerActivities
-    from closeloop.activities.starting import MARKET_TASK_QUEUE
     from closeloop.models import search_attributes as sa
     from closeloop.models.forecasts import (
         Continued,
@@ -25,16 +25,11 @@ with workflow.unsafe.imports_passed_through():
         ResolutionRequest,
         ResolvePages,
     )
+    from closeloop.models.launches import MARKET_TASK_QUEUE
     from closeloop.models.meta import MetaRequest
     from closeloop.models.prices import FetchPrices, PricesFetched
     from closeloop.models.producers import Heartbeat, PerformanceRequest
 
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
-# What was resolved stands, and the next run adds up what this one leaves: a defect in learning must not stop it.
-BOUNDED = RetryPolicy(
-    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15
-)
-A_TRANSACTION = timedelta(seconds=30)
 CLOCK_DIFFERENCE = timedelta(minutes=5)
 # An activity takes about 100,000 forecasts.
 ACTIVITIES = 50
@@ -80,7 +75,7 @@ class ForecastResolutionWorkflow:
             ForecastActivities.report_resolution,
             key,
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="What came out",
         )
         workflow.upsert_memo({"outcome": report.sentence[:2000]})
@@ -98,7 +93,7 @@ class ForecastResolutionWorkflow:
                 ResolvePages(resolution_id=key.resolution_id, as_of=key.as_of, after=after, fetched=fetched),
                 start_to_close_timeout=timedelta(minutes=30),
                 heartbeat_timeout=timedelta(seconds=20),
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary="Resolve from the prices on record" if fetched is None else "Resolve with what the source gave",
             )
             self._activities += 1
@@ -139,7 +134,7 @@ class ForecastResolutionWorkflow:
                     request,
                     start_to_close_timeout=timedelta(minutes=30),
                     heartbeat_timeout=timedelta(seconds=30),
-                    retry_policy=BOUNDED,
+                    retry_policy=UNTIL_NEXT_RUN,
                     summary=summary,
                 )
             except ActivityError:
@@ -181,7 +176,7 @@ class ForecastWorkflow:
                 ForecastActivities.record_forecast,
                 forecast,
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary="Record the forecast",
             )
         except ActivityError as error:
@@ -210,7 +205,7 @@ class HeartbeatWorkflow:
             ForecastActivities.record_heartbeat,
             filled,
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="Count the heartbeat",
         )
 

@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
@@ -15,10 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.patterns import BuildLessons, LessonReport, LessonRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15)
 SILENCE = timedelta(seconds=15)
 LONGEST = timedelta(hours=4)
-A_TRANSACTION = timedelta(seconds=30)
 
 
 @workflow.defn(name="LessonBuildingWorkflow")
@@ -42,7 +40,7 @@ class LessonBuildingWorkflow:
                     BuildLessons(book=book, as_of=as_of, force=request.force),
                     start_to_close_timeout=LONGEST,
                     heartbeat_timeout=SILENCE,
-                    retry_policy=PATIENT,
+                    retry_policy=ONE_BOOK,
                     summary=f"Build lessons of {book}",
                 )
             except ActivityError as error:
@@ -59,7 +57,7 @@ class LessonBuildingWorkflow:
         found = await workflow.execute_activity_method(
             LessonActivities.books,
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=ONE_BOOK,
             summary="Which books have actions to learn from?",
         )
         return found.books

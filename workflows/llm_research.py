@@ -8,13 +8,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import UNTIL_DONE_SELDOM
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.research import ResearchActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.research import BooksAsked, BookStudy, ResearchReport, ResearchRequest, Studied
 
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(minutes=1))
 # A model that is overloaded is asked less and less often, until the next hour's run.
 MODEL = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
 A_RUN = timedelta(minutes=55)
@@ -57,7 +57,7 @@ class LlmResearchWorkflow:
             asked,
             start_to_close_timeout=timedelta(minutes=1),
             schedule_to_close_timeout=A_RUN,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE_SELDOM,
             summary="Which books have something to study?",
         )
         return due.books

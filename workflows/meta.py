@@ -3,19 +3,15 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import UNTIL_NEXT_RUN
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.meta import MetaActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.meta import MetaReport, MetaRequest
-
-BOUNDED = RetryPolicy(
-    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15), maximum_attempts=15
-)
 
 
 @workflow.defn(name="MetaForecastWorkflow")
@@ -31,7 +27,7 @@ class MetaForecastWorkflow:
             request.model_copy(update={"as_of": request.as_of or scheduled_time()}),
             start_to_close_timeout=timedelta(minutes=30),
             heartbeat_timeout=timedelta(seconds=30),
-            retry_policy=BOUNDED,
+            retry_policy=UNTIL_NEXT_RUN,
             summary="What usually followed when the producers stood as they do?",
         )
         told = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]

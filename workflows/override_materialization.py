@@ -3,11 +3,11 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
@@ -16,8 +16,6 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-PATIENT = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1), maximum_attempts=15)
-A_TRANSACTION = timedelta(seconds=30)
 A_BOOK = timedelta(minutes=10)
 SILENCE = timedelta(minutes=1)
 
@@ -42,7 +40,7 @@ class OverrideMaterializationWorkflow:
                     MaterializeOverrides(book=book, as_of=as_of),
                     start_to_close_timeout=A_BOOK,
                     heartbeat_timeout=SILENCE,
-                    retry_policy=PATIENT,
+                    retry_policy=ONE_BOOK,
                     summary=f"Bring the overrides of {book} in line with its lessons",
                 )
             except ActivityError as error:
@@ -59,7 +57,7 @@ class OverrideMaterializationWorkflow:
         found = await workflow.execute_activity_method(
             LessonActivities.books,
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=ONE_BOOK,
             summary="Which books have lessons?",
         )
         return found.books

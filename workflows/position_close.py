@@ -4,10 +4,11 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributeUpdate
+from temporalio.common import SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import ONCE, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.learners import LearnerActivities
@@ -26,8 +27,6 @@ with workflow.unsafe.imports_passed_through():
 
 # A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
 ATTEMPT = timedelta(seconds=15)
-ONCE = RetryPolicy(maximum_attempts=1)
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 LEARNER_ROUNDS = 10
 LEARNER_PAUSE = timedelta(seconds=2)
 LEARNER_PAUSE_MAX = timedelta(minutes=10)
@@ -88,7 +87,7 @@ class PositionCloseWorkflow:
                 PositionActivities.attribute_close,
                 position,
                 start_to_close_timeout=ATTEMPT,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=opening_line(position),
             )
         except ActivityError as error:
@@ -131,7 +130,7 @@ class PositionCloseWorkflow:
                 LearnerActivities.learn,
                 LearnRequest(position=position.key, learners=pending),
                 start_to_close_timeout=timedelta(seconds=60),
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=f"Learn: {', '.join(pending)}",
             )
             report.learned += round_report.learned
@@ -169,6 +168,6 @@ class ConvictionWorkflow:
             PositionActivities.record_conviction,
             conviction,
             start_to_close_timeout=ATTEMPT,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary=short(f"Record conviction {conviction.conviction_id} of {conviction.symbol}"),
         )

@@ -4,11 +4,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop.workflows.decisions import Deciding, scheduled_time
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.weights import WeightActivities
@@ -30,8 +31,6 @@ with workflow.unsafe.imports_passed_through():
         Verdict,
     )
 
-PATIENT = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
-A_TRANSACTION = timedelta(seconds=30)
 POLICY_ITSELF = "policy"
 
 
@@ -86,7 +85,7 @@ class WeightAdjustmentWorkflow(Deciding):
                     workflow_id=info.workflow_id,
                 ),
                 start_to_close_timeout=timedelta(minutes=5),
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=f"Evaluate and propose weights of {request.book}",
             )
         except ActivityError as error:
@@ -110,7 +109,7 @@ class WeightAdjustmentWorkflow(Deciding):
                 WeightActivities.remind,
                 self._key(),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=f"Remind: the proposal for {cycle.book} waits for an operator",
             )
             if not await self._decided_within(cycle.deadline - workflow.now()):
@@ -134,7 +133,7 @@ class WeightAdjustmentWorkflow(Deciding):
                 WeightActivities.expire,
                 self._key(),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary="The deadline has passed",
             )
             if state != self._state:
@@ -149,7 +148,7 @@ class WeightAdjustmentWorkflow(Deciding):
                     WeightActivities.write_overlay,
                     self._key(),
                     start_to_close_timeout=A_TRANSACTION,
-                    retry_policy=PATIENT,
+                    retry_policy=UNTIL_DONE,
                     summary=f"Overlay file of {cycle.book}",
                 )
             if self._over or self._state != CycleState.applied:
@@ -177,7 +176,7 @@ class WeightAdjustmentWorkflow(Deciding):
                 WeightActivities.standing,
                 self._key(),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary="What does the record say?",
             )
             self._over = self._over or standing.next_has_begun
@@ -194,7 +193,7 @@ class WeightAdjustmentWorkflow(Deciding):
                     **self._key().model_dump(), verdict=Verdict(verdict), operator=operator, note=note, at=at
                 ),
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=short(f"{operator or 'somebody'} says {verdict}"),
             )
             if answer.accepted:
@@ -218,7 +217,7 @@ class WeightAdjustmentWorkflow(Deciding):
             WeightActivities.when_signalled,
             SignalTimeRequest(workflow_id=info.workflow_id, run_id=info.run_id, name=verdict, number=signal),
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="When did this word reach the server?",
         )
         return reached or now
@@ -236,7 +235,7 @@ class WeightAdjustmentWorkflow(Deciding):
                 reason=short(reason, 1_000),
             ),
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary=short(f"A {signal} that could not be understood"),
         )
         assert self._state is not None, "the cycle was opened"
@@ -279,7 +278,7 @@ class WeightDispatchWorkflow:
             WeightActivities.books_due,
             BooksDue(as_of=as_of),
             start_to_close_timeout=A_TRANSACTION,
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="Which cycle is each book in?",
         ):
             try:
@@ -311,7 +310,7 @@ class OverlayWatchWorkflow:
         report = await workflow.execute_activity_method(
             WeightActivities.check_overlays,
             start_to_close_timeout=timedelta(minutes=2),
-            retry_policy=PATIENT,
+            retry_policy=UNTIL_DONE,
             summary="Are the overlay files as they were written?",
         )
         for key in report.deleted:
@@ -319,7 +318,7 @@ class OverlayWatchWorkflow:
                 WeightActivities.revert_deleted_overlay,
                 key,
                 start_to_close_timeout=A_TRANSACTION,
-                retry_policy=PATIENT,
+                retry_policy=UNTIL_DONE,
                 summary=f"The overlay file of {key.book} was deleted: revert",
             )
         if report.deleted or report.repaired:

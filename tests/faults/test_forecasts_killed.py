@@ -11,8 +11,8 @@ from pathlib import Path
 
 from temporalio.client import Client, WorkflowHandle
 
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.models.forecasts import Forecast, ResolutionReport, ResolutionRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.workers.registration import register_search_attributes
 from tests.activities.forecasting import (
     DAY,

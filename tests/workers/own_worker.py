@@ -8,7 +8,7 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from closeloop.activities.learners import Learner
-from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.workers.wiring import build_worker
 

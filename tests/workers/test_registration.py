@@ -7,11 +7,11 @@ import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
-from closeloop.activities.starting import TASK_QUEUE, start_close
 from closeloop.models import search_attributes
+from closeloop.models.launches import TASK_QUEUE
+from closeloop.services.positions import start_close
 from closeloop.workers.registration import missing_search_attributes, register_search_attributes
 from closeloop.workers.stack.home import StackError
 from tests.closes import closed, message
@@ -87,7 +87,7 @@ async def test_closes_are_found_by_what_an_operator_asks_for(by_name: bool, book
             )
     else:
         for position in (closed(book, "p-1"), closed(book, "p-2", **shorts)):
-            await (await start_close(client, position, WorkflowIDConflictPolicy.FAIL)).result()
+            await (await start_close(client, position)).result()
     both, second = {f"position-close/{book}/p-{i}" for i in (1, 2)}, {f"position-close/{book}/p-2"}
     for name, query in QUERIES.items():
         expected = both if name in ("by book", "by lifecycle") else second

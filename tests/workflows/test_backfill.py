@@ -15,8 +15,8 @@ from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
 from closeloop.activities.imports import CHUNK, ImportActivities
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.models.imports import BookCounts, ImportProgress, ImportReport, ImportRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.store.database import Sessions

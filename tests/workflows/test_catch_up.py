@@ -17,7 +17,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
 from closeloop.activities.positions import CATCH_UP_PAGE
-from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import CatchUpReport, CatchUpRequest
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.workers.registration import register_search_attributes

@@ -18,10 +18,10 @@ from closeloop.activities.forecasts import ForecastActivities
 from closeloop.activities.meta import MetaActivities, back_to_shadow, propose_leaving_shadow
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
-from closeloop.activities.starting import MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.gateways.binance import Binance
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
+from closeloop.models.launches import MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.wiring import WORKFLOWS, workflow_runner

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client
 
-from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import CloseReport, KarmaRebuildReport, KarmaRebuildRequest, PositionOutcome
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed, karma_of_book, tally

@@ -18,7 +18,7 @@ from temporalio.client import (
 )
 from temporalio.exceptions import ApplicationError
 
-from closeloop.activities.starting import LLM_TASK_QUEUE
+from closeloop.models.launches import LLM_TASK_QUEUE
 from closeloop.models.positions import CloseReport
 from closeloop.models.research import ResearchReport, ResearchRequest, Studied
 from closeloop.models.search_attributes import LIFECYCLE

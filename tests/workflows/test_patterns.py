@@ -13,9 +13,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.activities.starting import TASK_QUEUE
 from closeloop.models.approvals import ApprovalAnswer, ApprovalRequest, ApprovalState
 from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.patterns import (
     LessonReport,
     LessonRequest,

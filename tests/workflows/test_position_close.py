@@ -1,14 +1,17 @@
 """A position closes, through a real Temporal server and a real PostgreSQL."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
-from closeloop.activities.starting import TASK_QUEUE, start_close
+from closeloop.models.launches import TASK_QUEUE, position_close
 from closeloop.models.positions import CloseReport
+from closeloop.services.launching import start
+from closeloop.services.positions import start_close
 from tests.closes import closed, message
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -43,8 +46,8 @@ async def test_bad_json_fails_at_once_instead_of_hanging(book: str, client: Clie
 
 
 async def test_other_content_is_refused_by_name_of_the_field(book: str, client: Client) -> None:
-    await (await start_close(client, closed(book), WorkflowIDConflictPolicy.FAIL)).result()
-    handle = await start_close(client, closed(book, realized_pnl="11", risk="6"), WorkflowIDConflictPolicy.FAIL)
+    await (await start_close(client, closed(book))).result()
+    handle = await start_close(client, closed(book, realized_pnl="11", risk="6"))
     with pytest.raises(WorkflowFailureError) as failed:
         await handle.result()
     cause = failed.value.cause
@@ -54,8 +57,9 @@ async def test_other_content_is_refused_by_name_of_the_field(book: str, client: 
 
 
 async def test_twenty_starts_at_once_attribute_once(book: str, client: Client) -> None:
+    joining = WorkflowIDConflictPolicy.USE_EXISTING
     handles = await asyncio.gather(
-        *(start_close(client, closed(book), WorkflowIDConflictPolicy.USE_EXISTING) for _ in range(20))
+        *(start(client, dataclasses.replace(position_close(closed(book)), conflict=joining)) for _ in range(20))
     )
     reports: list[CloseReport] = await asyncio.gather(*(handle.result() for handle in handles))
     assert {report.outcome.position_id for report in reports} == {"p-1"}

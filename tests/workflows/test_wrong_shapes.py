@@ -10,7 +10,7 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.converter import DataConverter
 from temporalio.exceptions import ActivityError, ApplicationError
 
-from closeloop.activities.starting import TASK_QUEUE
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.store.database import Sessions
 from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import Tally, tally

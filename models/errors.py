@@ -1,0 +1,37 @@
+"""What a question or a command can be refused for, the same through every door.
+
+The sentence of an error is for a person: it says what was asked, and what is wrong. The class is for the door: the CLI
+leaves with status 1, an HTTP door answers with ``http_status``.
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """A service could not do what it was asked. Raised only as one of its subclasses; ``str()`` is the sentence."""
+
+    http_status: ClassVar[int] = 500
+
+
+class NotOnRecord(ServiceError):
+    """There is no such book, position, proposal, lesson, ... on record."""
+
+    http_status = 404
+
+
+class NotPossibleNow(ServiceError):
+    """What is on record stands against it: already decided, other content under the same name, learned from before."""
+
+    http_status = 409
+
+
+class NotAcceptable(ServiceError):
+    """The request can never be done as it was said: a value outside its limits, a policy or preset that cannot hold."""
+
+    http_status = 422
+
+
+class RunFailed(ServiceError):
+    """A workflow that was started for the request ended without a result; the sentence says why."""
+
+    http_status = 502

@@ -1,0 +1,209 @@
+"""How each workflow is started: name, id, queue, attributes and summary, written once for every door.
+
+A function a workflow. ``services/launching.py`` starts what it returns; schedules and child workflows read it too.
+"""
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from temporalio.common import (
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDConflictPolicy,
+    WorkflowIDReusePolicy,
+)
+
+from closeloop.models.approvals import ApprovalRequest
+from closeloop.models.corpus import CorpusReport, CorpusRequest
+from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
+from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.meta import MetaRequest
+from closeloop.models.patterns import LessonReport, LessonRequest, OverrideReport, OverrideRequest
+from closeloop.models.positions import ClosedPosition, CloseReport, KarmaRebuildReport, KarmaRebuildRequest
+from closeloop.models.producers import Heartbeat
+from closeloop.models.research import ResearchReport, ResearchRequest
+from closeloop.models.search_attributes import BOOK, LIFECYCLE, position_attributes
+from closeloop.models.sentences import opening_line, short
+from closeloop.models.weights import CycleRequest
+
+TASK_QUEUE = "closeloop"
+MARKET_TASK_QUEUE = "closeloop-market"
+# Slow and costly: whatever a language model does, it can never starve the others.
+LLM_TASK_QUEUE = "closeloop-llm"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What Temporal's client needs to start a workflow.
+
+    ``reuse`` says what happens where a finished workflow has the id, ``conflict`` where a running one has it.
+    """
+
+    workflow: str
+    message: BaseModel | None
+    id: str
+    summary: str
+    result: type[Any] | None = None
+    task_queue: str = TASK_QUEUE
+    attributes: TypedSearchAttributes = field(default_factory=lambda: TypedSearchAttributes([]))
+    reuse: WorkflowIDReusePolicy = WorkflowIDReusePolicy.ALLOW_DUPLICATE
+    conflict: WorkflowIDConflictPolicy = WorkflowIDConflictPolicy.FAIL
+
+
+def position_close(position: ClosedPosition) -> Launch:
+    """A finished one may run again: the database makes that harmless, and tells."""
+    return Launch(
+        workflow="PositionCloseWorkflow",
+        message=position,
+        id=position.key.workflow_id,
+        summary=opening_line(position),
+        result=CloseReport,
+        attributes=position_attributes(position),
+    )
+
+
+def backfill(request: ImportRequest, content: str, total: int, source: str) -> Launch:
+    """``content`` is the digest of the file: the same file is the same import while one is under way."""
+    return Launch(
+        workflow="BackfillWorkflow",
+        message=request,
+        id=f"import/{content[:24]}",
+        summary=f"Import {total} closes from {source}"[:200],
+        result=ImportReport,
+        attributes=_attributes("import"),
+    )
+
+
+def karma_rebuild(request: KarmaRebuildRequest) -> Launch:
+    """Each rebuild is a run of its own."""
+    return Launch(
+        workflow="KarmaRebuildWorkflow",
+        message=request,
+        id=f"karma-rebuild/{request.book or 'all'}/{_new()}",
+        summary=f"Rebuild karma of {request.book or 'every book'}",
+        result=KarmaRebuildReport,
+        attributes=_attributes("karma", request.book),
+    )
+
+
+def weight_cycle(request: CycleRequest, cycle_id: str) -> Launch:
+    """A cycle is held once; one that failed may be held again."""
+    return Launch(
+        workflow="WeightAdjustmentWorkflow",
+        message=request,
+        id=f"weights/{cycle_id}",
+        summary=f"Weights of {request.book}, cycle {cycle_id}",
+        attributes=_attributes("weights", request.book),
+        reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+    )
+
+
+def approval(request: ApprovalRequest) -> Launch:
+    """What waits for an operator waits once."""
+    return Launch(
+        workflow="ApprovalWorkflow",
+        message=request,
+        id=request.workflow_id,
+        summary=short(request.proposal),
+        attributes=_attributes(request.kind, request.book),
+        reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+    )
+
+
+def heartbeat(message: Heartbeat) -> Launch:
+    """The heartbeat's own id, where it has one, makes counting it twice impossible; the workflow's need not."""
+    return Launch(
+        workflow="HeartbeatWorkflow",
+        message=message,
+        id=f"heartbeat/{message.book}/{uuid.uuid4().hex}",
+        summary=f"{message.producer_id}: {message.successes} successes, {message.failures} failures"[:200],
+        result=bool,
+        attributes=_attributes("heartbeat", message.book),
+    )
+
+
+def forecast_resolution(request: ResolutionRequest, as_of: datetime) -> Launch:
+    """Asked for twice at the same instant, the second one joins the first."""
+    return Launch(
+        workflow="ForecastResolutionWorkflow",
+        message=request,
+        id=f"forecast-resolution/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
+        summary=f"Resolve forecasts as of {as_of:%Y-%m-%d %H:%M} UTC",
+        result=ResolutionReport,
+        attributes=_attributes("forecast-resolution"),
+        conflict=WorkflowIDConflictPolicy.USE_EXISTING,
+    )
+
+
+def meta_forecast(request: MetaRequest) -> Launch:
+    """The meta-producer speaks once for an instant."""
+    return Launch(
+        workflow="MetaForecastWorkflow",
+        message=request,
+        id=f"meta-forecast/{request.as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
+        summary=f"The meta-producer as of {request.as_of:%Y-%m-%d %H:%M} UTC",
+        attributes=_attributes("meta"),
+    )
+
+
+def lesson_building(request: LessonRequest) -> Launch:
+    """Each building is a run of its own."""
+    return Launch(
+        workflow="LessonBuildingWorkflow",
+        message=request,
+        id=f"lessons/{request.book or 'all'}/{_new()}",
+        summary=f"Build lessons of {request.book or 'every book'}",
+        result=LessonReport,
+        attributes=_attributes("lessons", request.book),
+    )
+
+
+def override_materialization(request: OverrideRequest) -> Launch:
+    """Each run is a run of its own."""
+    return Launch(
+        workflow="OverrideMaterializationWorkflow",
+        message=request,
+        id=f"overrides/{request.book or 'all'}/{_new()}",
+        summary=f"Bring overrides of {request.book or 'every book'} in line with lessons",
+        result=OverrideReport,
+        attributes=_attributes("overrides", request.book),
+    )
+
+
+def research(request: ResearchRequest) -> Launch:
+    """Each run is a run of its own, on the queue of the language model."""
+    return Launch(
+        workflow="LlmResearchWorkflow",
+        message=request,
+        id=f"research/{request.book or 'all'}/{_new()}",
+        summary=f"Study what closed in {request.book or 'every book'}",
+        result=ResearchReport,
+        task_queue=LLM_TASK_QUEUE,
+        attributes=_attributes("research", request.book),
+    )
+
+
+def corpus(request: CorpusRequest) -> Launch:
+    """Each run is a run of its own."""
+    return Launch(
+        workflow="CorpusWorkflow",
+        message=request,
+        id=f"corpus/{_new()}",
+        summary="Score, promote and archive skills",
+        result=CorpusReport,
+        attributes=_attributes("corpus"),
+    )
+
+
+def _attributes(lifecycle: str, book: str | None = None) -> TypedSearchAttributes:
+    pairs = [SearchAttributePair(LIFECYCLE, lifecycle)]
+    if book:
+        pairs.append(SearchAttributePair(BOOK, book))
+    return TypedSearchAttributes(pairs)
+
+
+def _new() -> str:
+    return uuid.uuid4().hex[:8]

@@ -1,0 +1,39 @@
+"""Starting workflows as ``models/launches.py`` describes them."""
+
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError
+
+from closeloop.models.errors import RunFailed
+from closeloop.models.launches import Launch
+
+
+async def start(client: Client, launch: Launch) -> WorkflowHandle[Any, Any]:
+    """Start a workflow. Raises WorkflowAlreadyStartedError where the launch does not join or repeat what has its id."""
+    return await client.start_workflow(
+        launch.workflow,
+        args=[] if launch.message is None else [launch.message],
+        id=launch.id,
+        task_queue=launch.task_queue,
+        id_reuse_policy=launch.reuse,
+        id_conflict_policy=launch.conflict,
+        static_summary=launch.summary,
+        search_attributes=launch.attributes,
+        result_type=launch.result,
+    )
+
+
+async def run(client: Client, launch: Launch) -> Any:
+    """Start a workflow and wait for its result, of the launch's type. Raises RunFailed with what it failed for."""
+    return await result(await start(client, launch))
+
+
+async def result(handle: WorkflowHandle[Any, Any]) -> Any:
+    """The result of a workflow. Raises RunFailed with what it failed for."""
+    try:
+        return await handle.result()
+    except WorkflowFailureError as error:
+        cause = error.cause
+        reason = cause.message if isinstance(cause, ApplicationError) else str(cause)
+        raise RunFailed(reason[:500]) from None
