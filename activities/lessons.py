@@ -23,7 +23,7 @@ from closeloop.learning.edge import RegimeWeights, edge_score, factors, regime_w
 from closeloop.learning.mining import Group, Lesson, Mined, Standing, Trade, due, group_of, mine
 from closeloop.learning.overrides import is_actionable
 from closeloop.models.events import EventType
-from closeloop.models.patterns import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
+from closeloop.models.lessons import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 

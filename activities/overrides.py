@@ -21,8 +21,8 @@ from closeloop.learning.overrides import Override, blend, expires_at, needs_appr
 from closeloop.learning.scope import flatten
 from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
 from closeloop.models.events import EventType
-from closeloop.models.patterns import (
-    LessonView,
+from closeloop.models.lessons import LessonView
+from closeloop.models.overrides import (
     Match,
     MatchRequest,
     Materialized,

@@ -44,31 +44,21 @@ from closeloop.learning.research import (
 )
 from closeloop.learning.scope import flatten
 from closeloop.models.events import EventType
+from closeloop.models.model_calls import Answer, CallOutcome, NotReserved, Question, Reserved, Usage
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.research import (
+from closeloop.models.readings import (
     DIMENSIONS,
-    Answer,
     BookFacts,
     BookReading,
-    BooksAsked,
-    BookStudy,
-    CallOutcome,
-    DueBooks,
     GroupFacts,
     JudgedFacts,
-    Kind,
     LessonFacts,
-    NotReserved,
-    Question,
-    ReadTrade,
     Record,
-    Reserved,
-    Status,
-    Studied,
     TradeFacts,
     TradeReading,
-    Usage,
+    TradeToRead,
 )
+from closeloop.models.research import BooksAsked, BookStudy, DueBooks, Kind, Status, Studied
 from closeloop.store.database import Sessions
 
 MODULE = "pm"
@@ -120,7 +110,7 @@ class ResearchActivities:
                     book = Record.model_validate(await store.research.record(session, study.book, study.as_of))
                 if not rows:
                     return done
-                reads = {row["position_id"]: ReadTrade(trade=self._trade(row), book=book) for row in rows}
+                reads = {row["position_id"]: TradeToRead(trade=self._trade(row), book=book) for row in rows}
                 if self._model is None:
                     await self._write_readings(study, reads)
                     done.trades += len(reads)
@@ -140,7 +130,7 @@ class ResearchActivities:
         return done
 
     async def _read(
-        self, model: LanguageModel, study: BookStudy, position_id: str, read: ReadTrade, done: Studied
+        self, model: LanguageModel, study: BookStudy, position_id: str, read: TradeToRead, done: Studied
     ) -> str | None:
         """Read one trade; why nothing more is to be asked today, if so."""
         key = store.research.learned_key(study.book, 1, TRADE_PROMPT, position_id)
@@ -156,7 +146,7 @@ class ResearchActivities:
             return said.sentence
         return None
 
-    async def _write_readings(self, study: BookStudy, reads: dict[str, ReadTrade]) -> None:
+    async def _write_readings(self, study: BookStudy, reads: dict[str, TradeToRead]) -> None:
         rows = []
         for position_id, read in reads.items():
             key = store.research.learned_key(study.book, 1, STATISTICS, position_id)

@@ -9,7 +9,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.models.patterns import LearningLesson, LessonRun, OverrideStatus
+from closeloop.models.lessons import LearningLesson, LessonRun
+from closeloop.models.overrides import OverrideStatus
 from closeloop.store.database import Sessions
 from closeloop.store.rows import execute, insertion
 

@@ -46,7 +46,8 @@ from closeloop.cli.simulated_engine import (
 )
 from closeloop.cli.weights import active_weights, run_cycle, say
 from closeloop.learning.intervals import wilson_interval
-from closeloop.models.patterns import LessonRequest, LessonStatus, MatchRequest, OverrideRequest
+from closeloop.models.lessons import LessonRequest, LessonStatus
+from closeloop.models.overrides import MatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, Verdict

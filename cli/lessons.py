@@ -26,7 +26,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.launches import TASK_QUEUE
-from closeloop.models.patterns import LessonReport, LessonRequest, LessonStatus, LessonView
+from closeloop.models.lessons import LessonReport, LessonRequest, LessonStatus, LessonView
 from closeloop.models.search_attributes import BOOK, LIFECYCLE
 
 app = typer.Typer(

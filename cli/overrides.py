@@ -34,7 +34,14 @@ from closeloop.cli.console import (
 )
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
 from closeloop.models.launches import TASK_QUEUE
-from closeloop.models.patterns import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideStatus, OverrideView
+from closeloop.models.overrides import (
+    Match,
+    MatchRequest,
+    OverrideReport,
+    OverrideRequest,
+    OverrideStatus,
+    OverrideView,
+)
 from closeloop.models.refusals import describe
 from closeloop.models.search_attributes import BOOK, LIFECYCLE
 

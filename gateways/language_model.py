@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
+from closeloop.models.model_calls import Answer, Question, Usage
 from closeloop.models.refusals import describe
-from closeloop.models.research import Answer, Question, Usage
 
 if TYPE_CHECKING:
     import anthropic

@@ -11,22 +11,20 @@ from typing import Any
 
 from scipy import stats
 
+from closeloop.models.model_calls import Question
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.research import (
+from closeloop.models.readings import (
     BookFacts,
     BookReading,
     Claim,
-    Day,
     GroupFacts,
     Hypothesis,
     LessonFacts,
-    Question,
-    ReadTrade,
     Record,
-    Sample,
     TradeReading,
-    Verdict,
+    TradeToRead,
 )
+from closeloop.models.research import Day, Judgement, Sample
 
 STATISTICS = "statistics"
 TRADE_PROMPT = "trade-1"
@@ -60,7 +58,7 @@ _BOOK_SYSTEM = (
 # -- prompts ------------------------------------------------------------------------------------------------------
 
 
-def trade_question(read: ReadTrade) -> Question[TradeReading]:
+def trade_question(read: TradeToRead) -> Question[TradeReading]:
     """Level 1: tags and an observation on one trade."""
     data = read.model_dump(mode="json")
     return Question(TRADE_PROMPT, _TRADE_SYSTEM, _fenced(data, data["trade"]), TradeReading, 4_000)
@@ -101,7 +99,7 @@ def fact(text: object) -> str:
 # -- the deterministic writer -------------------------------------------------------------------------------------
 
 
-def trade_sentences(read: ReadTrade) -> TradeReading:
+def trade_sentences(read: TradeToRead) -> TradeReading:
     """What :func:`trade_question` asks for, said by statistics: the same facts in plain sentences."""
     trade = read.trade
     tags = ["win" if trade.won else "loss", str(trade.direction)]
@@ -168,7 +166,7 @@ def _within(text: str, limit: int) -> str:
 
 def judge(
     hypothesis: Hypothesis, inside: Sample, outside: Sample, days: Sequence[Day], *, beside: int, policy: LearningPolicy
-) -> Verdict:
+) -> Judgement:
     """Does the data support what a hypothesis claims?
 
     ``inside`` are the R-multiples of the trades of its pattern and action that meet its condition, ``outside`` of the
@@ -181,16 +179,16 @@ def judge(
     """
     n, others, fewest = inside.n, outside.n, policy.mining.min_trades
     if len(hypothesis.scope) < len(hypothesis.conditions):
-        return Verdict(status="untestable", reason="it names a dimension twice")
+        return Judgement(status="untestable", reason="it names a dimension twice")
     if n + others == 0:
-        return Verdict(status="untestable", reason="there is no trade of this pattern and action with a known risk")
+        return Judgement(status="untestable", reason="there is no trade of this pattern and action with a known risk")
     if n < fewest or others < fewest:
         reason = f"{n} trades meet the condition and {others} do not: {fewest} are needed of each"
-        return Verdict(status="untestable", reason=reason, n=n, others=others)
+        return Judgement(status="untestable", reason=reason, n=n, others=others)
     with_trades = sum(day.n > 0 for day in days)
     if with_trades < policy.mining.min_days:
         reason = f"trades meet the condition on {with_trades} days: {policy.mining.min_days} are needed"
-        return Verdict(status="untestable", reason=reason, n=n, others=others)
+        return Judgement(status="untestable", reason=reason, n=n, others=others)
 
     effect = inside.mean - outside.mean
     a, b = inside.variance / n, outside.variance / others
@@ -200,7 +198,7 @@ def judge(
         for day in days
     )
     if not (a + b > 0 and math.isfinite(effect) and math.isfinite(a + b)):
-        return Verdict(status="untestable", reason="the trades do not vary", n=n, others=others)
+        return Judgement(status="untestable", reason="the trades do not vary", n=n, others=others)
     welch_freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (others - 1))
     tests = [
         (math.sqrt(a + b), stats.t(welch_freedom)),
@@ -218,7 +216,7 @@ def judge(
         reason = f"{effect:+.2f} R against the others: the opposite of what is claimed"
     else:
         reason = f"{effect:+.2f} R against the others: not told from chance, or too small"
-    return Verdict(
+    return Judgement(
         status="supported" if supported else "refuted",
         reason=reason,
         n=n,

@@ -20,8 +20,9 @@ from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusReport, CorpusRequest
 from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
 from closeloop.models.imports import ImportReport, ImportRequest
+from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.meta import MetaRequest
-from closeloop.models.patterns import LessonReport, LessonRequest, OverrideReport, OverrideRequest
+from closeloop.models.overrides import OverrideReport, OverrideRequest
 from closeloop.models.positions import ClosedPosition, CloseReport, KarmaRebuildReport, KarmaRebuildRequest
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchReport, ResearchRequest

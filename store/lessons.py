@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.patterns import (
+from closeloop.models.lessons import (
     BuiltLessons,
     LearningLesson,
     LearningRegimeWeights,

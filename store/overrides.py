@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.patterns import OverrideStatus, OverrideView, PmOverride
+from closeloop.models.overrides import OverrideStatus, OverrideView, PmOverride
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (

@@ -10,22 +10,10 @@ from typing import Any
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.models.model_calls import NO_ANSWER, CallOutcome, NotReserved, Reserved, Spending, Usage
 from closeloop.models.positions import LIVE
-from closeloop.models.research import (
-    NO_ANSWER,
-    CallOutcome,
-    Day,
-    Hypothesis,
-    Kind,
-    LlmLearning,
-    NotReserved,
-    ResearchView,
-    Reserved,
-    Sample,
-    Spending,
-    Status,
-    Usage,
-)
+from closeloop.models.readings import Hypothesis
+from closeloop.models.research import Day, Kind, LlmLearning, ResearchView, Sample, Status
 from closeloop.store import locks
 from closeloop.store.rows import execute, insertion
 

@@ -24,7 +24,8 @@ from closeloop.models.corpus import CorpusRequest
 from closeloop.models.forecasts import Continued, ResolutionRequest
 from closeloop.models.imports import ImportRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
-from closeloop.models.patterns import LessonRequest, OverrideRequest
+from closeloop.models.lessons import LessonRequest
+from closeloop.models.overrides import OverrideRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
 from closeloop.models.prices import PricesFetched

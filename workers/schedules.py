@@ -21,7 +21,8 @@ from temporalio.client import (
 from closeloop.models.corpus import CorpusRequest
 from closeloop.models.forecasts import ResolutionRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
-from closeloop.models.patterns import LessonRequest, OverrideRequest
+from closeloop.models.lessons import LessonRequest
+from closeloop.models.overrides import OverrideRequest
 from closeloop.models.positions import CatchUpRequest
 from closeloop.models.research import ResearchRequest
 

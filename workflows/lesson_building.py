@@ -12,7 +12,7 @@ from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
     from closeloop.models import search_attributes as sa
-    from closeloop.models.patterns import BuildLessons, LessonReport, LessonRequest
+    from closeloop.models.lessons import BuildLessons, LessonReport, LessonRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
 SILENCE = timedelta(seconds=15)

@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
     from closeloop.activities.overrides import OverrideActivities
     from closeloop.models import search_attributes as sa
-    from closeloop.models.patterns import MaterializeOverrides, OverrideReport, OverrideRequest
+    from closeloop.models.overrides import MaterializeOverrides, OverrideReport, OverrideRequest
 
 # A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
 A_BOOK = timedelta(minutes=10)

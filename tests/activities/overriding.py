@@ -12,7 +12,7 @@ from temporalio.testing import ActivityEnvironment
 from closeloop import store
 from closeloop.activities.lessons import lesson_id
 from closeloop.activities.overrides import OverrideActivities, match
-from closeloop.models.patterns import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
+from closeloop.models.overrides import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import Book
 from closeloop.store.database import Sessions

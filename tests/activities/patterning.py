@@ -14,7 +14,8 @@ from closeloop.activities.attribution import attribute
 from closeloop.activities.learners import Learner
 from closeloop.activities.lessons import LessonActivities
 from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
-from closeloop.models.patterns import BuildLessons, BuiltLessons, LearnMissed, LearnMissedReport
+from closeloop.models.lessons import BuildLessons, BuiltLessons
+from closeloop.models.patterns import LearnMissed, LearnMissedReport
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.store.database import Sessions

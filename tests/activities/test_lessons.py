@@ -9,7 +9,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.models.patterns import BuiltLessons, LessonStatus, LessonView
+from closeloop.models.lessons import BuiltLessons, LessonStatus, LessonView
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 from tests.activities.patterning import (

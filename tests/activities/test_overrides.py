@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
-from closeloop.models.patterns import OverrideStatus, OverrideView
+from closeloop.models.overrides import OverrideStatus, OverrideView
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 from tests.activities.overriding import SCOPE, matched, materialize, mined, overrides

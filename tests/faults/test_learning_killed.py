@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from closeloop import store
-from closeloop.models.patterns import LessonReport, LessonRequest
+from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades

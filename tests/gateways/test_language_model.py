@@ -17,7 +17,8 @@ from closeloop.gateways.language_model import (
     Prices,
     most,
 )
-from closeloop.models.research import BookReading, Question, TradeReading, Usage
+from closeloop.models.model_calls import Question, Usage
+from closeloop.models.readings import BookReading, TradeReading
 from tests.gateways.messages_api import (
     BROKEN,
     HANG,

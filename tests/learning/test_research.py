@@ -22,18 +22,8 @@ from closeloop.learning.research import (
 )
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import Direction
-from closeloop.models.research import (
-    BookFacts,
-    Day,
-    GroupFacts,
-    Hypothesis,
-    LessonFacts,
-    ReadTrade,
-    Record,
-    Sample,
-    TradeFacts,
-    Verdict,
-)
+from closeloop.models.readings import BookFacts, GroupFacts, Hypothesis, LessonFacts, Record, TradeFacts, TradeToRead
+from closeloop.models.research import Day, Judgement, Sample
 
 POLICY = LearningPolicy()
 CLOSED = datetime(2026, 1, 1, 6, tzinfo=UTC)
@@ -58,8 +48,8 @@ def trade(**changes: Any) -> TradeFacts:
     return TradeFacts.model_validate(values | changes)
 
 
-def read(**changes: Any) -> ReadTrade:
-    return ReadTrade(trade=trade(**changes), book=Record(trades=10, wins=6, avg_rr=0.3))
+def read(**changes: Any) -> TradeToRead:
+    return TradeToRead(trade=trade(**changes), book=Record(trades=10, wins=6, avg_rr=0.3))
 
 
 def data_of(text: str) -> Any:
@@ -189,7 +179,7 @@ def claiming(claim: str = "better", *dimensions: str) -> Hypothesis:
 
 def judged(
     inside: list[float], outside: list[float], claim: str = "better", *, beside: int = 1, days: int = 20
-) -> Verdict:
+) -> Judgement:
     """Trades dealt out to days in turn."""
     by_day = [
         Day(len(a), sum(a), len(b), sum(b)) for a, b in ((inside[d::days], outside[d::days]) for d in range(days))

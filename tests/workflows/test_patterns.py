@@ -16,14 +16,8 @@ from closeloop import store
 from closeloop.models.approvals import ApprovalAnswer, ApprovalRequest, ApprovalState
 from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.launches import TASK_QUEUE
-from closeloop.models.patterns import (
-    LessonReport,
-    LessonRequest,
-    OverrideReport,
-    OverrideRequest,
-    OverrideStatus,
-    OverrideView,
-)
+from closeloop.models.lessons import LessonReport, LessonRequest
+from closeloop.models.overrides import OverrideReport, OverrideRequest, OverrideStatus, OverrideView
 from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.store.imports import StagedRow

@@ -1,0 +1,140 @@
+"""What research asks a language model about closed trades, and what it may answer: all that a prompt may hold."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from closeloop.models.values import Direction, Identifier
+from closeloop.models.values import Text as Prose
+
+Fact = Annotated[str, Field(max_length=200)]
+DIMENSIONS = 40
+
+
+class Record(BaseModel):
+    """How a number of trades went. ``avg_rr`` is in R, over the trades whose risk is known."""
+
+    trades: int
+    wins: int
+    avg_rr: float | None
+
+
+class TradeFacts(BaseModel):
+    """A closed trade, as the service computed it: the data of a level-1 prompt."""
+
+    symbol: Fact
+    direction: Direction
+    closed_at: datetime
+    time_held_hours: float
+    rr: float | None = Field(description="In R; null where the risk is unknown.")
+    won: bool
+    max_drawdown_pct: float | None
+    max_favorable_pct: float | None
+    regime_at_entry: Fact | None
+    exit_reason: Fact | None
+    producers: Annotated[list[Fact], Field(max_length=20)] = []
+    patterns: Annotated[list[Fact], Field(max_length=20)] = []
+    scope: Annotated[dict[Fact, Fact], Field(max_length=DIMENSIONS)] = {}
+
+
+class TradeToRead(BaseModel):
+    """A trade to be read, beside the record of its book until then."""
+
+    trade: TradeFacts
+    book: Record
+
+
+class LessonFacts(BaseModel):
+    """A lesson, as the mining found it."""
+
+    pattern_key: Fact
+    action_category: Fact
+    scope: dict[Fact, Fact]
+    n: int
+    avg_rr: float
+    effect: float
+    actionable: bool
+
+
+class GroupFacts(BaseModel):
+    """Trades of one pattern and action, and of each value of each dimension within: what a condition can name."""
+
+    pattern_key: Fact
+    action_category: Fact
+    record: Record
+    dimensions: dict[Fact, dict[Fact, Record]]
+
+
+class JudgedFacts(BaseModel):
+    """A hypothesis that was stated before, and what became of it."""
+
+    pattern_key: Fact
+    action_category: Fact
+    scope: dict[Fact, Fact]
+    claim: Fact
+    status: Fact
+
+
+class BookFacts(BaseModel):
+    """The data of a level-2 prompt: recent live trades (newest first), the lessons, what can be tested, what was."""
+
+    recent: list[TradeFacts]
+    lessons: list[LessonFacts]
+    groups: list[GroupFacts]
+    tested: list[JudgedFacts] = []
+
+
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="lower case words joined by - or _")]
+
+
+class TradeReading(BaseModel):
+    """Level 1: semantic tags and an observation on one trade."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tags: Annotated[list[Tag], Field(min_length=1, max_length=8)]
+    observation: Annotated[Prose, Field(min_length=1, max_length=800, description="one to three plain sentences")]
+
+
+class Condition(BaseModel):
+    """``dimension = value``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dimension: Annotated[Identifier, Field(description="a dimension exactly as the data names it")]
+    value: Annotated[Identifier, Field(description="one of its values exactly as the data has it")]
+
+
+class Claim(StrEnum):
+    """What a hypothesis says of the trades that meet its condition, against the others of the same pattern."""
+
+    better = "better"
+    worse = "worse"
+
+
+class Hypothesis(BaseModel):
+    """A statement that the service can test."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    statement: Annotated[Prose, Field(min_length=1, max_length=500, description="one plain sentence")]
+    pattern_key: Annotated[Identifier, Field(description="a pattern_key exactly as the data has it")]
+    action_category: Annotated[Identifier, Field(description="its action_category exactly as the data has it")]
+    conditions: Annotated[list[Condition], Field(min_length=1, max_length=3)]
+    claim: Annotated[Claim, Field(description="how such trades do in R against the others of the same pattern")]
+
+    @property
+    def scope(self) -> dict[str, str]:
+        """The condition as a lesson's scope has it."""
+        return {condition.dimension: condition.value for condition in self.conditions}
+
+
+class BookReading(BaseModel):
+    """Level 2: a report, and hypotheses."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    report: Annotated[Prose, Field(min_length=1, max_length=3000, description="a few plain sentences")]
+    hypotheses: Annotated[list[Hypothesis], Field(max_length=5)]
