@@ -16,6 +16,7 @@ from temporalio.client import Client
 
 from closeloop import store
 from closeloop.activities.approvals import ask
+from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.producers import microseconds
 from closeloop.activities.transactions import transaction
@@ -49,12 +50,15 @@ class MetaActivities:
         async with beating():
             async with transaction(self._sessions) as session:
                 books = request.books or await store.meta.books(session, as_of, self._state_age)
-            for book in books:
+
+            async def speak(book: str) -> None:
                 async with transaction(self._sessions) as session:
                     in_all = await store.meta.outcomes_in_all(session, book, as_of)
                     spoken_of = await store.meta.spoken_of(session, book, as_of, self._state_age)
                 for asset, horizon in spoken_of:
                     self._count(report, await self._speak(book, asset, horizon, as_of, in_all))
+
+            report.failed = await each_book(self._sessions, "meta", books, speak)
         return report
 
     @property

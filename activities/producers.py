@@ -11,6 +11,7 @@ import numpy as np
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.calibration import (
@@ -50,11 +51,13 @@ class ProducerActivities:
         """Add up the days whose outcomes changed, then the window of each book. Repeating it changes nothing."""
         report = PerformanceReport()
         async with beating():
-            for book in await self._books(request):
+
+            async def update(book: str) -> None:
                 report.days += await self._add_up(book)
                 await self._write(book, request.as_of)
                 report.books.append(book)
-                activity.heartbeat(book)
+
+            report.failed = await each_book(self._sessions, "performance", await self._books(request), update)
         return report
 
     @activity.defn(name="update_recalibration")
@@ -63,7 +66,8 @@ class ProducerActivities:
         policy = self._policy
         report = PerformanceReport()
         async with beating():
-            for book in await self._books(request):
+
+            async def update(book: str) -> None:
                 async with transaction(self._sessions) as session:
                     due = await store.producers.recalibration_due(
                         session,
@@ -76,6 +80,8 @@ class ProducerActivities:
                     if await self._recalibrate(book, producer, version + 1, outcomes, request.as_of):
                         report.recalibrations.append(f"{book}/{producer}/{version + 1}")
                 report.books.append(book)
+
+            report.failed = await each_book(self._sessions, "recalibration", await self._books(request), update)
             async with transaction(self._sessions) as session:
                 await store.producers.forget_heartbeats(session, HEARTBEATS_KEPT_DAYS)
         return report

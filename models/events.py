@@ -28,6 +28,7 @@ class EventType(StrEnum):
     forecast_unresolvable = "forecast.unresolvable.v1"
     recalibration = "producer.recalibration.v1"
     meta_shadowed = "meta.shadowed.v1"
+    book_failed = "learning.book_failed.v1"
     scope_dimension_unknown = "learning.scope.unknown_dimension.v1"
     action_unreadable = "learning.action.unreadable.v1"
     lessons_built = "learning.lessons.built.v1"

@@ -154,6 +154,10 @@ class ResolutionReport(BaseModel):
     unresolvable: int = Field(default=0, description="Given up by this resolution.")
     reasons: dict[str, int] = Field(default_factory=dict, description="Why forecasts are pending, with counts.")
     candles_fetched: int = 0
+    failed: dict[str, str] = Field(
+        default_factory=dict,
+        description="Books whose performance, recalibration or meta-producer is not up to date, and why.",
+    )
     workflow_id: str = ""
 
     @property
@@ -161,7 +165,8 @@ class ResolutionReport(BaseModel):
         """For the audit trail."""
         told = f"{self.resolved} resolved, {self.pending} pending, {self.unresolvable} given up"
         told += f", {self.abstained} abstentions" if self.abstained else ""
-        return told + "".join(f"; {count} x {reason}" for reason, count in list(self.reasons.items())[:5])
+        told += "".join(f"; {count} x {reason}" for reason, count in list(self.reasons.items())[:5])
+        return told + "".join(f"; book {book}: {reason}" for book, reason in list(self.failed.items())[:5])
 
 
 class ResolvePages(BaseModel):

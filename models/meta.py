@@ -39,6 +39,7 @@ class MetaReport(BaseModel):
     emitted: int = 0
     shadowed: int = 0
     abstained: dict[str, int] = {}
+    failed: dict[str, str] = Field(default={}, description="Books in which it could not speak, and why.")
 
 
 class MetaDecision(SQLModel, table=True):

@@ -40,6 +40,7 @@ class PerformanceReport(BaseModel):
     books: list[str] = []
     days: int = 0
     recalibrations: list[str] = []
+    failed: dict[str, str] = Field(default={}, description="Books that could not be brought up to date, and why.")
 
 
 class Heartbeat(BaseModel):

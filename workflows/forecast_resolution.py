@@ -4,7 +4,7 @@ import hashlib
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, SearchAttributePair, TypedSearchAttributes
+from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 
 from closeloop.workflows.decisions import scheduled_time
@@ -25,8 +25,8 @@ with workflow.unsafe.imports_passed_through():
         ResolutionRequest,
         ResolvePages,
     )
-    from closeloop.models.launches import MARKET_TASK_QUEUE
-    from closeloop.models.meta import MetaRequest
+    from closeloop.models.launches import MARKET_TASK_QUEUE, meta_forecast
+    from closeloop.models.meta import MetaReport, MetaRequest
     from closeloop.models.prices import FetchPrices, PricesFetched
     from closeloop.models.producers import Heartbeat, PerformanceRequest
 
@@ -79,7 +79,9 @@ class ForecastResolutionWorkflow:
             summary="What came out",
         )
         workflow.upsert_memo({"outcome": report.sentence[:2000]})
-        await self._learn(as_of)
+        report.failed = await self._learn(as_of)
+        if report.failed:
+            workflow.upsert_memo({"outcome": report.sentence[:2000]})
         return report
 
     async def _resolve(
@@ -122,14 +124,16 @@ class ForecastResolutionWorkflow:
             workflow.logger.warning("the price source could not be asked", exc_info=True)
             return PricesFetched(silence="no worker asked the price source in time")
 
-    async def _learn(self, as_of: datetime) -> None:
+    async def _learn(self, as_of: datetime) -> dict[str, str]:
+        """The books in which a step of it failed, and why."""
+        failed: dict[str, str] = {}
         request = PerformanceRequest(as_of=as_of)
         for activity_, summary in (
             (ProducerActivities.update_performance, "Performance and agreement of producers"),
             (ProducerActivities.update_recalibration, "Recalibration of producers"),
         ):
             try:
-                await workflow.execute_activity_method(
+                learned = await workflow.execute_activity_method(
                     activity_,
                     request,
                     start_to_close_timeout=timedelta(minutes=30),
@@ -139,19 +143,25 @@ class ForecastResolutionWorkflow:
                 )
             except ActivityError:
                 workflow.logger.warning("%s: not this time", summary, exc_info=True)
+            else:
+                failed |= learned.failed
+        launch = meta_forecast(MetaRequest(as_of=as_of))
         try:
-            await workflow.execute_child_workflow(
-                "MetaForecastWorkflow",
-                MetaRequest(as_of=as_of),
-                id=f"meta-forecast/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
-                static_summary=f"The meta-producer as of {as_of:%Y-%m-%d %H:%M} UTC",
-                search_attributes=TypedSearchAttributes([SearchAttributePair(sa.LIFECYCLE, "meta")]),
+            spoken = await workflow.execute_child_workflow(
+                launch.workflow,
+                launch.message,
+                id=launch.id,
+                result_type=MetaReport,
+                static_summary=launch.summary,
+                search_attributes=launch.attributes,
             )
+            failed |= spoken.failed
         except WorkflowAlreadyStartedError:
             workflow.logger.info("another resolution of this instant lets the meta-producer speak")
         except ChildWorkflowError:
             # What was resolved stands; the failed child says in the audit trail what was wrong.
             workflow.logger.warning("the meta-producer did not speak", exc_info=True)
+        return failed
 
 
 @workflow.defn(name="ForecastWorkflow")

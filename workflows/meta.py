@@ -32,6 +32,7 @@ class MetaForecastWorkflow:
         )
         told = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]
         told += [f"{count} abstained ({reason})" for reason, count in sorted(report.abstained.items())]
+        told += [f"book {book} failed: {reason}" for book, reason in sorted(report.failed.items())]
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("meta")])
         workflow.upsert_memo({"outcome": ", ".join(told)[:2000]})
         return report
