@@ -165,7 +165,7 @@ def status(as_json: AsJson = False) -> None:
 async def _status() -> dict[str, Any]:
     budget = settings().llm_budget_usd_per_day
     async with database() as session:
-        today = await store.research.spending(session)
+        today = await store.model_calls.spending(session)
     return {
         "model": settings().llm_model if settings().api_key() else STATISTICS,
         "budget_usd_per_day": format(budget, "f"),

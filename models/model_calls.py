@@ -1,7 +1,7 @@
 """Calls of the language model: what is asked, how a call ended, and what it cost."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from typing import Generic, Literal, TypeVar
@@ -39,11 +39,8 @@ class CallOutcome(StrEnum):
     lost = "lost"
 
 
-# After these the same question may be put again, a little.
-
-
-# After these the same question may be put again, a little.
 NO_ANSWER = (CallOutcome.refused, CallOutcome.malformed)
+"""After these the same question may be put again, a few times."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,33 @@ class Usage:
 
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the calls of a question cost together (USD)."""
+
+    cost: Decimal
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """Reserve a call: ``most`` is the most that it can cost and ``budget`` the budget of a day (USD).
+
+    ``key`` names the question, which is given up after ``attempts`` calls without a usable answer. While ``hold`` lasts
+    nobody else asks the same.
+    """
+
+    key: str
+    book: str
+    model: str
+    version: str
+    most: Decimal
+    budget: Decimal
+    attempts: int
+    hold: timedelta
+    run: str
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Research: runs, what was said in them, and how hypotheses fared against the trades."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -75,9 +75,10 @@ class Studied(BaseModel):
 
 
 class ResearchReport(BaseModel):
-    """What a run did."""
+    """What a run did, by book; ``failed`` says which books could not be studied, and why."""
 
     books: dict[str, Studied] = {}
+    failed: dict[str, str] = {}
 
     @property
     def sentence(self) -> str:
@@ -90,7 +91,7 @@ class ResearchReport(BaseModel):
         if left := sum(s.left for s in studied):
             line += f", {left} closes left"
         stops = sorted({s.stopped for s in studied if s.stopped})
-        return "; ".join([line, *stops])
+        return "; ".join([line, *stops, *(f"{book}: {why}" for book, why in self.failed.items())])
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,28 @@ class Status(StrEnum):
     refuted = "refuted"
     untestable = "untestable"
     given_up = "given_up"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What a model, or the statistics in its place, said: a row to be stored. ``dedupe_key`` names the question."""
+
+    dedupe_key: str
+    book_id: str
+    position_id: str | None
+    kind: Kind
+    level: int
+    model: str
+    prompt_version: str
+    as_of: datetime
+    run: str
+    policy_hash: str
+    module: str = "pm"
+    status: Status = Status.stated
+    content: Mapping[str, object] = field(default_factory=dict)
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
 
 
 class ResearchView(BaseModel):

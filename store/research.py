@@ -1,20 +1,17 @@
-"""Research: which closes wait to be studied, what was said of them, and what that cost."""
+"""Research: which closes wait to be studied, and what was said of them."""
 
 import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict
 from datetime import date, datetime, timedelta
-from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.model_calls import NO_ANSWER, CallOutcome, NotReserved, Reserved, Spending, Usage
 from closeloop.models.positions import LIVE
 from closeloop.models.readings import Hypothesis
-from closeloop.models.research import Day, Kind, LlmLearning, ResearchView, Sample, Status
-from closeloop.store import locks
+from closeloop.models.research import Day, Kind, LlmLearning, ResearchView, Sample, Statement, Status
 from closeloop.store.rows import execute, insertion
 
 # A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
@@ -28,7 +25,6 @@ _UNREAD = (
     "WHERE w.book_id = a.book_id), '-infinity') AND NOT EXISTS (SELECT FROM llm_learning l "
     "WHERE (l.book_id, l.level, l.position_id) = (a.book_id, 1, a.position_id))"
 )
-_TODAY = "date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
 
 
 # -- what is to be studied ----------------------------------------------------------------------------------------
@@ -216,13 +212,19 @@ async def samples(
 # -- what was said ------------------------------------------------------------------------------------------------
 
 
+def digest(prompt: str) -> str:
+    """What a level-2 question is about: its very facts."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:32]
+
+
 def learned_key(book: str, level: int, version: str, about: str) -> str:
     """Names a question: said once. ``about`` is a position, or a digest of the facts."""
     return f"{book}/{level}/{version}/{about}"
 
 
-async def write(session: AsyncSession, rows: Sequence[dict[str, Any]]) -> None:
+async def write(session: AsyncSession, statements: Sequence[Statement]) -> None:
     """Store what was said; what was said before stands."""
+    rows = [asdict(statement) for statement in statements]
     await execute(session, insertion(LlmLearning, rows, on_conflict="(dedupe_key) DO NOTHING"))
 
 
@@ -230,19 +232,6 @@ async def said(session: AsyncSession, key: str) -> bool:
     """Whether there is an answer to this question (or it was given up)."""
     result = await session.execute(text("SELECT 1 FROM llm_learning WHERE dedupe_key = :key"), {"key": key})
     return result.scalar_one_or_none() is not None
-
-
-async def cost_of(session: AsyncSession, key: str) -> tuple[Decimal, Usage]:
-    """What all the calls of a question cost together."""
-    result = await session.execute(
-        text(
-            "SELECT coalesce(sum(cost_usd), 0) AS cost, coalesce(sum(input_tokens), 0) AS input, "
-            "coalesce(sum(output_tokens), 0) AS output FROM llm_calls WHERE dedupe_key = :key"
-        ),
-        {"key": key},
-    )
-    row = result.one()
-    return row.cost, Usage(row.input, row.output)
 
 
 async def tested(session: AsyncSession, book: str, last: int) -> Sequence[RowMapping]:
@@ -285,110 +274,3 @@ async def shown(session: AsyncSession, number: int) -> ResearchView | None:
     )
     row = result.mappings().one_or_none()
     return None if row is None else ResearchView.model_validate(dict(row))
-
-
-# -- what it costs ------------------------------------------------------------------------------------------------
-
-
-async def reserve(
-    session: AsyncSession,
-    *,
-    key: str,
-    book: str,
-    model: str,
-    version: str,
-    most: Decimal,
-    budget: Decimal,
-    attempts: int,
-    hold: timedelta,
-    run: str,
-) -> Reserved | NotReserved:
-    """Reserve the most that a call can cost, unless that is more than what is left of today's budget.
-
-    A question that another run is asking is left to it until its reservation ends; then it counts as lost, and as paid.
-    """
-    await locks.one_at_a_time(session, locks.MODEL_BUDGET)
-    await session.execute(
-        text(
-            "UPDATE llm_calls SET outcome = :lost, cost_usd = reserved_usd, settled_at = clock_timestamp(), "
-            "reason = 'the process that asked did not come back' "
-            "WHERE dedupe_key = :key AND settled_at IS NULL AND held_until <= clock_timestamp()"
-        ),
-        {"key": key, "lost": CallOutcome.lost},
-    )
-    before = (
-        await session.execute(
-            text(
-                "SELECT count(*) FILTER (WHERE outcome = ANY(CAST(:none AS text[]))) AS unanswered, "
-                "extract(epoch FROM max(held_until) FILTER (WHERE settled_at IS NULL) - clock_timestamp()) AS held, "
-                "(array_agg(reason ORDER BY call_id DESC) FILTER (WHERE outcome = ANY(CAST(:none AS text[]))))[1] "
-                "AS reason FROM llm_calls WHERE dedupe_key = :key"
-            ),
-            {"key": key, "none": list(NO_ANSWER)},
-        )
-    ).one()
-    if before.held is not None:
-        return NotReserved("held", "another run is asking this", max(float(before.held), 0.0))
-    if before.unanswered >= attempts:
-        return NotReserved("exhausted", f"given up after {before.unanswered} attempts: {before.reason}")
-    spent = (await spending(session)).spent_usd
-    if spent + most > budget:
-        return NotReserved(
-            "over_budget",
-            f"today's budget of {format(budget.normalize(), 'f')} USD is spent: {spent:.4f} USD, "
-            f"and a call may cost {most:.4f}",
-        )
-    result = await session.execute(
-        text(
-            "INSERT INTO llm_calls (dedupe_key, book_id, model, prompt_version, reserved_usd, run, held_until) "
-            "VALUES (:key, :book, :model, :version, :most, :run, clock_timestamp() + CAST(:hold AS interval)) "
-            "RETURNING call_id"
-        ),
-        {"key": key, "book": book, "model": model, "version": version, "most": most, "run": run, "hold": hold},
-    )
-    return Reserved(int(result.scalar_one()))
-
-
-async def settle(
-    session: AsyncSession,
-    call: Reserved,
-    outcome: CallOutcome,
-    usage: Usage | None,
-    cost: Decimal | None,
-    reason: str | None = None,
-) -> None:
-    """Write down how a call ended. Where the cost is unknown, it was what was reserved."""
-    await session.execute(
-        text(
-            "UPDATE llm_calls SET outcome = :outcome, reason = :reason, "
-            "cost_usd = coalesce(CAST(:cost AS numeric), reserved_usd), "
-            "input_tokens = :input, output_tokens = :output, settled_at = clock_timestamp() WHERE call_id = :id"
-        ),
-        {
-            "id": call.call_id,
-            "outcome": outcome,
-            "reason": reason,
-            "cost": cost,
-            "input": usage and usage.input_tokens,
-            "output": usage and usage.output_tokens,
-        },
-    )
-
-
-async def spending(session: AsyncSession) -> Spending:
-    """Calls since midnight (UTC), by the clock of the database, which all workers share."""
-    result = await session.execute(
-        text(
-            "SELECT coalesce(sum(calls), 0) AS calls, coalesce(sum(spent), 0) AS spent_usd, "  # noqa: S608
-            "coalesce(jsonb_object_agg(outcome, calls) FILTER (WHERE outcome IS NOT NULL), '{}') AS outcomes FROM "
-            "(SELECT coalesce(outcome, 'under way') AS outcome, count(*) AS calls, "
-            "sum(coalesce(cost_usd, reserved_usd)) AS spent "
-            f"FROM llm_calls WHERE reserved_at >= {_TODAY} GROUP BY 1) today"
-        )
-    )
-    return Spending.model_validate(dict(result.mappings().one()))
-
-
-def digest(prompt: str) -> str:
-    """What a level-2 question is about: its very facts."""
-    return hashlib.sha256(prompt.encode()).hexdigest()[:32]

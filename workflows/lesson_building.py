@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
 
+from closeloop.workflows.books import reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
@@ -14,9 +14,9 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models import search_attributes as sa
     from closeloop.models.lessons import BuildLessons, LessonReport, LessonRequest
 
-# A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-SILENCE = timedelta(seconds=15)
-LONGEST = timedelta(hours=4)
+# A worker that mines sends a heartbeat every three seconds: one that sends none for so long was killed.
+WITHOUT_HEARTBEAT = timedelta(seconds=15)
+LONGEST_BUILD = timedelta(hours=4)
 
 
 @workflow.defn(name="LessonBuildingWorkflow")
@@ -34,21 +34,15 @@ class LessonBuildingWorkflow:
         as_of = request.as_of or scheduled_time()
         report = LessonReport()
         for book in [request.book] if request.book else await self._books():
-            try:
+            with reporting(book, report.failed, asked_for=request.book is not None):
                 built = await workflow.execute_activity_method(
                     LessonActivities.build,
                     BuildLessons(book=book, as_of=as_of, force=request.force),
-                    start_to_close_timeout=LONGEST,
-                    heartbeat_timeout=SILENCE,
+                    start_to_close_timeout=LONGEST_BUILD,
+                    heartbeat_timeout=WITHOUT_HEARTBEAT,
                     retry_policy=ONE_BOOK,
                     summary=f"Build lessons of {book}",
                 )
-            except ActivityError as error:
-                if request.book:
-                    raise error.cause or error from None
-                cause = error.cause
-                report.failed[book] = cause.message if isinstance(cause, ApplicationError) else str(cause)
-            else:
                 report.books.append(built)
         self._publish(request, report)
         return report
@@ -66,5 +60,5 @@ class LessonBuildingWorkflow:
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set("lessons"), *([sa.BOOK.value_set(request.book)] if request.book else [])]
         )
-        told = [built.sentence for built in report.books] + [f"{b}: {why}" for b, why in report.failed.items()]
+        told = [built.sentence for built in report.books] + sentences_of(report.failed)
         workflow.upsert_memo({"outcome": "; ".join(told)[:2000] or "no book has actions to learn from"})

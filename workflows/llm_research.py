@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
+from closeloop.workflows.books import reporting
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import UNTIL_DONE_SELDOM
@@ -16,9 +17,12 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.research import BooksAsked, BookStudy, ResearchReport, ResearchRequest, Studied
 
 # A model that is overloaded is asked less and less often, until the next hour's run.
-MODEL = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
-A_RUN = timedelta(minutes=55)
-SILENCE = timedelta(seconds=15)
+UNTIL_MODEL_ANSWERS = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
+LONGEST_RUN = timedelta(minutes=55)
+# A worker that asks sends a heartbeat every three seconds: one that sends none for so long was killed.
+WITHOUT_HEARTBEAT = timedelta(seconds=15)
+# What a model refuses one book for (a wrong key, an overload of 55 minutes), it refuses every book for.
+OF_THE_MODEL = ("ModelRejected", "ModelBusy")
 
 
 @workflow.defn(name="LlmResearchWorkflow")
@@ -28,7 +32,8 @@ class LlmResearchWorkflow:
     1. *Read*: tags and an observation on each trade (level 1).
     2. *Look over*: a report and hypotheses over recent trades and lessons, each hypothesis tested (level 2).
 
-    Over budget it stops and says so; what is left, the next run finds. No trade waits for any of it.
+    Over budget it stops and says so; what is left, the next run finds. A book that cannot be studied is reported and
+    holds up no other; a model that refuses every request fails the run. No trade waits for any of it.
     """
 
     @workflow.run
@@ -40,13 +45,15 @@ class LlmResearchWorkflow:
         report = ResearchReport()
         try:
             for book in [request.book] if request.book else await self._books(BooksAsked(as_of=as_of)):
-                report.books[book] = await self._study(BookStudy(book=book, as_of=as_of))
-                if report.books[book].stopped:
-                    break  # the budget is one for all books
-        except ActivityError as error:
-            workflow.upsert_memo({"outcome": f"{report.sentence}; failed: {error.cause}"[:2000]})
-            if isinstance(error.cause, ApplicationError):
-                raise error.cause from None  # the workflow fails with the typed error itself
+                with reporting(book, report.failed, asked_for=request.book is not None, fatal=OF_THE_MODEL):
+                    report.books[book] = await self._study(BookStudy(book=book, as_of=as_of))
+                    if report.books[book].stopped:
+                        break  # the budget is one for all books
+        except FailureError as error:
+            cause = error.cause if isinstance(error, ActivityError) else error
+            workflow.upsert_memo({"outcome": f"{report.sentence}; failed: {cause}"[:2000]})
+            if isinstance(cause, ApplicationError):
+                raise cause from None  # the workflow fails with the typed error itself
             raise
         workflow.upsert_memo({"outcome": report.sentence[:2000]})
         return report
@@ -56,7 +63,7 @@ class LlmResearchWorkflow:
             ResearchActivities.books_to_study,
             asked,
             start_to_close_timeout=timedelta(minutes=1),
-            schedule_to_close_timeout=A_RUN,
+            schedule_to_close_timeout=LONGEST_RUN,
             retry_policy=UNTIL_DONE_SELDOM,
             summary="Which books have something to study?",
         )
@@ -66,9 +73,9 @@ class LlmResearchWorkflow:
         read = await workflow.execute_activity_method(
             ResearchActivities.read_trades,
             study,
-            schedule_to_close_timeout=A_RUN,
-            heartbeat_timeout=SILENCE,
-            retry_policy=MODEL,
+            schedule_to_close_timeout=LONGEST_RUN,
+            heartbeat_timeout=WITHOUT_HEARTBEAT,
+            retry_policy=UNTIL_MODEL_ANSWERS,
             summary=f"Read what closed in {study.book}",
         )
         if read.stopped:
@@ -76,9 +83,9 @@ class LlmResearchWorkflow:
         looked = await workflow.execute_activity_method(
             ResearchActivities.look_over,
             study,
-            schedule_to_close_timeout=A_RUN,
-            heartbeat_timeout=SILENCE,
-            retry_policy=MODEL,
+            schedule_to_close_timeout=LONGEST_RUN,
+            heartbeat_timeout=WITHOUT_HEARTBEAT,
+            retry_policy=UNTIL_MODEL_ANSWERS,
             summary=f"Look {study.book} over",
         )
         return read.plus(looked)

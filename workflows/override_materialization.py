@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError
 
+from closeloop.workflows.books import reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
@@ -15,9 +15,9 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models import search_attributes as sa
     from closeloop.models.overrides import MaterializeOverrides, OverrideReport, OverrideRequest
 
-# A database that is away is waited for; a defect is not repeated for ever: the next run is soon.
-A_BOOK = timedelta(minutes=10)
-SILENCE = timedelta(minutes=1)
+LONGEST_MATERIALIZATION = timedelta(minutes=10)
+# A heartbeat follows each question to an operator: a worker that sends none for so long was killed.
+WITHOUT_HEARTBEAT = timedelta(minutes=1)
 
 
 @workflow.defn(name="OverrideMaterializationWorkflow")
@@ -34,21 +34,15 @@ class OverrideMaterializationWorkflow:
         as_of = request.as_of or scheduled_time()
         report = OverrideReport()
         for book in [request.book] if request.book else await self._books():
-            try:
+            with reporting(book, report.failed, asked_for=request.book is not None):
                 made = await workflow.execute_activity_method(
                     OverrideActivities.materialize,
                     MaterializeOverrides(book=book, as_of=as_of),
-                    start_to_close_timeout=A_BOOK,
-                    heartbeat_timeout=SILENCE,
+                    start_to_close_timeout=LONGEST_MATERIALIZATION,
+                    heartbeat_timeout=WITHOUT_HEARTBEAT,
                     retry_policy=ONE_BOOK,
                     summary=f"Bring the overrides of {book} in line with its lessons",
                 )
-            except ActivityError as error:
-                if request.book:
-                    raise error.cause or error from None
-                cause = error.cause
-                report.failed[book] = cause.message if isinstance(cause, ApplicationError) else str(cause)
-            else:
                 report.books.append(made)
         self._publish(request, report)
         return report
@@ -66,5 +60,5 @@ class OverrideMaterializationWorkflow:
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set("overrides"), *([sa.BOOK.value_set(request.book)] if request.book else [])]
         )
-        told = [made.sentence for made in report.books] + [f"{b}: {why}" for b, why in report.failed.items()]
+        told = [made.sentence for made in report.books] + sentences_of(report.failed)
         workflow.upsert_memo({"outcome": "; ".join(told)[:2000] or "no book has lessons"})

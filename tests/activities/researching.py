@@ -99,10 +99,11 @@ class Laboratory:
         book: str = "b",
         as_of: datetime = AS_OF,
         run: str = "run",
+        attempt: int = 1,
     ) -> Studied:
         """One attempt of an activity."""
         environment = ActivityEnvironment()
-        environment.info = dataclasses.replace(environment.info, workflow_run_id=run)
+        environment.info = dataclasses.replace(environment.info, workflow_run_id=run, attempt=attempt)
         activities = ResearchActivities(self.sessions, self.policy, model, budget)
         found: Studied = await environment.run(getattr(activities, what), BookStudy(book=book, as_of=as_of))
         return found

@@ -10,6 +10,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities.research import research_hash
 from closeloop.gateways.language_model import most
 from closeloop.learning.research import trade_question
 from closeloop.models.research import Studied
@@ -71,7 +72,7 @@ async def test_a_close_is_read_once_with_what_it_cost(lab: Laboratory) -> None:
     assert (row["book_id"], row["position_id"], row["run"]) == ("b", "p-1", "run")
     assert (row["model"], row["prompt_version"], row["content"]) == ("claude-test", "trade-1", READING)
     assert (row["input_tokens"], row["output_tokens"], row["cost_usd"]) == (1000, 200, COST)
-    assert (row["policy_hash"], row["as_of"]) == (lab.policy.policy_hash, AS_OF)
+    assert (row["policy_hash"], row["as_of"]) == (research_hash(lab.policy), AS_OF)
     [call] = await lab.calls()
     assert (call["outcome"], call["cost_usd"], call["run"]) == ("answered", COST, "run")
     assert call["reserved_usd"] > COST
@@ -121,6 +122,17 @@ async def test_without_a_model_statistics_sign(lab: Laboratory) -> None:
     assert {(row["model"], row["prompt_version"], row["cost_usd"]) for row in rows} == {("statistics", "statistics", 0)}
     assert rows[0]["content"]["observation"].startswith("BTC/USDT long won (+2.00 R) after 6.0 h.")
     assert (lab.api.requests, await lab.calls()) == ([], [])
+
+
+async def test_a_book_that_no_attempt_can_read_is_given_up_after_three(lab: Laboratory) -> None:
+    await lab.close("p-1")
+    await query(lab.sessions, "UPDATE attributions SET direction = 'sideways'")
+    for attempt in (1, 2):
+        with pytest.raises(ValueError, match="direction"):
+            await lab.run("read_trades", None, attempt=attempt)
+    with pytest.raises(ApplicationError, match="direction") as caught:
+        await lab.run("read_trades", None, attempt=3)
+    assert (caught.value.type, caught.value.non_retryable) == ("BrokenBook", True)
 
 
 # What the model does
@@ -281,7 +293,7 @@ async def test_runs_at_once_do_not_overspend(lab: Laboratory) -> None:
         under_way += 1
         most_under_way = max(under_way, most_under_way)
         async with lab.sessions() as session:
-            assert (await store.research.spending(session)).spent_usd <= 2 * ONE_CALL
+            assert (await store.model_calls.spending(session)).spent_usd <= 2 * ONE_CALL
         await asyncio.sleep(0.2)
         under_way -= 1
         return answer()
@@ -338,7 +350,7 @@ async def test_a_run_that_dies_while_it_asks_is_counted_and_asked_once_more(lab:
         [call] = await lab.calls()
         assert call["settled_at"] is None
         async with lab.sessions() as session:
-            assert (await store.research.spending(session)).spent_usd == call["reserved_usd"]
+            assert (await store.model_calls.spending(session)).spent_usd == call["reserved_usd"]
         # As long as it may still be answered nobody asks again.
         with pytest.raises(ApplicationError, match="another run is asking this"):
             await lab.run("read_trades", model)

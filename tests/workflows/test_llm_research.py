@@ -39,6 +39,7 @@ from tests.gateways.messages_api import (
     answer,
     error,
 )
+from tests.store.databases import query
 from tests.workers.namespaces import eventually, own_namespace
 from tests.workers.own_worker import own_worker
 
@@ -153,6 +154,23 @@ async def test_a_wrong_key_fails_visibly_and_is_in_no_history(client: Client, la
     # Nothing is lost: the next run, with the right key, reads it.
     async with working(client, lab) as queue:
         assert (await run(client, queue)).books["b"].trades == 1
+
+
+async def test_a_book_that_cannot_be_studied_is_reported_and_holds_up_no_other(client: Client, lab: Laboratory) -> None:
+    for book in ("one", "three", "two"):
+        await lab.close("p-1", book=book)
+    await query(lab.sessions, "ALTER TABLE llm_learning ADD CONSTRAINT broken CHECK (book_id <> 'one')")
+    async with working(client, lab, keyed=False) as queue:
+        handle = await start(client, queue)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
+        assert report.books == {"three": Studied(trades=1), "two": Studied(trades=1)}
+        assert list(report.failed) == ["one"]
+        assert "broken" in report.failed["one"]
+        assert f"one: {report.failed['one']}" in await (await handle.describe()).memo_value("outcome")
+        with pytest.raises(WorkflowFailureError) as caught:  # asked for by name, its failure is the run's
+            await run(client, queue, {"book": "one"})
+    assert isinstance(caught.value.cause, ApplicationError)
+    assert caught.value.cause.type == "DatabaseRefused"
 
 
 async def test_over_budget_it_stops_before_the_next_book(client: Client, lab: Laboratory) -> None:

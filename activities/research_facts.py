@@ -1,0 +1,106 @@
+"""The facts that research reads: trades, lessons, groups and hypotheses of a book, cut to what a prompt may hold."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import RowMapping
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop import store
+from closeloop.learning.research import fact
+from closeloop.learning.scope import flatten
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.readings import (
+    DIMENSIONS,
+    BookFacts,
+    GroupFacts,
+    JudgedFacts,
+    LessonFacts,
+    Record,
+    TradeFacts,
+    TradeToRead,
+)
+
+RECENT_TRADES = 40
+LESSONS = 40
+GROUPS = 10
+VALUES_A_DIMENSION = 6
+JUDGED_HYPOTHESES = 20
+NAMES_A_TRADE = 20  # of its producers, and of its patterns
+# The records of groups are counted over so many of a book's newest facts.
+NEWEST_FACTS = 20_000
+
+
+async def unread_trades(
+    session: AsyncSession, book: str, as_of: datetime, limit: int, policy: LearningPolicy
+) -> dict[str, TradeToRead]:
+    """Live closes that nobody read, by position, each beside the record of its book."""
+    rows = await store.research.unread(session, book, as_of, limit)
+    record = Record.model_validate(await store.research.record(session, book, as_of))
+    return {row["position_id"]: TradeToRead(trade=_trade(row, policy), book=record) for row in rows}
+
+
+async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: LearningPolicy) -> BookFacts:
+    """What a book is looked over for."""
+    recent = await store.research.recent(session, book, as_of, RECENT_TRADES)
+    lessons = await store.research.lessons(session, book, as_of, LESSONS)
+    judged = await store.research.tested(session, book, JUDGED_HYPOTHESES)
+    groups = await store.research.groups(session, book, as_of, NEWEST_FACTS, policy.mining.min_trades)
+    return BookFacts(
+        recent=[_trade(row, policy) for row in recent],
+        lessons=[LessonFacts.model_validate({**row, **_named(row), "scope": _facts(row["scope"])}) for row in lessons],
+        groups=_groups(groups),
+        tested=[
+            JudgedFacts(
+                **_named(row["content"]),
+                scope=_facts({c["dimension"]: c["value"] for c in row["content"]["conditions"]}),
+                claim=row["content"]["claim"],
+                status=row["status"],
+            )
+            for row in judged
+        ],
+    )
+
+
+def _trade(row: RowMapping, policy: LearningPolicy) -> TradeFacts:
+    scope = flatten(row["entry_context"], policy).values
+    return TradeFacts(
+        symbol=fact(row["symbol"]),
+        direction=row["direction"],
+        closed_at=row["closed_at"],
+        time_held_hours=row["time_held_hours"],
+        rr=row["rr"],
+        won=row["won"],
+        max_drawdown_pct=row["max_drawdown_pct"],
+        max_favorable_pct=row["max_favorable_pct"],
+        regime_at_entry=row["regime_at_entry"] and fact(row["regime_at_entry"]),
+        exit_reason=row["exit_reason"] and fact(row["exit_reason"]),
+        producers=[fact(name) for name in row["producers"][:NAMES_A_TRADE]],
+        patterns=[fact(name) for name in row["patterns"][:NAMES_A_TRADE]],
+        scope=_facts(dict(list(scope.items())[:DIMENSIONS])),
+    )
+
+
+def _named(row: RowMapping | Mapping[str, Any]) -> dict[str, str]:
+    return {name: fact(row[name]) for name in ("pattern_key", "action_category")}
+
+
+def _facts(scope: Mapping[str, str]) -> dict[str, str]:
+    return {fact(dimension): fact(value) for dimension, value in scope.items()}
+
+
+def _groups(rows: Sequence[RowMapping]) -> list[GroupFacts]:
+    """The largest groups, each dimension with its most frequent values."""
+    found: dict[tuple[str, str], GroupFacts] = {}
+    for row in rows:
+        record = Record(trades=row["trades"], wins=row["wins"], avg_rr=row["avg_rr"])
+        if not row["dimension"]:
+            group = GroupFacts(**_named(row), record=record, dimensions={})
+            found[row["pattern_key"], row["action_category"]] = group
+            continue
+        group = found[row["pattern_key"], row["action_category"]]
+        values = group.dimensions.setdefault(fact(row["dimension"]), {})
+        if len(values) < VALUES_A_DIMENSION and len(group.dimensions) <= DIMENSIONS:
+            values[fact(row["value"])] = record
+    return sorted(found.values(), key=lambda group: -group.record.trades)[:GROUPS]
