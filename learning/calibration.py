@@ -7,16 +7,17 @@ Outcomes whose horizons overlap are not independent. Each outcome carries its sh
 (:func:`independent_shares`), which adds up too; intervals and standard errors use the sum of the shares.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
-from closeloop.learning.intervals import Z95
+from closeloop.learning.correlation import pearson_of
+from closeloop.learning.intervals import t_half_width, wilson_intervals
 from closeloop.learning.scoring import brier, log_score
+from closeloop.learning.significance import clustered_error
 
 BINS: Final = 10
 BIN_EDGES: Final = tuple(k / BINS for k in range(1, BINS))
@@ -42,6 +43,7 @@ ALL: Final = -1
 
 _INDEPENDENT: Final = COLUMNS.index("independent")
 _NO_VARIANCE: Final = 1e-10
+_TWO_SIDED: Final = 0.90  # level of the interval of which the lower end is the one-sided 95 % bound
 _DAY: Final = 86_400_000_000
 
 
@@ -219,7 +221,6 @@ def performance(sums: NDArray[np.float64], min_outcomes: int = 5) -> Performance
         variance = mean(pp) - mean_p**2
         covariance = mean(po) - mean_p * hit_rate
         varies = (variance > _NO_VARIANCE) & (total_hits > 0) & (total_hits < total)
-        correlation = covariance / np.sqrt(np.where(varies, variance * hit_rate * (1 - hit_rate), np.nan))
         return Performance(
             outcomes=_counts(total),
             correct=_counts(total_hits),
@@ -240,24 +241,8 @@ def performance(sums: NDArray[np.float64], min_outcomes: int = 5) -> Performance
             log_score_se=standard_error(log_mean, mean(logs_squared)),
             calibration_error=mean(n * gap),
             calibration_error_if_perfect=mean(n * _mean_deviation(_whole(shares, n), bin_p)),
-            correlation=np.clip(correlation, -1.0, 1.0),
+            correlation=pearson_of(covariance, np.where(varies, variance, np.nan), hit_rate * (1 - hit_rate)),
         )
-
-
-def wilson_intervals(
-    rate: NDArray[np.float64], trials: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Wilson's 95 % interval (learning/intervals.py) of each rate over its number of independent trials.
-
-    NaN where the rate is, or without trials.
-    """
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = 1.0 + Z95 * Z95 / trials
-        centre = (rate + Z95 * Z95 / (2 * trials)) / scale
-        half = Z95 / scale * np.sqrt(rate * (1 - rate) / trials + Z95 * Z95 / (4 * trials * trials))
-        low = np.where(rate == 0.0, 0.0, np.maximum(0.0, centre - half))
-        high = np.where(rate == 1.0, 1.0, np.minimum(1.0, centre + half))
-        return np.where(trials > 0, low, np.nan), np.where(trials > 0, high, np.nan)
 
 
 def _whole(shares: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -428,9 +413,8 @@ def recalibrate(
     after = brier(mapped[tested], correct[tested])
     gains = before - after
     gain = float(gains.mean())
-    of_cluster = np.bincount(cluster, weights=gains - gain)
-    se = math.sqrt(len(clusters) / (len(clusters) - 1) * float(of_cluster @ of_cluster)) / len(gains)
-    low = gain - float(stats.t.ppf(0.95, len(clusters) - 1)) * se
+    se = float(clustered_error(np.bincount(cluster, weights=gains - gain) / len(gains), len(clusters)))
+    low = gain - float(t_half_width(se, len(clusters) - 1, _TWO_SIDED))
     return replace(
         found,
         brier_before=float(before.mean()),

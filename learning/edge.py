@@ -21,6 +21,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from closeloop.learning.correlation import pearson
 from closeloop.learning.mining import Floats, Group, Ints
 from closeloop.models.policy import LearningPolicy
 
@@ -64,11 +65,8 @@ def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
             continue
         rr = group.rr[rows]
         x = _of_trades(group, rows)
-        x, y = x - x.mean(axis=0), rr - rr.mean()
-        scale = np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum())
-        defined = scale > 1e-12 * n
-        r = np.where(defined, (x * y[:, None]).sum(axis=0) / np.where(defined, scale, 1.0), 0.0)
-        raw = 1.0 + np.clip(r, -1.0, 1.0) * n / (n + policy.overrides.shrink_trades)
+        r = np.nan_to_num([pearson(factor, rr) for factor in x.T])
+        raw = 1.0 + r * n / (n + policy.overrides.shrink_trades)
         learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
     return learned
 

@@ -12,8 +12,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from closeloop.learning.calibration import wilson_intervals
-from closeloop.learning.intervals import wilson_interval
+from closeloop.learning.intervals import wilson_interval, wilson_intervals
 from closeloop.learning.scoring import FLAT, LONG, SHORT, correct
 
 Abstention = Literal["insufficient_data", "low_confidence", "shadow_mode"]

@@ -24,9 +24,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
+from closeloop.learning.intervals import t_half_width
 from closeloop.learning.scope import DIMENSIONS, SIGNATURE_DIMENSIONS, regime_signature
+from closeloop.learning.significance import (
+    Difference,
+    Moments,
+    benjamini_hochberg,
+    clustered_error,
+    difference_of_means,
+    student_p,
+)
 from closeloop.models.policy import LearningPolicy
 
 Floats = NDArray[np.float64]
@@ -250,76 +258,33 @@ def due(trades: int, mined_with: int | None, policy: LearningPolicy) -> bool:
     return new > 0 and new >= policy.mining.growth * mined_with
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Inside against outside, for m candidates: arrays (m,). NaN, and p = 1, where too little can be compared."""
-
-    effect: Floats
-    t: Floats
-    p: Floats
-    half_width: Floats
-
-
-def compare(inside: Floats, cells: Floats, policy: LearningPolicy) -> Comparison:
-    """Test the difference of means within cells.
+def compare(inside: Floats, cells: Floats, policy: LearningPolicy) -> Difference:
+    """Test the difference of means within cells, of m candidates; NaN, and p = 1, where too little can be compared.
 
     ``inside`` (3, m, c): count, sum and sum of squares of the trades of candidate m in cell c; ``cells`` (3, c): the
-    same of all trades of the cell. Cells with too few trades on a side are left out; the others weigh
-    n1 n0 / (n1 + n0), as in a regression with an effect for each cell. p is the larger one of Welch's t test (1947),
-    stratified, with Satterthwaite's degrees of freedom (1946), and the z test with the variance pooled within each
-    cell: Welch's alone takes a small selection without a winner for a certainty.
+    same of all trades of the cell. Cells with too few trades on a side are left out.
     """
-    least = policy.mining.min_cell_trades
+    least, enough = policy.mining.min_cell_trades, policy.mining.min_trades
     n1, s1, q1 = inside
     n, s, q = cells
     n0 = n - n1
     with np.errstate(all="ignore"):
-        usable = (n1 >= least) & (n0 >= least)
         m1, m0 = s1 / n1, (s - s1) / n0
         # What is left of squares of equal numbers is rounding, not variance.
         rounding = _NO_VARIANCE * q
         d1, d0 = q1 - s1 * m1, (q - q1) - (s - s1) * m0
         d1, d0 = np.where(d1 > rounding, d1, 0.0), np.where(d0 > rounding, d0, 0.0)
-        w = np.where(usable, n1 * n0 / n, 0.0)
-        total = w.sum(axis=1)
-        effect = np.where(usable, w * (m1 - m0), 0.0).sum(axis=1) / total
-        e1, e0 = w * w * d1 / ((n1 - 1) * n1), w * w * d0 / ((n0 - 1) * n0)
-        welch = np.where(usable, e1 + e0, 0.0).sum(axis=1)
-        free = welch**2 / np.where(usable, e1**2 / (n1 - 1) + e0**2 / (n0 - 1), 0.0).sum(axis=1)
-        pooled = np.where(usable, w * (d1 + d0) / (n - 2), 0.0).sum(axis=1)
-        enough = (np.where(usable, n1, 0.0).sum(axis=1) >= policy.mining.min_trades) & (
-            np.where(usable, n0, 0.0).sum(axis=1) >= policy.mining.min_trades
-        )
-        error_t, error_z = np.sqrt(welch) / total, np.sqrt(pooled) / total
-        size = np.abs(effect)
-        scale = np.sqrt(q.sum() / max(n.sum(), 1.0))
-        nothing = size <= _NO_VARIANCE * scale
-        t = np.where(nothing, 0.0, size / error_t)
-        z = np.where(nothing, 0.0, size / error_z)
-        free = np.where(np.isfinite(free), free, np.inf)
-        p = np.maximum(2 * special.stdtr(free, -t), 2 * special.ndtr(-z))
-        tail = (1 + _LEVEL) / 2
-        half_width = np.maximum(special.stdtrit(free, tail) * error_t, special.ndtri(tail) * error_z)
-        sound = enough & np.isfinite(effect) & ~np.isnan(p)
-    return Comparison(
-        np.where(sound, effect, np.nan),
-        np.where(sound, t, 0.0),
-        np.where(sound, p, 1.0),
-        np.where(sound, half_width, np.nan),
+        scale = float(np.sqrt(q.sum() / max(n.sum(), 1.0)))
+    usable = (n1 >= least) & (n0 >= least)
+    found = difference_of_means(Moments(n1, m1, d1), Moments(n0, m0, d0), usable, _NO_VARIANCE * scale, _LEVEL)
+    compared = np.where(usable, n1, 0.0).sum(axis=1), np.where(usable, n0, 0.0).sum(axis=1)
+    sound = (np.minimum(*compared) >= enough) & np.isfinite(found.effect) & ~np.isnan(found.p)
+    return Difference(
+        np.where(sound, found.effect, np.nan),
+        np.where(sound, found.t, 0.0),
+        np.where(sound, found.p, 1.0),
+        np.where(sound, found.half_width, np.nan),
     )
-
-
-def q_values(p: Floats) -> Floats:
-    """Benjamini & Hochberg's (1995) q of each p, over all of them.
-
-    >>> q_values(np.array([0.01, 0.04, 0.03])).round(4).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    order = np.argsort(p, kind="stable")
-    steps = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty_like(p)
-    q[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
-    return q
 
 
 def _marks(n: int) -> Floats:
@@ -652,10 +617,10 @@ class Cube:
         outside = np.einsum("kc,gc->kg", usable.astype(np.float64), self.by_day[0]) - inside
         g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
         with np.errstate(all="ignore"):
-            error = np.sqrt(np.square(adds).sum(axis=1) * g / (g - 1))
-            effect = np.abs((share * (m1 - m0)).sum(axis=1))
-            p = np.where(g >= self.policy.mining.min_days, 2 * special.stdtr(g - 1, -effect / error), 1.0)
-            half_width = special.stdtrit(g - 1, (1 + _LEVEL) / 2) * error
+            error = clustered_error(adds, g)
+            effect = (share * (m1 - m0)).sum(axis=1)
+            p = np.where(g >= self.policy.mining.min_days, student_p(effect / error, g - 1), 1.0)
+            half_width = t_half_width(error, g - 1, _LEVEL)
         numbers = self.numbers[branch.first : branch.first + len(branch.kept)]
         wanted = numbers >= 0
         self.p_by_day[numbers[wanted]] = np.where(np.isnan(p), 1.0, p)[1:][wanted]
@@ -696,9 +661,9 @@ def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
     p, half_width = 1.0, None
     if group.n > 1:
         error = math.sqrt(group.variance / group.n)
-        half_width = float(special.stdtrit(group.n - 1, (1 + _LEVEL) / 2)) * error
+        half_width = float(t_half_width(error, group.n - 1, _LEVEL))
         t = abs(edge) / error if error > 0 else math.inf if edge else 0.0
-        p = 2 * float(special.stdtr(group.n - 1, -t))
+        p = float(student_p(t, group.n - 1))
     return Lesson(
         group.pattern_key,
         group.action_category,
@@ -740,7 +705,7 @@ class _Selection:
         significant would lend its rank, and so a higher threshold, to the luck of a few days.
         """
         while True:
-            self.q = q_values(self._joined(cube.p for cube in self.cubes))
+            self.q = benjamini_hochberg(self._joined(cube.p for cube in self.cubes))
             significant = self.q <= self.policy.mining.max_q
             raised = False
             for cube, part in zip(self.cubes, np.split(significant, self.starts[1:-1]), strict=False):

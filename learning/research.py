@@ -9,8 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from scipy import stats
+import numpy as np
 
+from closeloop.learning.intervals import t_half_width
+from closeloop.learning.significance import Moments, clustered_error, difference_of_means, student_p
 from closeloop.models.model_calls import Question
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.readings import (
@@ -190,24 +192,17 @@ def judge(
         reason = f"trades meet the condition on {with_trades} days: {policy.mining.min_days} are needed"
         return Judgement(status="untestable", reason=reason, n=n, others=others)
 
-    effect = inside.mean - outside.mean
-    a, b = inside.variance / n, outside.variance / others
-    pooled = ((n - 1) * inside.variance + (others - 1) * outside.variance) / (n + others - 2) * (1 / n + 1 / others)
-    clustered = math.fsum(
-        ((day.total - day.n * inside.mean) / n - (day.others_total - day.others * outside.mean) / others) ** 2
-        for day in days
-    )
-    if not (a + b > 0 and math.isfinite(effect) and math.isfinite(a + b)):
+    effect, variance = inside.mean - outside.mean, inside.variance + outside.variance
+    if not (variance > 0 and math.isfinite(effect) and math.isfinite(variance)):
         return Judgement(status="untestable", reason="the trades do not vary", n=n, others=others)
-    welch_freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (others - 1))
-    tests = [
-        (math.sqrt(a + b), stats.t(welch_freedom)),
-        (math.sqrt(pooled), stats.norm),
-        (math.sqrt(clustered), stats.t(with_trades - 1)),
-    ]
     level = policy.mining.max_q / max(beside, 1)
-    p = max(2 * float(law.sf(abs(effect) / error)) for error, law in tests if error > 0)
-    half = max(float(law.isf(level / 2)) * error for error, law in tests)
+    of_trades = difference_of_means(_moments(inside), _moments(outside), np.array([[True]]), 0.0, 1 - level)
+    by_day = [
+        (day.total - day.n * inside.mean) / n - (day.others_total - day.others * outside.mean) / others for day in days
+    ]
+    error, freedom = float(clustered_error(np.array(by_day), with_trades)), with_trades - 1
+    p = max(float(of_trades.p[0]), float(student_p(effect / error, freedom)) if error > 0 else 0.0)
+    half = max(float(of_trades.half_width[0]), float(t_half_width(error, freedom, 1 - level)))
     claimed = effect if hypothesis.claim is Claim.better else -effect
     supported = claimed >= policy.mining.min_effect and p <= level
     if supported:
@@ -225,4 +220,10 @@ def judge(
         effect_low=effect - half,
         effect_high=effect + half,
         p=p,
+    )
+
+
+def _moments(sample: Sample) -> Moments:
+    return Moments(
+        np.array([[float(sample.n)]]), np.array([[sample.mean]]), np.array([[sample.variance * (sample.n - 1)]])
     )

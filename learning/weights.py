@@ -6,13 +6,16 @@ sum, floor, ceiling and the limit of one cycle hold exactly, not up to a roundin
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from scipy import stats
+import numpy as np
+
+from closeloop.learning.correlation import correlation_p, pearson
+from closeloop.learning.intervals import fisher_interval
+from closeloop.learning.significance import benjamini_hochberg
 
 UNITS = 2**50
-Z95 = 1.959963984540054
 _ROUNDING = 1e-12
 
 
@@ -45,33 +48,17 @@ def correlate(pairs: Sequence[tuple[float, int]], min_pairs: int) -> Correlation
     n = len(pairs)
     if n < min_pairs:
         return Correlation(n, 0.0, None, None, None)
-    mean_x = math.fsum(x for x, _ in pairs) / n
-    mean_y = math.fsum(y for _, y in pairs) / n
-    xx = math.fsum((x - mean_x) ** 2 for x, _ in pairs)
-    yy = math.fsum((y - mean_y) ** 2 for _, y in pairs)
-    # Equal scores leave a variance of rounding errors: that is none.
-    if xx <= n * 1e-24 or yy <= n * 1e-24:
+    r = pearson([score for score, _ in pairs], [outcome for _, outcome in pairs])
+    if math.isnan(r):
         return Correlation(n, 0.0, None, None, None)
-    xy = math.fsum((x - mean_x) * (y - mean_y) for x, y in pairs)
-    r = max(-1.0, min(1.0, xy / math.sqrt(xx * yy)))
-    if abs(r) == 1.0:
-        return Correlation(n, r, r, r, 0.0)
-    half = Z95 / math.sqrt(n - 3)
-    t = r * math.sqrt((n - 2) / (1 - r * r))
-    return Correlation(
-        n, r, math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half), float(2 * stats.t.sf(abs(t), n - 2))
-    )
+    return Correlation(n, r, *fisher_interval(r, n), correlation_p(r, n))
 
 
 def with_q_values(evidence: Mapping[str, Correlation]) -> dict[str, Correlation]:
     """The same with Benjamini-Hochberg q-values (1995) over the domains whose p is defined."""
-    ranked = sorted(((c.p, name) for name, c in evidence.items() if c.p is not None), reverse=True)
-    q_of: dict[str, float] = {}
-    lowest, tests = 1.0, len(ranked)
-    for place, (p, name) in enumerate(ranked):
-        lowest = min(lowest, p * tests / (tests - place))
-        q_of[name] = lowest
-    return {name: Correlation(c.n, c.r, c.ci_low, c.ci_high, c.p, q_of.get(name)) for name, c in evidence.items()}
+    p_of = {domain: each.p for domain, each in evidence.items() if each.p is not None}
+    q_of = dict(zip(p_of, benjamini_hochberg(np.array(list(p_of.values()))).tolist(), strict=True))
+    return {domain: replace(each, q=q_of.get(domain)) for domain, each in evidence.items()}
 
 
 def check_bounds(domains: int, floor: float, ceiling: float) -> None:

@@ -28,7 +28,6 @@ from closeloop.learning.calibration import (
     recalibrate,
     reliability,
     sums,
-    wilson_intervals,
     with_all,
 )
 from closeloop.learning.intervals import wilson_interval
@@ -169,14 +168,6 @@ def test_edges_of_bins_belong_to_the_bin_above_and_one_to_the_last() -> None:
     assert bin_of(np.array(edges)).tolist() == list(range(1, 10))
     assert bin_of(np.nextafter(edges, 0)).tolist() == list(range(9))
     assert bin_of(np.array([0.0, 1.0])).tolist() == [0, 9]
-
-
-@given(st.integers(1, 100_000), st.data())
-def test_intervals_of_arrays_are_those_of_one(trials: int, data: st.DataObject) -> None:
-    successes = data.draw(st.integers(0, trials))
-    low, high = wilson_intervals(np.array([successes / trials]), np.array([float(trials)]))
-    assert (low[0], high[0]) == pytest.approx(wilson_interval(successes, trials), abs=1e-12)
-    assert low[0] <= successes / trials <= high[0]
 
 
 def test_reliability_is_each_bin() -> None:

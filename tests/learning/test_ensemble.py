@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from closeloop.learning.calibration import wilson_intervals
 from closeloop.learning.ensemble import PAIR_COLUMNS, Emission, History, agreement, emission, pair_counts, state
+from closeloop.learning.intervals import wilson_intervals
 from closeloop.learning.scoring import FLAT, LONG, SHORT
 
 untimed = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])

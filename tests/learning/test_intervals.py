@@ -1,13 +1,22 @@
-"""Wilson's interval against SciPy, and against the test that it inverts."""
+"""Intervals against scipy and statsmodels, and Wilson's against the test that it inverts."""
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest, norm, pearsonr
+from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
 
-from closeloop.learning.intervals import wilson_interval
+from closeloop.learning.intervals import (
+    fisher_interval,
+    normal_half_width,
+    t_half_width,
+    wilson_interval,
+    wilson_intervals,
+)
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -95,3 +104,32 @@ def test_without_trials_nothing_is_known() -> None:
 def test_impossible_counts_are_refused(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} of {trials}"):
         wilson_interval(successes, trials)
+
+
+def test_many_at_once_are_those_of_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    trials = rng.integers(1, 500, 200)
+    successes = rng.binomial(trials, rng.random(200))
+    found = wilson_intervals(successes / trials, trials.astype(np.float64))
+    for ours, theirs in zip(found, proportion_confint(successes, trials, method="wilson"), strict=True):
+        assert ours == pytest.approx(np.clip(theirs, 0, 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+def test_intervals_of_a_mean_are_those_of_statsmodels(level: float) -> None:
+    values = np.random.default_rng(1).normal(size=23)
+    described, error = DescrStatsW(values), values.std(ddof=1) / math.sqrt(23)
+    by_t, by_z = described.tconfint_mean(1 - level), described.zconfint_mean(1 - level)
+    assert values.mean() + float(t_half_width(error, 22, level)) == pytest.approx(by_t[1], rel=1e-9)
+    assert values.mean() + float(normal_half_width(error, level)) == pytest.approx(by_z[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_intervals_of_a_correlation_are_those_of_scipy(seed: int) -> None:
+    x, noise = np.random.default_rng(seed).normal(size=(2, 30 + seed))
+    wanted = pearsonr(x, x * (seed - 5) / 5 + noise)
+    assert fisher_interval(wanted.statistic, 30 + seed) == pytest.approx(tuple(wanted.confidence_interval()))
+
+
+def test_of_a_straight_line_the_interval_has_no_width() -> None:
+    assert fisher_interval(-1.0, 4) == (-1.0, -1.0)

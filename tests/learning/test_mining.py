@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from closeloop.learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine, q_values
+from closeloop.learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine
 from closeloop.models.policy import LearningPolicy
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
@@ -294,13 +294,6 @@ def test_a_large_mean_costs_no_digits() -> None:
     assert [(dict(each.conditions), each.p) for each in lessons] == [
         (dict(each.conditions), pytest.approx(each.p, rel=1e-5)) for each in near
     ]
-
-
-def test_q_values_against_scipy() -> None:
-    p = np.random.default_rng(0).random(500) ** 3
-    p[:10] = p[10:20]
-    assert q_values(p) == pytest.approx(stats.false_discovery_control(p, method="bh"))
-    assert len(q_values(np.empty(0))) == 0
 
 
 def test_a_group_is_due_after_a_tenth_of_new_trades() -> None:
