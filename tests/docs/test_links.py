@@ -86,9 +86,9 @@ def test_the_map_of_folders() -> None:
     for row in rows:
         for column, cell in zip(heading[1:], row[1:], strict=True):
             named[column.strip("`/")] += re.findall(r"\w+", cell)
-    for layer in LAYERS:
-        there = {path.stem for path in (ROOT / layer).glob("*.py")} - {"__init__"}
-        assert set(named[layer]) == there, layer
+    there = {layer: {path.stem for path in (ROOT / layer).glob("*.py")} - {"__init__"} for layer in LAYERS}
+    assert [f"{layer}/{name}.py" for layer in LAYERS for name in sorted(there[layer] - set(named[layer]))] == []
+    assert [f"{layer}/{name}.py" for layer in LAYERS for name in sorted(set(named[layer]) - there[layer])] == []
 
 
 def test_pages_are_reached_from_the_readme() -> None:
