@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,19 +17,15 @@ from closeloop import store
 from closeloop.activities.approvals import ask
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
-from closeloop.learning.overrides import Override, blend, expires_at, needs_approval, sizing
-from closeloop.learning.scope import flatten
+from closeloop.learning.overrides import expires_at, needs_approval, sizing
 from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
 from closeloop.models.events import EventType
 from closeloop.models.lessons import LessonView
 from closeloop.models.overrides import (
-    Match,
-    MatchRequest,
     Materialized,
     MaterializeOverrides,
     OverrideStatus,
     OverrideView,
-    Spoke,
 )
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.sentences import short
@@ -239,20 +235,6 @@ class OverrideApproval:
         }
         await store.overrides.decide(session, decision.id, values)
         return said
-
-
-async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
-    """What the overrides in force say of an action in a scope: the read that engines make."""
-    scope = flatten({"scope": request.scope}, policy).values
-    rows = await store.overrides.matching(
-        session, request.book, request.pattern_key, request.action_category, scope, at
-    )
-    found = blend([Override(**row) for row in rows], policy)
-    return Match(
-        size_multiplier=found.size_multiplier,
-        threshold_adjustments=found.threshold_adjustments,
-        spoke=[Spoke(**asdict(voice)) for voice in found.spoke],
-    )
 
 
 def _key(override: OverrideView) -> ApprovalKey:

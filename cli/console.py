@@ -46,6 +46,10 @@ AsOfOption = Annotated[
 BookOption = Annotated[str | None, typer.Option("--book", help="Only this book. Default: all.", callback=book_name)]
 Book = Annotated[str, typer.Option("--book", help="The book.", callback=book_name)]
 LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the newest N. Default: all.")]
+BeforeOption = Annotated[
+    str | None,
+    typer.Option("--before", metavar="ID", help="Only what comes before this ID. Pages backwards, with --last."),
+]
 By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
 Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]
 

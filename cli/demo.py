@@ -20,16 +20,13 @@ from temporalio.client import Client
 
 from closeloop import store
 from closeloop.activities.meta import record_sentence, track_record
-from closeloop.activities.overrides import match
 from closeloop.cli import simulated_forecasts as simulated
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
 from closeloop.cli.forecasts import resolve_forecasts
 from closeloop.cli.imports import run_import
 from closeloop.cli.karma import rebuild_karma
-from closeloop.cli.lessons import build_lessons
 from closeloop.cli.outcomes import summarise
-from closeloop.cli.overrides import materialize_overrides
 from closeloop.cli.positions import AT_ONCE, close_position
 from closeloop.cli.simulated_engine import (
     BOOKS,
@@ -51,6 +48,9 @@ from closeloop.models.overrides import MatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, Verdict
+from closeloop.services.lessons import build as build_lessons
+from closeloop.services.overrides import match
+from closeloop.services.overrides import materialize as materialize_overrides
 from closeloop.store.imports import StagedRow
 from closeloop.workers.addresses import ui_url
 from closeloop.workers.stack.home import Home

@@ -1,25 +1,24 @@
 """Overrides: lessons as factors of size; what waits for an operator; what matches a scope."""
 
-import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.common import SearchAttributePair, TypedSearchAttributes
-from temporalio.exceptions import ApplicationError
+from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.overrides import KIND, match
+from closeloop.activities.overrides import KIND
 from closeloop.cli import approvals
 from closeloop.cli.approvals import tell
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
     AsOfOption,
+    BeforeOption,
     BookOption,
+    LastOption,
     at,
     book_name,
     err,
@@ -33,7 +32,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
-from closeloop.models.launches import TASK_QUEUE
+from closeloop.models.errors import NotAcceptable
 from closeloop.models.overrides import (
     Match,
     MatchRequest,
@@ -43,7 +42,7 @@ from closeloop.models.overrides import (
     OverrideView,
 )
 from closeloop.models.refusals import describe
-from closeloop.models.search_attributes import BOOK, LIFECYCLE
+from closeloop.services import overrides
 
 app = typer.Typer(help="Overrides: what lessons change of size and thresholds.", no_args_is_help=True)
 
@@ -78,38 +77,19 @@ def materialize(book: BookOption = None, as_of: AsOfOption = None, as_json: AsJs
 
 async def _materialize(request: OverrideRequest) -> OverrideReport:
     async with temporal() as client:
-        return await materialize_overrides(client, request)
-
-
-async def materialize_overrides(client: Client, request: OverrideRequest) -> OverrideReport:
-    """Run it as a workflow, so that it stands in the audit trail."""
-    attributes = [SearchAttributePair(LIFECYCLE, "overrides")]
-    if request.book:
-        attributes.append(SearchAttributePair(BOOK, request.book))
-    try:
-        report: OverrideReport = await client.execute_workflow(
-            "OverrideMaterializationWorkflow",
-            request,
-            id=f"overrides/{request.book or 'all'}/{uuid.uuid4().hex[:8]}",
-            task_queue=TASK_QUEUE,
-            static_summary=f"Bring overrides of {request.book or 'every book'} in line with lessons",
-            search_attributes=TypedSearchAttributes(attributes),
-            result_type=OverrideReport,
-        )
-    except WorkflowFailureError as error:
-        cause = error.cause
-        fail(f"The overrides stay as they were: {cause.message if isinstance(cause, ApplicationError) else cause}.")
-    return report
+        return await overrides.materialize(client, request)
 
 
 @app.command("list")
 def overrides_list(
     book: BookOption = None,
     closed: Annotated[bool, typer.Option("--closed", help="Also those that ended or were rejected, and why.")] = False,
+    last: LastOption = None,
+    before: BeforeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """Overrides in force and those that wait for an operator."""
-    views = run(_list(book, closed))
+    views = run(_list(book, closed, last, before))
     if as_json:
         return print_json(views)
     if not views:
@@ -143,9 +123,9 @@ def _standing(view: OverrideView) -> str:
     return view.status + (f": {view.reason}" if view.reason else "") + (f" ({view.decided_by})" * bool(view.decided_by))
 
 
-async def _list(book: str | None, closed: bool) -> list[OverrideView]:
+async def _list(book: str | None, closed: bool, last: int | None, before: str | None) -> list[OverrideView]:
     async with database() as session:
-        return await store.overrides.listing(session, book, closed)
+        return await overrides.listing(session, book, closed=closed, last=last, before=before)
 
 
 @app.command("match")
@@ -198,15 +178,15 @@ async def _match(book: str | None, pattern: str, action: str, scope: dict[str, A
     policy = settings().learning_policy()
     async with database() as session:
         if book is None:
-            books = await store.overrides.books(session)
-            if len(books) > 1:
-                raise typer.BadParameter(f"say which of {', '.join(books)}", param_hint="--book")
-            book = books[0] if books else "default"
+            try:
+                book = await overrides.only_book(session)
+            except NotAcceptable as error:
+                raise typer.BadParameter(str(error), param_hint="--book") from None
         try:
             request = MatchRequest(book=book, pattern_key=pattern, action_category=action, scope=scope)
         except ValidationError as error:
             raise typer.BadParameter(describe(error)) from None
-        return await match(session, request, as_of, policy)
+        return await overrides.match(session, request, as_of, policy)
 
 
 @app.command()

@@ -1,23 +1,20 @@
 """Research: what a language model, or statistics without one, said of closed trades; how hypotheses were judged."""
 
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
-from temporalio.client import WorkflowFailureError
 
-from closeloop import store
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
     AsOfOption,
+    BeforeOption,
     BookOption,
     LastOption,
     at,
-    fail,
     hinting,
     number,
     out,
@@ -28,8 +25,8 @@ from closeloop.cli.console import (
 )
 from closeloop.cli.console import run as run_command
 from closeloop.learning.research import STATISTICS
-from closeloop.models.launches import LLM_TASK_QUEUE
-from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchView, Status
+from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchStatus, ResearchView, Status
+from closeloop.services import research
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
 
@@ -44,26 +41,16 @@ def run(
     request = ResearchRequest(book=book, as_of=as_of or datetime.now(UTC))
     report = run_command(hinting(_run(request)))
     if as_json:
-        return print_json(report)
-    return out.print(report.sentence)
+        print_json(report)
+    else:
+        out.print(report.sentence)
+    if report.failed:
+        raise typer.Exit(1)
 
 
 async def _run(request: ResearchRequest) -> ResearchReport:
     async with temporal() as client:
-        try:
-            report: ResearchReport = await client.execute_workflow(
-                "LlmResearchWorkflow",
-                request,
-                id=f"research/{request.book or 'all'}/{uuid.uuid4().hex[:8]}",
-                task_queue=LLM_TASK_QUEUE,
-                static_summary=f"Study what closed in {request.book or 'every book'}",
-                result_type=ResearchReport,
-            )
-        except WorkflowFailureError as error:
-            fail(
-                f"The run failed: {str(error.cause)[:300]}. What it had read is kept; the next run goes on from there."
-            )
-        return report
+        return await research.run(client, request)
 
 
 @app.command("list")
@@ -72,15 +59,18 @@ def research_list(
     status: Annotated[Status | None, typer.Option("--status", help="Only this status.")] = None,
     book: BookOption = None,
     last: LastOption = None,
+    before: BeforeOption = None,
     as_json: AsJson = False,
 ) -> None:
     """What was said, oldest first; what each hypothesis came to."""
-    run_command(_list(book, kind, status, last, as_json))
+    run_command(_list(book, kind, status, last, before, as_json))
 
 
-async def _list(book: str | None, kind: Kind | None, status: Status | None, last: int | None, as_json: bool) -> None:
+async def _list(
+    book: str | None, kind: Kind | None, status: Status | None, last: int | None, before: str | None, as_json: bool
+) -> None:
     async with database() as session:
-        rows = store.research.listing(session, book, kind, status, last)
+        rows = research.listing(session, book, kind=kind, status=status, last=last, before=before)
         if as_json:
             return await print_json_list(rows)
         shown = table("id", "book", "position", "kind", "status", "by", "cost USD", "what", numbers=("id", "cost USD"))
@@ -114,8 +104,6 @@ def show(
 ) -> None:
     """One row whole: what was said, who said it, what it cost; of a hypothesis, how it was tested."""
     row = run_command(_show(row_id))
-    if row is None:
-        fail(f"There is no research with the id {row_id}: 'closeloop research list' shows what there is.")
     if as_json:
         return print_json(row)
     out.print(f"{row.kind} {row.id} of book {row.book}" + (f", position {row.position_id}" if row.position_id else ""))
@@ -142,9 +130,9 @@ def _print_test(content: Mapping[str, Any]) -> None:
         out.print(f"effect {number(tested['effect'])} R ({low} to {high}), p {tested['p']:.2g}")
 
 
-async def _show(row_id: int) -> ResearchView | None:
+async def _show(row_id: int) -> ResearchView:
     async with database() as session:
-        return await store.research.shown(session, row_id)
+        return await research.find(session, row_id)
 
 
 @app.command()
@@ -153,27 +141,19 @@ def status(as_json: AsJson = False) -> None:
     report = run_command(_status())
     if as_json:
         return print_json(report)
-    keyed = report["model"] != STATISTICS
-    out.print(f"written by {report['model']}" + ("" if keyed else ": without an ANTHROPIC_API_KEY no model is asked"))
-    spent, budget, calls = (report[name] for name in ("spent_today_usd", "budget_usd_per_day", "calls_today"))
-    out.print(f"spent today (UTC): {_usd(Decimal(spent))} of {budget} USD in {calls} calls")
-    for outcome, number_of in sorted(report["outcomes_today"].items()):
-        out.print(f"  {outcome}: {number_of}")
+    keyed = report.model != STATISTICS
+    out.print(f"written by {report.model}" + ("" if keyed else ": without an ANTHROPIC_API_KEY no model is asked"))
+    spent, budget = _usd(report.spent_today_usd), format(report.budget_usd_per_day, "f")
+    out.print(f"spent today (UTC): {spent} of {budget} USD in {report.calls_today} calls")
+    for outcome, calls in sorted(report.outcomes_today.items()):
+        out.print(f"  {outcome}: {calls}")
     return None
 
 
-async def _status() -> dict[str, Any]:
-    budget = settings().llm_budget_usd_per_day
+async def _status() -> ResearchStatus:
+    model = settings().llm_model if settings().api_key() else None
     async with database() as session:
-        today = await store.model_calls.spending(session)
-    return {
-        "model": settings().llm_model if settings().api_key() else STATISTICS,
-        "budget_usd_per_day": format(budget, "f"),
-        "spent_today_usd": format(today.spent_usd, "f"),
-        "left_today_usd": format(max(budget - today.spent_usd, Decimal(0)), "f"),
-        "calls_today": today.calls,
-        "outcomes_today": today.outcomes,
-    }
+        return await research.status(session, model, settings().llm_budget_usd_per_day)
 
 
 def _usd(cost: Decimal) -> str:

@@ -76,6 +76,20 @@ class SkillSkipped(BaseModel):
     reason: str
 
 
+class SkillView(BaseModel):
+    """A skill as it is listed, with the outcomes of its pattern that stand in no score yet: their number and sum.
+
+    ``state`` is null where no skill is named for the pattern; ``problem`` says why there is no score.
+    """
+
+    name: str
+    state: SkillState | None = None
+    score: int | None = None
+    problem: str | None = None
+    pending_matches: int = 0
+    pending_outcome: int = 0
+
+
 class CorpusReport(BaseModel):
     """What one run did, by skill. Each list holds at most 1,000; ``unlisted`` counts what did not fit."""
 

@@ -11,7 +11,7 @@ from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
 from closeloop.models.patterns import Scope
-from closeloop.models.values import BookId, Utc
+from closeloop.models.values import BookId, Plain, Utc
 
 
 class LessonStatus(StrEnum):
@@ -125,6 +125,65 @@ class LessonView(BaseModel):
     version: int = Field(description="The run that last mined it.")
     as_of: datetime
     policy_hash: str
+
+
+class LessonVersion(BaseModel):
+    """What one run said of a lesson."""
+
+    version: int
+    as_of: datetime
+    n: int
+    avg_rr: float
+    edge_raw: float
+    effect: float | None
+    half_life_hours: float | None
+    p: float | None
+    q: float | None
+    actionable: bool
+    status: LessonStatus
+    edge_score: float | None
+    policy_hash: str
+
+
+class LessonTrade(BaseModel):
+    """A trade in a lesson's scope. ``rr`` in R."""
+
+    position_id: str
+    symbol: str
+    rr: float
+    pnl: Plain
+    opened_at: datetime
+    closed_at: datetime
+
+
+class TradesSummary(BaseModel):
+    """How a number of trades went: mean R with its standard error, share of trades with more than 0 R."""
+
+    n: int
+    avg_rr: float | None
+    standard_error: float | None
+    win_rate: float | None
+
+
+class Period(BaseModel):
+    """The lesson's trades from one close to another: their mean R above that of the trades outside the scope."""
+
+    start: datetime = Field(serialization_alias="from")
+    end: datetime = Field(serialization_alias="to")
+    n: int
+    excess_rr: float
+
+
+class LessonExplanation(BaseModel):
+    """A lesson beside the trades in its scope and outside it, as of its newest run; trades in order of closing."""
+
+    lesson: LessonView
+    explained_by: LessonView | None
+    inside: TradesSummary = Field(serialization_alias="with")
+    outside: TradesSummary = Field(serialization_alias="without")
+    periods: list[Period]
+    history: list[LessonVersion] = Field(description="What each run said of it, the oldest first.")
+    trades: list[LessonTrade]
 
 
 class LessonRun(SQLModel, table=True):

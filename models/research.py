@@ -188,6 +188,17 @@ class ResearchView(BaseModel):
     created_at: datetime
 
 
+class ResearchStatus(BaseModel):
+    """Who writes, and what of today's budget (UTC) is spent. Money in USD; calls by how they ended."""
+
+    model: str
+    budget_usd_per_day: Plain
+    spent_today_usd: Plain
+    left_today_usd: Plain
+    calls_today: int
+    outcomes_today: dict[str, int]
+
+
 class LlmLearning(SQLModel, table=True):
     """What a model, or the statistics in its place, said. A proposal: it changes no number by itself."""
 

@@ -24,9 +24,18 @@ async def start(client: Client, launch: Launch) -> WorkflowHandle[Any, Any]:
     )
 
 
-async def run(client: Client, launch: Launch) -> Any:
-    """Start a workflow and wait for its result, of the launch's type. Raises RunFailed with what it failed for."""
-    return await result(await start(client, launch))
+async def run(client: Client, launch: Launch, failed: str | None = None) -> Any:
+    """Start a workflow and wait for its result, of the launch's type.
+
+    Raises RunFailed with what it failed for; ``failed`` says in front of that what did not happen.
+    """
+    handle = await start(client, launch)
+    try:
+        return await result(handle)
+    except RunFailed as error:
+        if failed is None:
+            raise
+        raise RunFailed(f"{failed}: {error}.") from None
 
 
 async def result(handle: WorkflowHandle[Any, Any]) -> Any:

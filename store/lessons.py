@@ -13,9 +13,11 @@ from closeloop.models.lessons import (
     LessonGroup,
     LessonHistory,
     LessonRun,
+    LessonVersion,
     LessonView,
 )
 from closeloop.store import locks
+from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _VIEW = (
@@ -121,17 +123,19 @@ async def set_report(session: AsyncSession, book: str, version: int, report: Bui
     )
 
 
-async def listing(session: AsyncSession, book: str | None, retired: bool = True) -> list[LessonView]:
-    """Lessons of a book or of all: by group the accepted ones first, the largest effect first."""
-    result = await session.execute(
-        text(
-            f"SELECT {_VIEW} FROM learning_lessons WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
-            "AND (:retired OR status <> 'retired') ORDER BY book_id, pattern_key, action_category, "
-            "array_position(ARRAY['active', 'baseline', 'shadow', 'retired'], status), "
-            "abs(coalesce(effect, 0)) DESC, lesson_id"
-        ),
-        {"book": book, "retired": retired},
-    )
+_LISTING = page(
+    f"SELECT {_VIEW} FROM learning_lessons WHERE (CAST(:book AS text) IS NULL OR book_id = :book)",  # noqa: S608
+    key="lesson_id",
+    order="book, pattern_key, action_category, array_position(ARRAY['active', 'baseline', 'shadow', 'retired'], "
+    "status), abs(coalesce(effect, 0)) DESC, lesson_id",
+)
+
+
+async def listing(
+    session: AsyncSession, book: str | None, *, last: int | None = None, before: str | None = None
+) -> list[LessonView]:
+    """Lessons of a book or of all: by group the accepted ones first, the largest effect first. See ``pages.page``."""
+    result = await session.execute(text(_LISTING), {"book": book, "last": last, "before": before})
     return [LessonView.model_validate(dict(row)) for row in result.mappings()]
 
 
@@ -145,13 +149,14 @@ async def find(session: AsyncSession, lesson_id: str) -> LessonView | None:
     return None if row is None else LessonView.model_validate(dict(row))
 
 
-async def history(session: AsyncSession, lesson_id: str) -> Sequence[RowMapping]:
+async def history(session: AsyncSession, lesson_id: str) -> list[LessonVersion]:
     """What each run said of a lesson, the oldest first."""
+    columns = ", ".join(LessonVersion.model_fields)
     result = await session.execute(
-        text(f"SELECT {', '.join(_HISTORY[1:])} FROM lesson_history WHERE lesson_id = :id ORDER BY version"),  # noqa: S608
+        text(f"SELECT {columns} FROM lesson_history WHERE lesson_id = :id ORDER BY version"),  # noqa: S608
         {"id": lesson_id},
     )
-    return result.mappings().all()
+    return [LessonVersion.model_validate(dict(row)) for row in result.mappings()]
 
 
 async def actionable(session: AsyncSession, book: str) -> list[LessonView]:

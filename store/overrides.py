@@ -9,6 +9,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.overrides import OverrideStatus, OverrideView, PmOverride
+from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (
@@ -51,16 +52,28 @@ def matching_values(
     }
 
 
-async def listing(session: AsyncSession, book: str | None, closed: bool = False) -> list[OverrideView]:
-    """Overrides in force and those that wait, of a book or of all; with ``closed`` the others, too."""
-    result = await session.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM pm_overrides WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
-            "AND (:closed OR status IN ('active', 'pending')) "
-            "ORDER BY book_id, pattern_key, action_category, status, abs(size_multiplier - 1) DESC, override_id"
-        ),
-        {"book": book, "closed": closed},
-    )
+_LISTING = page(
+    f"SELECT {_COLUMNS} FROM pm_overrides WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+    "AND (:closed OR status IN ('active', 'pending'))",
+    key="override_id",
+    order="book, pattern_key, action_category, status, abs(size_multiplier - 1) DESC, override_id",
+)
+
+
+async def listing(
+    session: AsyncSession,
+    book: str | None,
+    closed: bool = False,
+    *,
+    last: int | None = None,
+    before: str | None = None,
+) -> list[OverrideView]:
+    """Overrides in force and those that wait, of a book or of all; with ``closed`` the others, too.
+
+    See ``pages.page``.
+    """
+    values = {"book": book, "closed": closed, "last": last, "before": before}
+    result = await session.execute(text(_LISTING), values)
     return [_view(row) for row in result.mappings()]
 
 

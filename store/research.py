@@ -247,19 +247,25 @@ async def tested(session: AsyncSession, book: str, last: int) -> Sequence[RowMap
 
 
 async def listing(
-    session: AsyncSession, book: str | None, kind: Kind | None, status: Status | None, last: int | None
+    session: AsyncSession,
+    book: str | None,
+    kind: Kind | None,
+    status: Status | None,
+    last: int | None = None,
+    before: int | None = None,
 ) -> AsyncIterator[ResearchView]:
-    """Rows of research, oldest first, streamed; only the newest ``last`` where that is given."""
+    """Rows of research, oldest first, streamed: the newest ``last`` of those before the row ``before``."""
     query = (
         f"SELECT {_COLUMNS} FROM llm_learning WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
         "AND (CAST(:kind AS text) IS NULL OR kind = :kind) AND (CAST(:status AS text) IS NULL OR status = :status) "
-        "ORDER BY id"
+        "AND (CAST(:before AS bigint) IS NULL OR id < :before) ORDER BY id"
     )
     if last is not None:
         query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
+    values = {"book": book, "kind": kind, "status": status, "before": before}
     result = await session.stream(
         text(query),
-        {"book": book, "kind": kind, "status": status} | ({} if last is None else {"last": last}),
+        values | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
     async for row in result.mappings():

@@ -11,10 +11,11 @@ from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
 from closeloop.activities.lessons import lesson_id
-from closeloop.activities.overrides import OverrideActivities, match
+from closeloop.activities.overrides import OverrideActivities
 from closeloop.models.overrides import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import Book
+from closeloop.services.overrides import match
 from closeloop.store.database import Sessions
 from tests.activities.patterning import AS_OF, PATTERN, POLICY
 

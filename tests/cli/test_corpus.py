@@ -27,6 +27,11 @@ async def test_list_and_run(stack: StackProcess) -> None:
     }
     assert (listed["cli-nothing"]["state"], listed["cli-nothing"]["pending_matches"]) == (None, 1)
     assert listed["cli-[bold]"]["problem"] == "its score is not a whole number"
+    names = list(listed)
+    assert [row["name"] for row in await stack.json("corpus", "list", "--last", "2")] == names[-2:]
+    before = await stack.json("corpus", "list", "--last", "1", "--before", names[-1])
+    assert [row["name"] for row in before] == [names[-2]]
+    assert "no skill nobody" in (await stack.cli("corpus", "list", "--before", "nobody")).sentence()
     text = await stack.cli("corpus", "list")
     for name in ("cli-rises", "cli-nothing", "cli-[bold]", "no file"):
         assert name in text.out

@@ -129,6 +129,19 @@ async def test_a_large_override_waits_for_an_operator(learned: StackProcess) -> 
     assert (found["status"], found["decided_by"], found["note"]) == ("active", "ann", "looked at the trades")
 
 
+@pytest.mark.parametrize(("command", "name"), [("lessons", "lesson_id"), ("overrides", "override_id")])
+async def test_lists_are_read_in_pages_from_the_end(learned: StackProcess, command: str, name: str) -> None:
+    whole = [row[name] for row in await learned.json(command, "list")]
+    assert len(whole) >= 2
+    pages: list[str] = []
+    while page := await learned.json(command, "list", "--last", "20", *(("--before", pages[0]) if pages else ())):
+        pages = [row[name] for row in page] + pages
+    assert pages == whole
+    [last] = await learned.json(command, "list", "--last", "1", "--before", whole[-1])
+    assert last[name] == whole[-2]
+    assert "list' shows" in (await learned.cli(command, "list", "--before", "nothing")).sentence()
+
+
 async def test_coefficients(learned: StackProcess) -> None:
     [found] = await learned.json("coefficients", "--book", BOOK)
     assert found["module_id"] == "decision_maker"

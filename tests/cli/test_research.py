@@ -45,6 +45,12 @@ async def test_without_a_key_statistics_sign(stack: StackProcess) -> None:
     assert "by statistics" in text
     assert "tags: win, long" in text
 
+    mine = ("research", "list", "--book", "cli-research")
+    assert await stack.json(*mine, "--before", rows[-1]["id"], "--last", "1") == rows[-2:-1]
+    assert await stack.json(*mine, "--before", rows[0]["id"]) == []
+    for unknown in ("999999999", "x"):
+        assert f"no research with the id {unknown}" in (await stack.cli(*mine, "--before", unknown)).sentence()
+
     status = await stack.json("research", "status")
     assert (status["model"], status["calls_today"], status["spent_today_usd"]) == ("statistics", 0, "0")
     assert "no model is asked" in (await stack.cli("research", "status")).out

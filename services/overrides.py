@@ -1,0 +1,73 @@
+"""Overrides: keeping them in line with lessons, listing them, and what they say of an action in a scope."""
+
+from dataclasses import asdict
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+
+from closeloop import store
+from closeloop.learning.overrides import Override, blend
+from closeloop.learning.scope import flatten
+from closeloop.models import launches
+from closeloop.models.errors import NotAcceptable, NotOnRecord
+from closeloop.models.overrides import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideView, Spoke
+from closeloop.models.policy import LearningPolicy
+from closeloop.services.launching import run
+
+
+async def materialize(client: Client, request: OverrideRequest) -> OverrideReport:
+    """Bring overrides in line with lessons in a workflow and wait for it.
+
+    Raises RunFailed where a book that was asked for by name failed.
+    """
+    launch = launches.override_materialization(request)
+    report: OverrideReport = await run(client, launch, "The overrides stay as they were")
+    return report
+
+
+async def listing(
+    session: AsyncSession,
+    book: str | None = None,
+    *,
+    closed: bool = False,
+    last: int | None = None,
+    before: str | None = None,
+) -> list[OverrideView]:
+    """Overrides in force and those that wait, of a book or of all; with ``closed`` those that ended, too.
+
+    Only the ``last`` of them, and only what comes before the override ``before``. Raises NotOnRecord.
+    """
+    if before is not None:
+        await find(session, before)
+    return await store.overrides.listing(session, book, closed, last=last, before=before)
+
+
+async def find(session: AsyncSession, override_id: str) -> OverrideView:
+    """An override. Raises NotOnRecord."""
+    view = await store.overrides.find(session, override_id)
+    if view is None:
+        raise NotOnRecord(f"There is no override {override_id}: 'closeloop overrides list' shows what waits.")
+    return view
+
+
+async def only_book(session: AsyncSession) -> str:
+    """The book to match in where none is named. Raises NotAcceptable where several have overrides in force."""
+    books = await store.overrides.books(session)
+    if len(books) > 1:
+        raise NotAcceptable(f"say which of {', '.join(books)}")
+    return books[0] if books else "default"
+
+
+async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
+    """What the overrides in force at an instant say of an action in a scope: the read that engines make."""
+    scope = flatten({"scope": request.scope}, policy).values
+    rows = await store.overrides.matching(
+        session, request.book, request.pattern_key, request.action_category, scope, at
+    )
+    found = blend([Override(**row) for row in rows], policy)
+    return Match(
+        size_multiplier=found.size_multiplier,
+        threshold_adjustments=found.threshold_adjustments,
+        spoke=[Spoke(**asdict(voice)) for voice in found.spoke],
+    )

@@ -1,0 +1,66 @@
+"""Research: running it, listing what was said, and what that cost today."""
+
+from collections.abc import AsyncIterator
+from decimal import Decimal
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+
+from closeloop import store
+from closeloop.learning.research import STATISTICS
+from closeloop.models import launches
+from closeloop.models.errors import NotOnRecord
+from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchStatus, ResearchView, Status
+from closeloop.services.launching import run as run_launch
+
+
+async def run(client: Client, request: ResearchRequest) -> ResearchReport:
+    """Study what closed in a workflow and wait for it.
+
+    Raises RunFailed where the model refuses, or a book that was asked for by name cannot be studied.
+    """
+    launch = launches.research(request)
+    failed = "The run failed; what it had read is kept, and the next run goes on from there. The reason"
+    report: ResearchReport = await run_launch(client, launch, failed)
+    return report
+
+
+async def listing(
+    session: AsyncSession,
+    book: str | None = None,
+    *,
+    kind: Kind | None = None,
+    status: Status | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> AsyncIterator[ResearchView]:
+    """What was said, oldest first, streamed: only the newest ``last``, and only what was said before ``before``.
+
+    Raises NotOnRecord.
+    """
+    cursor = None if before is None else (await find(session, before)).id
+    async for view in store.research.listing(session, book, kind, status, last, cursor):
+        yield view
+
+
+async def find(session: AsyncSession, row_id: int | str) -> ResearchView:
+    """One row of research. Raises NotOnRecord."""
+    number = str(row_id)
+    # Nothing else can be the number of a row: PostgreSQL's bigint has at most 19 digits.
+    view = await store.research.shown(session, int(number)) if number.isascii() and number.isdigit() else None
+    if view is None:
+        raise NotOnRecord(f"There is no research with the id {row_id}: 'closeloop research list' shows what there is.")
+    return view
+
+
+async def status(session: AsyncSession, model: str | None, budget: Decimal) -> ResearchStatus:
+    """Who writes (statistics where no model is asked), and what of the day's budget (USD, UTC) is spent."""
+    today = await store.model_calls.spending(session)
+    return ResearchStatus(
+        model=model or STATISTICS,
+        budget_usd_per_day=budget,
+        spent_today_usd=today.spent_usd,
+        left_today_usd=max(budget - today.spent_usd, Decimal(0)),
+        calls_today=today.calls,
+        outcomes_today=today.outcomes,
+    )
