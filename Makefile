@@ -1,12 +1,16 @@
 # make demo and make test are all that a newcomer needs: Python 3.11 or newer, make, and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
+SHELL := bash
+PARTS := test-commands test-others quick-lint quick-learning quick-others
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint bench lock clean
+.PHONY: help demo dev test quick check lint bench lock clean $(PARTS)
 
 help:
 	@echo "make demo   a simulated engine through the real stack, in about a minute"
 	@echo "make dev    PostgreSQL, Temporal and a worker, in the foreground"
+	@echo "make quick  what a change is tried with: lint, and every test that needs no server, in half a minute"
+	@echo "make check  lint, and the tests of one place: make check TESTS=tests/store"
 	@echo "make test   the whole test suite, against a real PostgreSQL and Temporal"
 	@echo "make lint   ruff, mypy, import layers, container files"
 	@echo "make bench  speed, as ratios measured side by side"
@@ -28,19 +32,36 @@ demo: .venv/installed
 dev: .venv/installed
 	@$(BIN)/closeloop dev
 
-# Two halves side by side, each with servers of its own: most of the time is waiting for them.
-HALF := tests/activities tests/cli
+# Parts that run side by side, each a process with servers of its own, and are seen while they run. All of them are
+# run to their end (-k); one that fails fails the whole.
+together = +@$(MAKE) --no-print-directory -k -j$(words $(1)) $(1)
+pytest = set -o pipefail; $(BIN)/python -m pytest $(2) 2>&1 | awk '{ print "$(1)  " $$0; fflush() }'
 
+COMMANDS := tests/activities tests/cli
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest $(HALF) > .half.log 2>&1 & half=$$!; \
-	$(BIN)/python -m pytest $(HALF:%=--ignore=%); rest=$$?; \
-	wait $$half; first=$$?; cat .half.log; rm -f .half.log; test $$first = 0 -a $$rest = 0
+	$(call together,test-commands test-others)
+
+test-commands: ; @$(call pytest,commands,$(COMMANDS))
+test-others: ; @$(call pytest,others  ,$(COMMANDS:%=--ignore=%))
+
+LEARNING := tests/learning src/closeloop/learning
+quick: .venv/installed-dev
+	$(call together,quick-lint quick-learning quick-others)
+
+quick-lint: ; @$(lint) | awk '{ print "lint      " $$0; fflush() }'
+quick-learning: ; @$(call pytest,learning,--no-server $(LEARNING))
+quick-others: ; @$(call pytest,others  ,--no-server $(LEARNING:%=--ignore=%))
+
+check: .venv/installed-dev
+	@test -n "$(TESTS)" || { echo "say which tests: make check TESTS=tests/store"; exit 2; }
+	@$(lint)
+	$(BIN)/python -m pytest $(TESTS)
+
+# ruff and mypy remember what they have read: only what changed since is looked at again.
+lint = set -eo pipefail; $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
 
 lint: .venv/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@$(lint)
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec temporal-dev.yml
 	$(BIN)/hadolint deploy/Dockerfile
 

@@ -1,12 +1,12 @@
 """Real parts for every test: the embedded PostgreSQL and Temporal, started once for the session.
 
-``stack`` runs in this process's loop; a test that kills parts starts a stack of its own (tests/faults/).
+``dsn`` is PostgreSQL alone, ``settings`` is the stack: each is started by the first test that asks for it, in this
+process's loop. A test that kills parts starts a stack of its own (tests/faults/).
 """
 
 import asyncio
 import os
 import shutil
-import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,16 +16,36 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from temporalio.client import Client
 
+from closeloop import store
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.workers.settings import Settings
+from closeloop.workers.stack.home import Home
+from closeloop.workers.stack.postgres import LocalPostgres
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import build_market_worker, build_worker, connect_temporal
+from tests.faults.stack_process import StackProcess
+from tests.ports import reserve_ports
 
 # Nobody listens there: prices come from what tests put into the database.
 NO_SOURCE = "http://127.0.0.1:9"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+# A test that asks for one of these asks for a server.
+SERVERS = {"dsn", "settings", "stack", "new_stack"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-server", action="store_true", help="only tests that need neither PostgreSQL nor Temporal")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--no-server"):
+        kept = [item for item in items if SERVERS.isdisjoint(getattr(item, "fixturenames", ()))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -41,14 +61,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     os._exit(getattr(config, "_closeloop_exit", 1))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def free_ports() -> Ports:
-    return Ports(temporal=free_port(), ui=free_port(), postgres=free_port())
+    return Ports(*reserve_ports(3))
 
 
 @pytest.fixture(scope="session")
@@ -61,26 +75,37 @@ def home() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-async def settings(home: Path) -> AsyncIterator[Settings]:
-    """Settings of a running stack without a worker: tests bring their own."""
-    settings = Settings.load(home).model_copy(update={"database_url": None})
-    stack = LocalStack(settings, free_ports(), lambda line: None, with_worker=False)
+async def dsn(home: Path) -> AsyncIterator[str]:
+    """PostgreSQL alone, with the schema. A test that needs no Temporal asks for this (or ``sessions``) only."""
+    folder = Home(home)
+    folder.create()
+    [port] = reserve_ports(1)
+    server = LocalPostgres(folder, port)
+    child = await server.start()
+    try:
+        await store.schema.upgrade(server.dsn)
+        yield server.dsn
+    finally:
+        await child.stop()
+
+
+@pytest.fixture(scope="session")
+async def settings(home: Path, dsn: str) -> AsyncIterator[Settings]:
+    """Settings of a running stack (that PostgreSQL, and Temporal) without a worker: tests bring their own."""
+    settings = Settings.load(home)
+    # The database's address is the stack's word, not the environment's: commands find it in the home.
+    stack = LocalStack(
+        settings.model_copy(update={"database_url": dsn}), free_ports(), lambda line: None, with_worker=False
+    )
     stop, ready = asyncio.Event(), asyncio.Event()
     stack_run = asyncio.create_task(stack.run(stop, ready))
     waiting = asyncio.create_task(ready.wait())
     await asyncio.wait((stack_run, waiting), return_when=asyncio.FIRST_COMPLETED)
     if stack_run.done():
         stack_run.result()
-    yield settings
+    yield settings.model_copy(update={"database_url": None})
     stop.set()
     await stack_run
-
-
-@pytest.fixture(scope="session")
-async def dsn(settings: Settings) -> str:
-    from closeloop.workers.addresses import database_url
-
-    return database_url(settings)
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +140,20 @@ async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterat
         build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
     ):
         yield
+
+
+@pytest.fixture
+async def new_stack() -> AsyncIterator[Callable[[], StackProcess]]:
+    """Makes stacks, not yet started, each with a home of its own; what runs of them at the end of the test is ended."""
+    made: list[StackProcess] = []
+
+    def make() -> StackProcess:
+        made.append(StackProcess())
+        return made[-1]
+
+    yield make
+    for stack in made:
+        await stack.close()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -114,7 +114,9 @@ async def api() -> AsyncIterator[MessagesApi]:
         yield api
 
 
-async def test_a_stack_with_a_model(api: MessagesApi, tmp_path_factory: pytest.TempPathFactory) -> None:
+async def test_a_stack_with_a_model(
+    api: MessagesApi, new_stack: Callable[[], StackProcess], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """``closeloop dev`` with a key in a file: asked, paid, shown; the key is nowhere to be read."""
     key = tmp_path_factory.mktemp("secrets") / "key"
     key.write_text(f"{KEY}\n")
@@ -126,27 +128,24 @@ async def test_a_stack_with_a_model(api: MessagesApi, tmp_path_factory: pytest.T
         "CLOSELOOP_LLM_OUTPUT_USD_PER_MILLION": "15",
         "CLOSELOOP_LLM_BUDGET_USD_PER_DAY": "0.5",
     }
-    stack = StackProcess()
+    stack = new_stack()
     stack.env |= env
-    try:
-        await stack.start()
-        await closed(stack, "b")
-        report = await stack.json("research", "run")
-        assert report["books"]["b"]["trades"] == 1
-        rows = await stack.json("research", "list")
-        assert [(row["model"], row["cost_usd"]) for row in rows] == [("claude-test", "0.006")] * 2
-        status = await stack.json("research", "status")
-        assert status == {
-            "model": "claude-test",
-            "budget_usd_per_day": "0.5",
-            "spent_today_usd": "0.012",
-            "left_today_usd": "0.488",
-            "calls_today": 2,
-            "outcomes_today": {"answered": 2},
-        }
-        text = (await stack.cli("research", "show", rows[0]["id"])).out
-        assert "1000 tokens in, 200 out, 0.0060 USD" in text
-        for file in (stack.home / "logs").rglob("*"):
-            assert KEY not in file.read_text(errors="replace"), file
-    finally:
-        await stack.close()
+    await stack.start()
+    await closed(stack, "b")
+    report = await stack.json("research", "run")
+    assert report["books"]["b"]["trades"] == 1
+    rows = await stack.json("research", "list")
+    assert [(row["model"], row["cost_usd"]) for row in rows] == [("claude-test", "0.006")] * 2
+    status = await stack.json("research", "status")
+    assert status == {
+        "model": "claude-test",
+        "budget_usd_per_day": "0.5",
+        "spent_today_usd": "0.012",
+        "left_today_usd": "0.488",
+        "calls_today": 2,
+        "outcomes_today": {"answered": 2},
+    }
+    text = (await stack.cli("research", "show", rows[0]["id"])).out
+    assert "1000 tokens in, 200 out, 0.0060 USD" in text
+    for file in (stack.home / "logs").rglob("*"):
+        assert KEY not in file.read_text(errors="replace"), file

@@ -11,7 +11,7 @@ import pytest
 
 from tests.activities.weighing import AS_OF, BALANCED, history
 from tests.faults.stack_process import StackProcess
-from tests.faults.stack_process import until as until_it
+from tests.waiting import until as until_it
 
 OF = ("--as-of", AS_OF.isoformat())
 NEXT = ("--as-of", (AS_OF + timedelta(days=7)).isoformat())

@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 
 from tests.cli.test_positions import close
-from tests.faults.stack_process import StackProcess, free_ports
+from tests.faults.stack_process import StackProcess
+from tests.ports import reserve_ports
 
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("outcomes",),
@@ -55,7 +56,7 @@ async def test_status_without_a_stack(no_stack: StackProcess) -> None:
 
 async def test_in_a_home_whose_stack_is_down(tmp_path: Path) -> None:
     stack = StackProcess(tmp_path)
-    temporal, ui, postgres = free_ports(3)
+    temporal, ui, postgres = reserve_ports(3)
     state = {
         "pid": 1,
         "temporal_address": f"127.0.0.1:{temporal}",

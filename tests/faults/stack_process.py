@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
-import inspect
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
-import random
 import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -25,10 +22,11 @@ import asyncpg
 import psutil
 from temporalio.client import Client
 
+from tests.ports import reserve_ports
+from tests.waiting import PATIENCE, until
+
 ROOT = Path(__file__).resolve().parents[2]
 CLOSELOOP = (sys.executable, "-P", "-m", "closeloop")
-# How long anything is waited for before a test fails; nothing is expected to take nearly as long.
-PATIENCE = 90.0
 _OURS = ("CLOSELOOP_", "TEMPORAL_", "OTEL_", "DATABASE_URL", "PYTEST_", "ANTHROPIC_")
 
 
@@ -82,7 +80,7 @@ class StackProcess:
         self._temporary = Path(tempfile.mkdtemp(prefix="closeloop-faults-"))
         self._temporary.chmod(0o755)
         self.home = home or self._temporary / "home"
-        self.ports = dict(zip(("temporal", "ui", "postgres"), free_ports(3), strict=True))
+        self.ports = dict(zip(("temporal", "ui", "postgres"), reserve_ports(3), strict=True))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self.env |= {"CLOSELOOP_HOME": str(self.home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
         self.lines: list[str] = []
@@ -194,7 +192,7 @@ class StackProcess:
         found = []
         for child in psutil.Process(self.pid).children():
             with contextlib.suppress(psutil.Error):
-                if name in (child.name(), *child.cmdline()[1:4]):
+                if name in (child.name(), *child.cmdline()[1:5]):
                     found.append(child)
         assert len(found) == 1, f"{name}: {found}"
         return found[0]
@@ -325,21 +323,6 @@ def _in_the_fork(arguments: list[str], env: dict[str, str], folder: str) -> None
     main()
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nothing uses, outside the range from which the system gives ports to clients."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.SystemRandom().randrange(12_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in (*found, 15432):  # the usual one of closeloop's PostgreSQL
-            found.append(port)
-    return found
-
-
 def alive(process: psutil.Process) -> bool:
     """Whether it runs; a zombie does not."""
     try:
@@ -355,17 +338,6 @@ def names(processes: Sequence[psutil.Process]) -> list[str]:
         with contextlib.suppress(psutil.Error):
             found.append(f"{process.pid} {' '.join(process.cmdline())[:200]}")
     return found
-
-
-async def until(what: str, happens: Callable[[], bool | Awaitable[bool]], every: float = 0.02) -> None:
-    """Wait for something to happen; fail after ``PATIENCE``."""
-    end = time.monotonic() + PATIENCE
-    while True:
-        answer = happens()
-        if await answer if inspect.isawaitable(answer) else answer:
-            return
-        assert time.monotonic() < end, f"{what}: did not happen in {PATIENCE:.0f} s"
-        await asyncio.sleep(every)
 
 
 async def _read(stream: asyncio.StreamReader, into: list[str]) -> None:

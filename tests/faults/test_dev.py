@@ -13,8 +13,9 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.faults.stack_process import StackProcess, alive, names, until
+from tests.faults.stack_process import StackProcess, alive, names
 from tests.faults.trades import assert_attributed_once, start_close, trades
+from tests.waiting import until
 
 NewStack = Callable[[], StackProcess]
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="PostgreSQL changes its user only when started as root")

@@ -28,8 +28,8 @@ from tests.activities.forecasting import (
 from tests.activities.test_prices import AS_OF, MARKETS, assert_right, said
 from tests.conftest import NO_SOURCE
 from tests.faults.forecasts_worker import READY
-from tests.faults.stack_process import until
 from tests.gateways.binance_server import BinanceServer
+from tests.waiting import until
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 from tests.workers.processes import line, script

@@ -11,7 +11,7 @@ import pytest
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
-from tests.faults.stack_process import Result, StackProcess, alive, until
+from tests.faults.stack_process import Result, StackProcess, alive
 from tests.faults.trades import (
     Trade,
     assert_attributed_once,
@@ -26,6 +26,7 @@ from tests.faults.trades import (
     until_attributed,
     until_someone_waits,
 )
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from closeloop.models.weights import CycleRequest, CycleState, CycleView, Decisi
 from tests.activities.weighing import AS_OF, BALANCED, Desk, desk_on, history, learn_from
 from tests.faults.weights_worker import READY
 from tests.store.databases import query
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 from tests.workers.processes import line, script
 
 

@@ -16,7 +16,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError
 
 from tests.closes import message
-from tests.faults.stack_process import PATIENCE, StackProcess, until
+from tests.faults.stack_process import StackProcess
+from tests.waiting import PATIENCE, until
 
 Trade = dict[str, Any]
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)

@@ -1,16 +1,24 @@
-"""Temporal namespaces of a test's own, and waiting for what a server tells eventually."""
+"""Temporal namespaces of a test's own."""
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
 
-T = TypeVar("T")
+from tests.waiting import eventually as eventually
+
+# What a loaded server says of a call that it may have carried out.
+PASSING = (
+    RPCStatusCode.CANCELLED,
+    RPCStatusCode.UNKNOWN,
+    RPCStatusCode.UNAVAILABLE,
+    RPCStatusCode.DEADLINE_EXCEEDED,
+    RPCStatusCode.RESOURCE_EXHAUSTED,
+)
 
 
 async def own_namespace(client: Client) -> Client:
@@ -18,19 +26,17 @@ async def own_namespace(client: Client) -> Client:
     name = f"own-{uuid.uuid4().hex[:12]}"
     retention = Duration()
     retention.FromTimedelta(timedelta(days=1))
-    await client.workflow_service.register_namespace(
-        RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=retention)
-    )
+    request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=retention)
+    for attempt in range(10):
+        try:
+            await client.workflow_service.register_namespace(request)
+            break
+        except RPCError as error:
+            if error.status == RPCStatusCode.ALREADY_EXISTS:  # the attempt before was carried out after all
+                break
+            if error.status not in PASSING or attempt == 9:
+                raise
+            await asyncio.sleep(0.2 * 2**attempt)
     return await Client.connect(
         client.service_client.config.target_host, namespace=name, data_converter=client.data_converter
     )
-
-
-async def eventually(look: Callable[[], Awaitable[T]], found: Callable[[T], bool], seconds: float = 30) -> T:
-    """Look until what is there is what was awaited; after the deadline, what is there then (for an assertion)."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while True:
-        seen = await look()
-        if found(seen) or asyncio.get_running_loop().time() > deadline:
-            return seen
-        await asyncio.sleep(0.05)

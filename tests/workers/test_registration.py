@@ -15,7 +15,8 @@ from closeloop.services.positions import start_close
 from closeloop.workers.registration import missing_search_attributes, register_search_attributes
 from closeloop.workers.stack.home import StackError
 from tests.closes import closed, message
-from tests.workers.namespaces import eventually, own_namespace
+from tests.waiting import eventually
+from tests.workers.namespaces import own_namespace
 
 NAMES = [key.name for key in search_attributes.ALL]
 

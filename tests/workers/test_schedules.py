@@ -23,7 +23,8 @@ from closeloop.workers.schedules import SCHEDULES, apply_schedules
 from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import OF_THE_CLOSE, engine_writes
 from tests.store.databases import query, scratch_database
-from tests.workers.namespaces import eventually, own_namespace
+from tests.waiting import eventually
+from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
 IDS = [repeated.id for repeated in SCHEDULES]

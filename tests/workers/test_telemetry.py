@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
 from tests.closes import message
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 from tests.workers.processes import end, line, script
 
 # Spans are sent every five seconds unless somebody flushes: in these tests, only a flush sends them in time.

@@ -25,7 +25,7 @@ from tests.activities.attributing import Tally, attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series
 from tests.store.databases import query, scratch_database, sessions_on
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("worker")
 

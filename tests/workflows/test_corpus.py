@@ -14,7 +14,8 @@ from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
 from tests.closes import message
 from tests.store.databases import scratch_database
-from tests.workers.namespaces import eventually, own_namespace
+from tests.waiting import eventually
+from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
 

@@ -17,7 +17,7 @@ from tests.activities.attributing import attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series
 from tests.store.databases import query
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 from tests.workers.own_worker import own_worker
 
 T = TypeVar("T")

@@ -40,10 +40,9 @@ from tests.gateways.messages_api import (
     error,
 )
 from tests.store.databases import query
-from tests.workers.namespaces import eventually, own_namespace
+from tests.waiting import PATIENCE, eventually
+from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
-
-PATIENCE = 60
 
 
 def both_levels(request: Json) -> Reply:

@@ -34,7 +34,7 @@ from tests.activities.patterning import (
     trades,
 )
 from tests.store.databases import query, scratch_database
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 from tests.workers.own_worker import own_worker
 
 T = TypeVar("T")

@@ -34,7 +34,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer, OpenedCycle
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
 from tests.store.databases import query
-from tests.workers.namespaces import eventually
+from tests.waiting import eventually
 
 QUEUE = "weights-tests"
 WILLING = "weights-tests-self-approving"
