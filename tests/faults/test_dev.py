@@ -102,9 +102,7 @@ async def test_a_second_stack_in_the_same_home(stack: StackProcess) -> None:
 
 async def test_a_port_in_use(new_stack: NewStack) -> None:
     async def refusal(stack: StackProcess, part: str) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", stack.ports[part]))
-            taken.listen()
+        with socket.create_server(("127.0.0.1", stack.ports[part])):
             sentence = await stack.refused()
         assert f"--{part}-port" in sentence
         assert str(stack.ports[part]) in sentence
@@ -136,9 +134,7 @@ async def test_a_start_leaves_processes_alone_that_only_name_its_home(new_stack:
     command = [sys.executable, "-c", "import sys; sys.stdin.read()", f"--home={stack.home}"]
     bystander = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
     try:
-        with socket.socket() as taken:  # so that the start ends soon
-            taken.bind(("127.0.0.1", stack.ports["ui"]))
-            taken.listen()
+        with socket.create_server(("127.0.0.1", stack.ports["ui"])):  # so that the start ends soon
             await stack.launch()
             await stack.result()
         assert bystander.returncode is None, f"it was ended with status {bystander.returncode}"
