@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
@@ -20,14 +21,24 @@ from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.decay import half_life
 from closeloop.learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
-from closeloop.learning.mining import Group, Lesson, Mined, Standing, Trade, due, group_of, mine
+from closeloop.learning.mining import Group, Lesson, Standing, Trade, due, group_of, mine
 from closeloop.learning.overrides import is_actionable
 from closeloop.models.events import EventType
-from closeloop.models.lessons import BookNames, BuildLessons, BuiltLessons, LessonStatus, SkippedGroup
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.lessons import (
+    BookNames,
+    BuildLessons,
+    BuiltLessons,
+    LearningLesson,
+    LearningRegimeWeights,
+    LessonGroup,
+    LessonRun,
+    LessonStatus,
+    SkippedGroup,
+)
+from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.store.database import Sessions
 
-LISTED = 20
+SKIPPED_GROUPS_LISTED = 20
 STATUS = {
     Standing.accepted: LessonStatus.active,
     Standing.baseline: LessonStatus.baseline,
@@ -35,6 +46,11 @@ STATUS = {
 }
 
 Key = tuple[str, str]
+
+
+def mining_hash(policy: LearningPolicy) -> str:
+    """The hash of what lessons are mined with: a group is mined again where one of these numbers has changed."""
+    return hash_of(policy.mining, policy.decay, policy.edge)
 
 
 class LessonActivities:
@@ -58,11 +74,13 @@ class LessonActivities:
         run = activity.info().workflow_run_id or ""
         async with beating():
             async with transaction(self._sessions) as session:
-                if written := await store.lessons.run_of(session, request.book, run):
-                    return BuiltLessons.model_validate(written["report"])
+                await store.lessons.adopt(session, request.book, self._policy.flat_hash, mining_hash(self._policy))
+            async with transaction(self._sessions) as session:
+                if written := await store.lessons.report_of(session, request.book, run):
+                    return written
                 last = await store.lessons.last_run(session, request.book)
-                if last is not None and request.as_of < last["as_of"]:
-                    raise _refused(f"as_of: must not be before that of the last run, {last['as_of'].isoformat()}")
+                if last is not None and request.as_of < last.as_of:
+                    raise _refused(f"as_of: must not be before that of the last run, {last.as_of.isoformat()}")
                 counts = {
                     (g.pattern_key, g.action_category): g.trades
                     for g in await store.patterns.groups(session, request.book, request.as_of)
@@ -76,28 +94,26 @@ class LessonActivities:
                     book=request.book,
                     as_of=request.as_of,
                     skipped=len(skipped),
-                    skipped_groups=skipped[:LISTED],
-                    policy_hash=self._policy.policy_hash,
+                    skipped_groups=skipped[:SKIPPED_GROUPS_LISTED],
+                    policy_hash=mining_hash(self._policy),
                 )
                 if not wanted:
                     return report
                 batches = store.patterns.trades(session, request.book, request.as_of, wanted)
                 groups = await asyncio.to_thread(_collect, _pulled(batches))
-            return await self._write(request, report, run, last["version"] if last else 0, groups)
+            return await self._write(request, report, run, last.version if last else 0, groups)
 
-    def _is_due(self, trades: int, before: Row[Any] | None) -> bool:
+    def _is_due(self, trades: int, before: LessonGroup | None) -> bool:
         if before is None:
             return due(trades, None, self._policy)
-        return before.policy_hash != self._policy.policy_hash or due(trades, before.trades, self._policy)
+        return before.policy_hash != mining_hash(self._policy) or due(trades, before.trades, self._policy)
 
     async def _write(
         self, request: BuildLessons, report: BuiltLessons, run: str, before: int, groups: Sequence[Group]
     ) -> BuiltLessons:
-        mined, rows, weights = await asyncio.to_thread(self._mine, request, groups)
         version = before + 1
-        for row in (*rows, *weights):
-            row["version"] = version
-        counted = {status: sum(row["status"] == status for row in rows) for status in LessonStatus}
+        mined = await asyncio.to_thread(self._mine, request, version, groups)
+        counted = Counter(lesson.status for lesson in mined.lessons)
         report = report.model_copy(
             update={
                 "version": version,
@@ -105,71 +121,73 @@ class LessonActivities:
                 "groups": len(groups),
                 "candidates": mined.candidates,
                 "lessons": counted[LessonStatus.active],
-                "actionable": sum(row["actionable"] for row in rows),
+                "actionable": sum(lesson.actionable for lesson in mined.lessons),
                 "shadows": counted[LessonStatus.shadow],
             }
         )
-        group_rows = [
-            {
-                "book_id": request.book,
-                "pattern_key": group.pattern_key,
-                "action_category": group.action_category,
-                "trades": group.n,
-                "version": version,
-                "policy_hash": self._policy.policy_hash,
-            }
-            for group in groups
-        ]
-        run_row: dict[str, Any] = {
-            "book_id": request.book,
-            "version": version,
-            "as_of": request.as_of,
-            "workflow_run": run,
-            "report": {},
-            "policy_hash": self._policy.policy_hash,
-        }
+        written = LessonRun(
+            book_id=request.book,
+            version=version,
+            as_of=request.as_of,
+            workflow_run=run,
+            report={},
+            policy_hash=report.policy_hash,
+        )
         async with transaction(self._sessions) as session:
             await store.lessons.hold(session, request.book)
             last = await store.lessons.last_run(session, request.book)
-            if (last["version"] if last else 0) != before:
+            if (last.version if last else 0) != before:
                 # Somebody else wrote a version meanwhile: the next attempt sees what of this is still due.
                 raise ApplicationError("another run has written lessons meanwhile", type="LessonsChanged")
-            retired = await store.lessons.write(session, run_row, group_rows, rows, weights)
+            retired = await store.lessons.write(session, written, mined.groups, mined.lessons, mined.weights)
             report = report.model_copy(update={"retired": retired})
             await store.lessons.set_report(session, request.book, version, report)
             event = (EventType.lessons_built, f"{request.book}/{version}", report.model_dump(mode="json"))
             await store.events.append(session, event)
         return report
 
-    def _mine(
-        self, request: BuildLessons, groups: Sequence[Group]
-    ) -> tuple[Mined, list[dict[str, Any]], list[dict[str, Any]]]:
+    def _mine(self, request: BuildLessons, version: int, groups: Sequence[Group]) -> "_Version":
         mined = mine(groups, self._policy)
         by_key = {group.key: group for group in groups}
         learned = {key: regime_weights(group, self._policy) for key, group in by_key.items()}
-        rows = [
-            self._row(request, by_key[key], lesson, learned[key])
-            for lesson in mined.lessons
-            for key in [(lesson.pattern_key, lesson.action_category)]
-        ]
-        weights = [
-            {
-                "book_id": request.book,
-                "pattern_key": pattern,
-                "action_category": action,
-                "regime_signature": one.signature,
-                "weights": asdict(one.weights),
-                "n": one.n,
-                "policy_hash": self._policy.policy_hash,
-            }
-            for (pattern, action), of_group in learned.items()
-            for one in of_group
-        ]
-        return mined, rows, weights
+        of_all = mining_hash(self._policy)
+        return _Version(
+            candidates=mined.candidates,
+            groups=[
+                LessonGroup(
+                    book_id=request.book,
+                    pattern_key=group.pattern_key,
+                    action_category=group.action_category,
+                    trades=group.n,
+                    version=version,
+                    policy_hash=of_all,
+                )
+                for group in groups
+            ],
+            lessons=[
+                self._lesson(request, version, by_key[key], lesson, learned[key])
+                for lesson in mined.lessons
+                for key in [(lesson.pattern_key, lesson.action_category)]
+            ],
+            weights=[
+                LearningRegimeWeights(
+                    book_id=request.book,
+                    pattern_key=pattern,
+                    action_category=action,
+                    regime_signature=one.signature,
+                    weights=asdict(one.weights),
+                    n=one.n,
+                    version=version,
+                    policy_hash=of_all,
+                )
+                for (pattern, action), of_group in learned.items()
+                for one in of_group
+            ],
+        )
 
-    def _row(
-        self, request: BuildLessons, group: Group, lesson: Lesson, learned: Sequence[RegimeWeights]
-    ) -> dict[str, Any]:
+    def _lesson(
+        self, request: BuildLessons, version: int, group: Group, lesson: Lesson, learned: Sequence[RegimeWeights]
+    ) -> LearningLesson:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
         h, score, of_lesson = None, None, {}
@@ -181,38 +199,49 @@ class LessonActivities:
                 since = (request.as_of.timestamp() - newest) / 3600
                 score = edge_score(found, weights_of(group, rows, learned), lesson.effect, h, since)
         explained_by = lesson.explained_by
-        return {
-            "lesson_id": lesson_id(request.book, group.key, lesson.conditions),
-            "book_id": request.book,
-            "pattern_key": group.pattern_key,
-            "action_category": group.action_category,
-            "scope": dict(sorted(lesson.conditions.items())),
-            "n": lesson.n,
-            "avg_rr": lesson.avg_rr,
-            "variance": lesson.variance,
-            "win_rate": lesson.win_rate,
-            "edge_raw": lesson.edge_raw,
-            "effect": lesson.effect,
-            "effect_low": lesson.effect_low,
-            "effect_high": lesson.effect_high,
-            "half_life_hours": h,
-            "p": lesson.p,
-            "q": lesson.q,
-            "actionable": is_actionable(lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy),
-            "explained_by": None if explained_by is None else lesson_id(request.book, group.key, explained_by),
-            "status": STATUS[lesson.standing],
-            "edge_score": score,
-            "factors": of_lesson,
-            "newest_trade_at": datetime.fromtimestamp(newest, UTC),
-            "as_of": request.as_of,
-            "policy_hash": policy.policy_hash,
-        }
+        return LearningLesson(
+            lesson_id=lesson_id(request.book, group.key, lesson.conditions),
+            book_id=request.book,
+            pattern_key=group.pattern_key,
+            action_category=group.action_category,
+            scope=dict(sorted(lesson.conditions.items())),
+            n=lesson.n,
+            avg_rr=lesson.avg_rr,
+            variance=lesson.variance,
+            win_rate=lesson.win_rate,
+            edge_raw=lesson.edge_raw,
+            effect=lesson.effect,
+            effect_low=lesson.effect_low,
+            effect_high=lesson.effect_high,
+            half_life_hours=h,
+            p=lesson.p,
+            q=lesson.q,
+            actionable=is_actionable(lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy),
+            explained_by=None if explained_by is None else lesson_id(request.book, group.key, explained_by),
+            status=STATUS[lesson.standing],
+            edge_score=score,
+            factors=of_lesson,
+            newest_trade_at=datetime.fromtimestamp(newest, UTC),
+            version=version,
+            as_of=request.as_of,
+            policy_hash=mining_hash(policy),
+        )
 
     def _excess(self, group: Group, rows: Any) -> Any:
         """rr minus the mean outside; a group's own baseline has none outside, and is measured from the policy's."""
         outside = np.ones(group.n, dtype=np.bool_)
         outside[rows] = False
         return group.rr[rows] - (group.rr[outside].mean() if outside.any() else self._policy.mining.baseline_rr)
+
+
+@dataclass(frozen=True)
+class _Version:
+    """What a run writes."""
+
+    candidates: int
+    groups: list[LessonGroup]
+    lessons: list[LearningLesson]
+    weights: list[LearningRegimeWeights]
 
 
 def lesson_id(book: str, group: Key, conditions: Mapping[str, str]) -> str:

@@ -1,10 +1,9 @@
 """Overrides: lessons that are acted on become factors of size; an operator decides on the large ones."""
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -26,6 +25,7 @@ from closeloop.models.overrides import (
     MaterializeOverrides,
     OverrideStatus,
     OverrideView,
+    ProposedOverride,
 )
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.sentences import short
@@ -34,7 +34,7 @@ from closeloop.store.database import Sessions
 KIND = "override"
 EXPIRED = "expired"
 _DONE = EventType.overrides_materialized
-_NUMBERS = (*("lesson_version", "size_multiplier", "threshold_adjustments", "confidence", "expires_at", "policy_hash"),)
+_NUMBERS = ["lesson_version", "size_multiplier", "threshold_adjustments", "confidence", "expires_at", "policy_hash"]
 
 
 class OverrideActivities:
@@ -53,6 +53,7 @@ class OverrideActivities:
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
             await store.lessons.hold(session, request.book)
+            await store.overrides.adopt(session, request.book, self._policy.flat_hash, self._policy.overrides.hash)
             if done := await store.events.payloads(session, _DONE, [f"{request.book}/{run}"]):
                 report = Materialized.model_validate(done[0])
                 plan = _Plan()
@@ -80,13 +81,13 @@ class OverrideActivities:
             created=len(plan.new),
             pending=sum(o.status is OverrideStatus.pending for o in now),
             ended=len(plan.ended),
-            policy_hash=self._policy.policy_hash,
+            policy_hash=self._policy.overrides.hash,
         )
 
     async def _plan(self, session: AsyncSession, request: MaterializeOverrides, run: str) -> "_Plan":
         """What is new and what ends. Raises ApplicationError where that would be a step back in time."""
         last = await store.lessons.last_run(session, request.book)
-        seen = [await store.overrides.newest_as_of(session, request.book), last["as_of"] if last else None]
+        seen = [await store.overrides.newest_as_of(session, request.book), last.as_of if last else None]
         newest = max((instant for instant in seen if instant is not None), default=None)
         if newest is not None and request.as_of < newest:
             raise _refused(f"as_of: must not be before that of the last lessons and overrides, {newest.isoformat()}")
@@ -97,11 +98,12 @@ class OverrideActivities:
         lessons = {lesson.lesson_id: lesson for lesson in await store.lessons.actionable(session, request.book)}
         plan = _Plan()
         for lesson in lessons.values():
-            row = self._row(lesson, request.as_of, run)
-            if row["expires_at"] > request.as_of:
-                plan.propose(row, active.get(lesson.lesson_id), pending.get(lesson.lesson_id), refused, self._policy)
+            proposed = self._proposed(lesson, request.as_of, run)
+            in_force, waiting = active.get(lesson.lesson_id), pending.get(lesson.lesson_id)
+            if proposed.expires_at > request.as_of:
+                plan.propose(proposed, in_force, waiting, refused, self._policy)
             else:
-                plan.end([active.get(lesson.lesson_id), pending.get(lesson.lesson_id)], "expired")
+                plan.end([in_force, waiting], "expired")
         for override in before:
             if override.lesson_id not in lessons:
                 plan.end([override], "its lesson is no longer actionable")
@@ -109,28 +111,27 @@ class OverrideActivities:
                 plan.end([override], "expired")
         return plan
 
-    def _row(self, lesson: LessonView, as_of: datetime, run: str) -> dict[str, Any]:
+    def _proposed(self, lesson: LessonView, as_of: datetime, run: str) -> ProposedOverride:
         assert lesson.effect is not None, "an actionable lesson has an effect"
         size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy)
         identity = to_json([lesson.lesson_id, lesson.version, run])
-        return {
-            "override_id": hashlib.sha256(identity).hexdigest()[:16],
-            "book_id": lesson.book,
-            "pattern_key": lesson.pattern_key,
-            "action_category": lesson.action_category,
-            "scope": lesson.scope,
-            "anchor": store.overrides.conditions(lesson.scope)[0],
-            "size_multiplier": size.size_multiplier,
-            "threshold_adjustments": size.threshold_adjustments,
-            "confidence": size.confidence,
-            "expires_at": expires_at(lesson.newest_trade_at, lesson.half_life_hours, self._policy),
-            "lesson_id": lesson.lesson_id,
-            "lesson_version": lesson.version,
-            "status": OverrideStatus.active,
-            "run": run,
-            "as_of": as_of,
-            "policy_hash": self._policy.policy_hash,
-        }
+        return ProposedOverride(
+            override_id=hashlib.sha256(identity).hexdigest()[:16],
+            book_id=lesson.book,
+            pattern_key=lesson.pattern_key,
+            action_category=lesson.action_category,
+            scope=lesson.scope,
+            anchor=store.overrides.conditions(lesson.scope)[0],
+            size_multiplier=size.size_multiplier,
+            threshold_adjustments=size.threshold_adjustments,
+            confidence=size.confidence,
+            expires_at=expires_at(lesson.newest_trade_at, lesson.half_life_hours, self._policy),
+            lesson_id=lesson.lesson_id,
+            lesson_version=lesson.version,
+            run=run,
+            as_of=as_of,
+            policy_hash=self._policy.overrides.hash,
+        )
 
     def _question(self, override: OverrideView) -> ApprovalRequest:
         where = ", ".join(f"{d}={v}" for d, v in override.scope.items())
@@ -155,9 +156,9 @@ class OverrideActivities:
 
 @dataclass
 class _Plan:
-    """What a run does to a book's overrides: rows that are new, and (id, reason) of those that end."""
+    """What a run does to a book's overrides: new ones, (id, reason) of those that end, ids of those withdrawn."""
 
-    new: list[dict[str, Any]] = field(default_factory=list)
+    new: list[ProposedOverride] = field(default_factory=list)
     ended: dict[str, str] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
 
@@ -171,7 +172,7 @@ class _Plan:
 
     def propose(
         self,
-        row: dict[str, Any],
+        proposed: ProposedOverride,
         active: OverrideView | None,
         pending: OverrideView | None,
         refused: Container[tuple[str, int, str]],
@@ -181,17 +182,20 @@ class _Plan:
 
         What is in force meanwhile stays: until it is replaced or expires, or its lesson is not actionable any more.
         """
-        if _says(active, row):
+        if _has_numbers_of(active, proposed):
             self.end([pending], "what it would have replaced is what the lesson says again")
-        elif _says(pending, row) or (row["lesson_id"], row["lesson_version"], row["policy_hash"]) in refused:
+        elif (
+            _has_numbers_of(pending, proposed)
+            or (proposed.lesson_id, proposed.lesson_version, proposed.policy_hash) in refused
+        ):
             return
         else:
-            self.end([pending], f"replaced by {row['override_id']}")
-            if needs_approval(row["size_multiplier"], policy) and not _approved_before(active, row):
-                self.new.append(row | {"status": OverrideStatus.pending})
+            self.end([pending], f"replaced by {proposed.override_id}")
+            if needs_approval(proposed.size_multiplier, policy) and not _approved_before(active, proposed):
+                self.new.append(replace(proposed, status=OverrideStatus.pending))
             else:
-                self.end([active], f"replaced by {row['override_id']}")
-                self.new.append(row)
+                self.end([active], f"replaced by {proposed.override_id}")
+                self.new.append(proposed)
 
 
 class OverrideApproval:
@@ -241,16 +245,16 @@ def _key(override: OverrideView) -> ApprovalKey:
     return ApprovalKey(kind=KIND, book=override.book, id=override.override_id)
 
 
-def _says(override: OverrideView | None, row: Mapping[str, Any]) -> bool:
-    return override is not None and all(getattr(override, name) == row[name] for name in _NUMBERS)
+def _has_numbers_of(override: OverrideView | None, proposed: ProposedOverride) -> bool:
+    return override is not None and all(getattr(override, name) == getattr(proposed, name) for name in _NUMBERS)
 
 
-def _approved_before(active: OverrideView | None, row: Mapping[str, Any]) -> bool:
+def _approved_before(active: OverrideView | None, proposed: ProposedOverride) -> bool:
     """Whether an operator has approved at least as large a change, the same way, that is in force."""
     if active is None or active.verdict != ApprovalVerdict.approve:
         return False
-    approved, asked = active.size_multiplier - 1, row["size_multiplier"] - 1
-    return bool(approved * asked > 0 and abs(asked) <= abs(approved))
+    approved, asked = active.size_multiplier - 1, proposed.size_multiplier - 1
+    return approved * asked > 0 and abs(asked) <= abs(approved)
 
 
 def _refused(reason: str) -> ApplicationError:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.models.lessons import LearningLesson, LessonRun
-from closeloop.models.overrides import OverrideStatus
+from closeloop.models.overrides import ProposedOverride
 from closeloop.store.database import Sessions
 from closeloop.store.rows import execute, insertion
 
@@ -86,20 +86,24 @@ async def _store(sessions: Sessions, book: str, patterns: int, rng: random.Rando
         for pattern, scope in scopes.values()
     ]
     overrides = [
-        {name: lesson[name] for name in ("book_id", "pattern_key", "action_category", "scope", "as_of", "policy_hash")}
-        | {
-            "override_id": lesson["lesson_id"],
-            "lesson_id": lesson["lesson_id"],
-            "lesson_version": 1,
-            "anchor": store.overrides.conditions(scope)[0],
-            "size_multiplier": 1.1,
-            "threshold_adjustments": {"ts_threshold": -0.01},
-            "confidence": 0.5,
-            "expires_at": FAR,
-            "status": OverrideStatus.active,
-            "run": "bench",
-        }
-        for lesson, (_, scope) in zip(lessons, scopes.values(), strict=True)
+        ProposedOverride(
+            override_id=str(lesson["lesson_id"]),
+            lesson_id=str(lesson["lesson_id"]),
+            lesson_version=1,
+            pattern_key=pattern,
+            action_category="entry",
+            scope=scope,
+            anchor=store.overrides.conditions(scope)[0],
+            size_multiplier=1.1,
+            threshold_adjustments={"ts_threshold": -0.01},
+            confidence=0.5,
+            expires_at=FAR,
+            run="bench",
+            book_id=book,
+            as_of=now,
+            policy_hash="bench",
+        )
+        for lesson, (pattern, scope) in zip(lessons, scopes.values(), strict=True)
     ]
     async with sessions.begin() as session:
         await session.execute(text("INSERT INTO books (book_id) VALUES (:book)"), {"book": book})

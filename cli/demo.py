@@ -296,7 +296,7 @@ async def _materialize(client: Client, as_of: datetime) -> None:
     async with database() as session:
         built = await store.lessons.last_run(session, PATTERN_BOOK)
         newest = await store.overrides.newest_as_of(session, PATTERN_BOOK)
-    if built is not None and built["as_of"] <= as_of and (newest is None or newest <= as_of):
+    if built is not None and built.as_of <= as_of and (newest is None or newest <= as_of):
         await materialize_overrides(client, OverrideRequest(book=PATTERN_BOOK, as_of=as_of))
 
 

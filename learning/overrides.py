@@ -29,7 +29,7 @@ def is_actionable(
         and effect is not None
         and q <= policy.mining.max_q
         and abs(effect) >= policy.mining.min_effect
-        and (half_life_hours is None or half_life_hours >= policy.overrides.min_half_life_hours)
+        and (half_life_hours is None or half_life_hours >= policy.decay.min_half_life_hours)
     )
 
 

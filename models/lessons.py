@@ -201,8 +201,9 @@ class LessonRun(SQLModel, table=True):
     workflow_run: str = Col(sa_column=Column(Text, nullable=False))
     report: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))
-    created_at: datetime = Col(
-        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    created_at: datetime | None = Col(
+        default=None,
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()")),
     )
 
 

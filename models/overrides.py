@@ -1,5 +1,6 @@
 """Overrides: lessons made into factors of size and shifts of thresholds, and what they say of an action in a scope."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -91,6 +92,28 @@ class OverrideView(BaseModel):
     created_at: datetime
     ended_at: datetime | None
     policy_hash: str
+
+
+@dataclass(frozen=True)
+class ProposedOverride:
+    """An override as a lesson has it, to be stored. ``anchor`` is the first of its conditions (see PmOverride)."""
+
+    override_id: str
+    book_id: str
+    pattern_key: str
+    action_category: str
+    scope: Scope
+    anchor: str
+    size_multiplier: float
+    threshold_adjustments: dict[str, float]
+    confidence: float
+    expires_at: datetime
+    lesson_id: str
+    lesson_version: int
+    run: str
+    as_of: datetime
+    policy_hash: str
+    status: OverrideStatus = OverrideStatus.active
 
 
 class Spoke(BaseModel):

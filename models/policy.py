@@ -252,7 +252,7 @@ class MiningPolicy(PolicySection):
 
 
 class DecayPolicy(PolicySection):
-    """How the half-life of a lesson is fitted."""
+    """How the half-life of a lesson is fitted, and which lessons fade too fast."""
 
     shortest_hours: float = Field(default=24.0, gt=0.0, description="Shortest half-life that is fitted (hours).")
     longest_hours: float = Field(
@@ -263,6 +263,9 @@ class DecayPolicy(PolicySection):
         ge=0.0,
         description="n ln(SSE of a constant / SSE of the decay) above which a half-life is reported (dimensionless). "
         "2.71: chi-square, one degree of freedom, 10 %.",
+    )
+    min_half_life_hours: float = Field(
+        default=72.0, ge=0.0, description="Half-life below which a lesson is gone too soon to be acted on (hours)."
     )
 
     @model_validator(mode="after")
@@ -285,9 +288,6 @@ class EdgePolicy(PolicySection):
 class OverridesPolicy(PolicySection):
     """What a lesson changes of size and thresholds, and for how long."""
 
-    min_half_life_hours: float = Field(
-        default=72.0, ge=0.0, description="Half-life below which a lesson is gone too soon to be acted on (hours)."
-    )
     shrink_trades: float = Field(
         default=50.0,
         ge=0.0,
@@ -395,7 +395,7 @@ FLAT_NAMES: dict[str, tuple[str, str]] = {
     "decay_longest_hours": ("decay", "longest_hours"),
     "decay_min_evidence": ("decay", "min_evidence"),
     "edge_min_samples": ("edge", "min_samples"),
-    "override_min_half_life_hours": ("overrides", "min_half_life_hours"),
+    "override_min_half_life_hours": ("decay", "min_half_life_hours"),
     "override_shrink_trades": ("overrides", "shrink_trades"),
     "override_size_slope": ("overrides", "size_slope"),
     "override_min_size": ("overrides", "min_size"),

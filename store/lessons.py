@@ -1,9 +1,10 @@
 """Lessons: runs, what they say now, and what they said before."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Row, RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.lessons import (
@@ -25,7 +26,6 @@ _VIEW = (
     "effect_low, effect_high, half_life_hours, p, q, actionable, explained_by, status, edge_score, factors, "
     "newest_trade_at, version, as_of, policy_hash"
 )
-_HISTORY = tuple(LessonHistory.model_fields)
 _REPLACE = "(lesson_id) DO UPDATE SET " + ", ".join(
     f"{column} = excluded.{column}" for column in LearningLesson.model_fields if column != "lesson_id"
 )
@@ -36,55 +36,75 @@ async def hold(session: AsyncSession, book: str) -> None:
     await locks.book_lessons(session, book)
 
 
-async def last_run(session: AsyncSession, book: str) -> RowMapping | None:
+class LastRun(NamedTuple):
     """The newest version of a book's lessons."""
+
+    version: int
+    as_of: datetime
+
+
+async def last_run(session: AsyncSession, book: str) -> LastRun | None:
+    """The newest version of a book's lessons; None before the first."""
     result = await session.execute(
-        text("SELECT * FROM lesson_runs WHERE book_id = :book ORDER BY version DESC LIMIT 1"), {"book": book}
-    )
-    return result.mappings().first()
-
-
-async def run_of(session: AsyncSession, book: str, workflow_run: str) -> RowMapping | None:
-    """The version that a workflow's run has written, if it has."""
-    result = await session.execute(
-        text("SELECT * FROM lesson_runs WHERE book_id = :book AND workflow_run = :run"),
-        {"book": book, "run": workflow_run},
-    )
-    return result.mappings().first()
-
-
-async def groups(session: AsyncSession, book: str) -> Sequence[Row[Any]]:
-    """(pattern_key, action_category, trades, policy_hash) as each group was last mined."""
-    result = await session.execute(
-        text("SELECT pattern_key, action_category, trades, policy_hash FROM lesson_groups WHERE book_id = :book"),
+        text("SELECT version, as_of FROM lesson_runs WHERE book_id = :book ORDER BY version DESC LIMIT 1"),
         {"book": book},
     )
-    return result.all()
+    row = result.one_or_none()
+    return None if row is None else LastRun(*row)
+
+
+async def report_of(session: AsyncSession, book: str, workflow_run: str) -> BuiltLessons | None:
+    """What a workflow's run came to, if it has written a version."""
+    result = await session.execute(
+        text("SELECT report FROM lesson_runs WHERE book_id = :book AND workflow_run = :run"),
+        {"book": book, "run": workflow_run},
+    )
+    report = result.scalar_one_or_none()
+    return None if report is None else BuiltLessons.model_validate(report)
+
+
+async def groups(session: AsyncSession, book: str) -> list[LessonGroup]:
+    """Groups of a book as each was last mined."""
+    columns = ", ".join(LessonGroup.model_fields)
+    result = await session.execute(
+        text(f"SELECT {columns} FROM lesson_groups WHERE book_id = :book"),  # noqa: S608
+        {"book": book},
+    )
+    return [LessonGroup(**row) for row in result.mappings()]
+
+
+async def adopt(session: AsyncSession, book: str, before: str, now: str) -> None:
+    """Let groups that were mined under the policy hash ``before`` count as mined under ``now``: of the same numbers."""
+    await session.execute(
+        text("UPDATE lesson_groups SET policy_hash = :now WHERE book_id = :book AND policy_hash = :before"),
+        {"book": book, "before": before, "now": now},
+    )
 
 
 async def write(
     session: AsyncSession,
-    run: Mapping[str, Any],
-    groups: Sequence[Mapping[str, Any]],
-    lessons: Sequence[Mapping[str, Any]],
-    weights: Sequence[Mapping[str, Any]],
+    run: LessonRun,
+    groups: Sequence[LessonGroup],
+    lessons: Sequence[LearningLesson],
+    weights: Sequence[LearningRegimeWeights],
 ) -> int:
     """Write a version: its groups' lessons replace those of the versions before, which go into the history with them.
 
     Lessons of these groups that the version does not have are retired; returns how many. The caller holds the book.
     """
-    await execute(session, insertion(LessonRun, [run]))
+    of_groups = [group.model_dump() for group in groups]
+    await execute(session, insertion(LessonRun, [run.model_dump(exclude={"created_at"})]))
     await execute(
         session,
         insertion(
             LessonGroup,
-            groups,
+            of_groups,
             on_conflict="(book_id, pattern_key, action_category) DO UPDATE SET trades = excluded.trades, "
             "version = excluded.version, policy_hash = excluded.policy_hash",
         ),
     )
-    await execute(session, insertion(LearningLesson, lessons, on_conflict=_REPLACE))
-    keys = {"book": run["book_id"], "version": run["version"], "as_of": run["as_of"]}
+    rows = [lesson.model_dump() for lesson in lessons]
+    await execute(session, insertion(LearningLesson, rows, on_conflict=_REPLACE))
     retired = await session.execute(
         text(
             "UPDATE learning_lessons l SET status = 'retired', actionable = false, version = :version, as_of = :as_of "  # noqa: S608
@@ -92,15 +112,15 @@ async def write(
             "AND l.version < :version AND (l.pattern_key, l.action_category) = (g.pattern_key, g.action_category) "
             "RETURNING l.lesson_id"
         ),
-        keys | {"rows": as_json(groups)},
+        {"book": run.book_id, "version": run.version, "as_of": run.as_of, "rows": as_json(of_groups)},
     )
-    columns = ", ".join(_HISTORY)
+    columns = ", ".join(LessonHistory.model_fields)
     await session.execute(
         text(
             f"INSERT INTO lesson_history ({columns}) SELECT {columns} FROM learning_lessons "  # noqa: S608
             "WHERE book_id = :book AND version = :version"
         ),
-        {"book": run["book_id"], "version": run["version"]},
+        {"book": run.book_id, "version": run.version},
     )
     await execute(
         session,
@@ -108,10 +128,10 @@ async def write(
             "DELETE FROM learning_regime_weights w USING "  # noqa: S608
             f"{recordset(LessonGroup)} g WHERE (w.book_id, w.pattern_key, w.action_category) = "
             "(g.book_id, g.pattern_key, g.action_category)",
-            as_json(groups),
+            as_json(of_groups),
         ),
     )
-    await execute(session, insertion(LearningRegimeWeights, weights))
+    await execute(session, insertion(LearningRegimeWeights, [row.model_dump() for row in weights]))
     return len(retired.all())
 
 

@@ -1,6 +1,7 @@
 """Overrides: what is in force, what waits, what was closed and why, and what matches a scope."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ from pydantic_core import to_json
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.overrides import OverrideStatus, OverrideView, PmOverride
+from closeloop.models.overrides import OverrideStatus, OverrideView, PmOverride, ProposedOverride
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
@@ -132,9 +133,20 @@ async def newest_as_of(session: AsyncSession, book: str) -> datetime | None:
     return found
 
 
-async def add(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> None:
+async def add(session: AsyncSession, overrides: Sequence[ProposedOverride]) -> None:
     """Store new overrides."""
-    await execute(session, insertion(PmOverride, rows))
+    await execute(session, insertion(PmOverride, [asdict(override) for override in overrides]))
+
+
+async def adopt(session: AsyncSession, book: str, before: str, now: str) -> None:
+    """Let overrides that were made, or refused, under the policy hash ``before`` count as under ``now``.
+
+    Both are of the same numbers. The caller holds the book.
+    """
+    await session.execute(
+        text("UPDATE pm_overrides SET policy_hash = :now WHERE book_id = :book AND policy_hash = :before"),
+        {"book": book, "before": before, "now": now},
+    )
 
 
 async def end(session: AsyncSession, reasons: Mapping[str, str], at: datetime) -> None:

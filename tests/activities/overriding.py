@@ -12,6 +12,7 @@ from temporalio.testing import ActivityEnvironment
 from closeloop import store
 from closeloop.activities.lessons import lesson_id
 from closeloop.activities.overrides import OverrideActivities
+from closeloop.models.lessons import LearningLesson, LessonGroup, LessonRun
 from closeloop.models.overrides import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import Book
@@ -20,6 +21,7 @@ from closeloop.store.database import Sessions
 from tests.activities.patterning import AS_OF, PATTERN, POLICY
 
 SCOPE = {"chain": "solana"}
+UNREAD_HASH = "nobody reads it"
 
 
 async def mined(sessions: Sessions, book: str, *lessons: Mapping[str, Any], as_of: datetime = AS_OF) -> list[str]:
@@ -28,23 +30,23 @@ async def mined(sessions: Sessions, book: str, *lessons: Mapping[str, Any], as_o
         await store.rows.execute(session, store.rows.insertion(Book, [{"book_id": book}], on_conflict="DO NOTHING"))
         await store.lessons.hold(session, book)
         last = await store.lessons.last_run(session, book)
-        version = last["version"] + 1 if last else 1
-        of_all = {"book_id": book, "version": version, "as_of": as_of, "policy_hash": POLICY.policy_hash}
+        version = last.version + 1 if last else 1
+        of_all = {"book_id": book, "version": version, "as_of": as_of, "policy_hash": UNREAD_HASH}
         rows = [_lesson(book, of_all, changes) for changes in lessons]
         keys = sorted({(row["pattern_key"], row["action_category"]) for row in rows} or {(PATTERN, "entry")})
         groups = [
-            {
-                "book_id": book,
-                "pattern_key": p,
-                "action_category": a,
-                "trades": 1,
-                "version": version,
-                "policy_hash": "x",
-            }
+            LessonGroup(
+                book_id=book,
+                pattern_key=p,
+                action_category=a,
+                trades=1,
+                version=version,
+                policy_hash=UNREAD_HASH,
+            )
             for p, a in keys
         ]
-        run = {**of_all, "workflow_run": uuid.uuid4().hex, "report": {}}
-        await store.lessons.write(session, run, groups, rows, [])
+        run = LessonRun(**of_all, workflow_run=uuid.uuid4().hex, report={})
+        await store.lessons.write(session, run, groups, [LearningLesson(**row) for row in rows], [])
     return [row["lesson_id"] for row in rows]
 
 

@@ -9,6 +9,7 @@ import pytest
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities.lessons import mining_hash
 from closeloop.models.lessons import BuiltLessons, LessonStatus, LessonView
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
@@ -70,7 +71,7 @@ async def test_a_planted_edge_is_found_as_planted_and_traced_to_its_trades(book:
     assert found.effect_low < 1.0 < found.effect_high
     assert found.win_rate == pytest.approx(sum(p.realized_pnl > 0 for p in inside) / len(inside))
     assert found.newest_trade_at == max(p.opened_at for p in inside)
-    assert (found.version, found.as_of, found.policy_hash) == (1, AS_OF, POLICY.policy_hash)
+    assert (found.version, found.as_of, found.policy_hash) == (1, AS_OF, mining_hash(POLICY))
     [baseline] = of(views, LessonStatus.baseline)
     assert (baseline.scope, baseline.n, baseline.actionable) == ({}, COUNT, False)
     assert {view.explained_by for view in of(views, LessonStatus.shadow)} <= {found.lesson_id, None}
@@ -162,8 +163,39 @@ async def test_another_policy_mines_again(book: str, sessions: Sessions) -> None
     await _grown(sessions, book, 100, 0)
     policy = LearningPolicy(lesson_min_effect=0.2)
     report = await build(sessions, book, policy=policy)
-    assert (report.version, report.policy_hash) == (2, policy.policy_hash)
-    assert {view.policy_hash for view in await lessons(sessions, book)} == {policy.policy_hash}
+    assert (report.version, report.policy_hash) == (2, mining_hash(policy))
+    assert {view.policy_hash for view in await lessons(sessions, book)} == {mining_hash(policy)}
+
+
+UNREAD: list[dict[str, Any]] = [
+    {"karma_alpha": 0.2},
+    {"override_size_slope": 0.1},
+    {"mode_low_below": 0.3},
+    {"approval_hours": 1.0},
+    {"lesson_min_effect": LearningPolicy().mining.min_effect},
+]
+
+
+@pytest.mark.parametrize("changes", UNREAD)
+async def test_a_number_that_mining_does_not_read_mines_nothing_again(
+    book: str, sessions: Sessions, changes: dict[str, Any]
+) -> None:
+    await _grown(sessions, book, 100, 0)
+    assert (await build(sessions, book, policy=LearningPolicy(**changes))).version is None
+
+
+async def test_what_was_mined_before_the_policy_had_sections_stays_mined(book: str, sessions: Sessions) -> None:
+    await _grown(sessions, book, 100, 0)
+    of_0_1 = LearningPolicy(mining_growth=0.5)
+    mark = "UPDATE lesson_groups SET policy_hash = :hash WHERE book_id = :book"
+    await query(sessions, mark, book=book, hash=of_0_1.flat_hash)
+    assert (await build(sessions, book, policy=of_0_1)).version is None
+    # And from then on, whatever else of the policy changes.
+    later = LearningPolicy(mining_growth=0.5, karma_alpha=0.2)
+    assert (await build(sessions, book, policy=later)).version is None
+    # Of a policy that was another one, it is mined again.
+    await query(sessions, mark, book=book, hash=of_0_1.flat_hash)
+    assert (await build(sessions, book, policy=POLICY)).version == 2
 
 
 async def _grown(sessions: Sessions, book: str, count: int, first: int) -> BuiltLessons:
@@ -222,7 +254,7 @@ async def test_weights_of_a_regime_are_learned_and_scored_with(book: str, sessio
     for row in rows:
         assert row["weights"].keys() == {"time_efficiency", "field_coherence", "recurrence", "variance"}
         assert sum(row["weights"].values()) == pytest.approx(1.0)
-        assert (row["n"], row["version"], row["policy_hash"]) == (COUNT // 2, 1, POLICY.policy_hash)
+        assert (row["n"], row["version"], row["policy_hash"]) == (COUNT // 2, 1, mining_hash(POLICY))
     [found] = of(await lessons(sessions, book), LessonStatus.active)
     assert found.edge_score is not None
     assert found.edge_score > 0

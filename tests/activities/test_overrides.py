@@ -43,7 +43,12 @@ async def test_a_lesson_becomes_an_override_that_names_it(book: str, sessions: S
     assert view.threshold_adjustments == {"ts_threshold": pytest.approx(-0.024 * 0.5 * 200 / 250)}
     assert view.confidence == pytest.approx(200 / 250)
     assert view.expires_at == AS_OF - DAY + timedelta(days=30)
-    assert (view.lesson_id, view.lesson_version, view.run, view.policy_hash) == (lesson, 1, "r-1", POLICY.policy_hash)
+    assert (view.lesson_id, view.lesson_version, view.run, view.policy_hash) == (
+        lesson,
+        1,
+        "r-1",
+        POLICY.overrides.hash,
+    )
     assert (report.created, report.active, report.pending, report.ended) == (1, 1, 0, 0)
 
 
@@ -200,9 +205,68 @@ async def test_a_policy_that_changes_and_changes_back(book: str, sessions: Sessi
     for policy in (POLICY, other, POLICY):
         await materialize(sessions, client, book, policy=policy)
     assert [view.policy_hash for view in by_status(await overrides(sessions, book), OverrideStatus.active)] == [
-        POLICY.policy_hash
+        POLICY.overrides.hash
     ]
     assert len(await overrides(sessions, book)) == 3
+
+
+async def refused_by_ann(sessions: Sessions, client: Client, book: str, policy: LearningPolicy = POLICY) -> None:
+    """A large override that an operator rejected."""
+    await mined(sessions, book, LARGE)
+    await materialize(sessions, client, book, policy=policy)
+    refusal = (
+        "UPDATE pm_overrides SET status = 'rejected', verdict = 'reject', decided_by = 'ann', decided_at = now() "
+        "WHERE book_id = :book"
+    )
+    await query(sessions, refusal, book=book)
+
+
+async def statuses(sessions: Sessions, book: str) -> list[OverrideStatus]:
+    return sorted(view.status for view in await overrides(sessions, book))
+
+
+@pytest.mark.parametrize("changes", [{"karma_alpha": 0.2}, {"approval_hours": 1.0}, {"mining_growth": 0.2}])
+async def test_a_number_that_overrides_do_not_read_asks_nothing_again(
+    book: str, sessions: Sessions, client: Client, changes: dict[str, Any]
+) -> None:
+    await refused_by_ann(sessions, client, book)
+    await materialize(sessions, client, book, policy=LearningPolicy(**changes))
+    assert await statuses(sessions, book) == [OverrideStatus.rejected]
+
+
+async def test_a_number_that_overrides_read_asks_again(book: str, sessions: Sessions, client: Client) -> None:
+    await refused_by_ann(sessions, client, book)
+    await materialize(sessions, client, book, policy=LearningPolicy(override_specificity_power=2.0))
+    assert await statuses(sessions, book) == [OverrideStatus.pending, OverrideStatus.rejected]
+
+
+async def test_what_was_decided_before_the_policy_had_sections_stays_decided(
+    book: str, sessions: Sessions, client: Client
+) -> None:
+    of_0_1 = LearningPolicy(override_specificity_power=2.0)
+    await refused_by_ann(sessions, client, book, of_0_1)
+    mark = "UPDATE pm_overrides SET policy_hash = :hash WHERE book_id = :book"
+    await query(sessions, mark, book=book, hash=of_0_1.flat_hash)
+    await materialize(sessions, client, book, policy=of_0_1)
+    # And from then on, whatever else of the policy changes.
+    await materialize(sessions, client, book, policy=LearningPolicy(override_specificity_power=2.0, karma_alpha=0.2))
+    assert await statuses(sessions, book) == [OverrideStatus.rejected]
+    # Of a policy that was another one, it is asked about again.
+    await query(sessions, mark, book=book, hash=of_0_1.flat_hash)
+    await materialize(sessions, client, book)
+    assert await statuses(sessions, book) == [OverrideStatus.pending, OverrideStatus.rejected]
+
+
+async def test_what_is_in_force_since_before_the_policy_had_sections_stays(
+    book: str, sessions: Sessions, client: Client
+) -> None:
+    await mined(sessions, book, {})
+    await materialize(sessions, client, book)
+    await query(
+        sessions, "UPDATE pm_overrides SET policy_hash = :hash WHERE book_id = :book", book=book, hash=POLICY.flat_hash
+    )
+    report = await materialize(sessions, client, book)
+    assert (report.created, report.ended, report.active) == (0, 0, 1)
 
 
 async def test_a_repeated_attempt_answers_the_same(book: str, sessions: Sessions, client: Client) -> None:

@@ -5,6 +5,7 @@ from sqlalchemy import Connection, text
 from temporalio.client import Client
 
 from closeloop import store
+from closeloop.models.overrides import ProposedOverride
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.store.schema import _config, upgrade
 from tests.activities.overriding import mined
@@ -60,24 +61,23 @@ async def test_a_match_reads_only_what_its_index_finds(book: str, sessions: Sess
     scopes = [{f"d{i:02}": f"v{j}", "z": "x"} for i in range(20) for j in range(20)]
     ids = await mined(sessions, book, *({"scope": scope} for scope in scopes))
     rows = [
-        {
-            "override_id": lesson,
-            "book_id": book,
-            "pattern_key": PATTERN,
-            "action_category": "entry",
-            "scope": scope,
-            "anchor": store.overrides.conditions(scope)[0],
-            "size_multiplier": 1.1,
-            "threshold_adjustments": {},
-            "confidence": 0.5,
-            "expires_at": AS_OF,
-            "lesson_id": lesson,
-            "lesson_version": 1,
-            "status": "active",
-            "run": "a test",
-            "as_of": AS_OF,
-            "policy_hash": "x",
-        }
+        ProposedOverride(
+            override_id=lesson,
+            book_id=book,
+            pattern_key=PATTERN,
+            action_category="entry",
+            scope=scope,
+            anchor=store.overrides.conditions(scope)[0],
+            size_multiplier=1.1,
+            threshold_adjustments={},
+            confidence=0.5,
+            expires_at=AS_OF,
+            lesson_id=lesson,
+            lesson_version=1,
+            run="a test",
+            as_of=AS_OF,
+            policy_hash="x",
+        )
         for lesson, scope in zip(ids, scopes, strict=True)
     ]
     async with sessions.begin() as session:
