@@ -2,16 +2,9 @@
 
 from typing import Any
 
-import typer
-
 from closeloop import store
 from closeloop.cli.connections import database
 from closeloop.cli.console import AsJson, BookOption, at, number, out, print_json, run, table
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(coefficients)
 
 
 def coefficients(book: BookOption = None, as_json: AsJson = False) -> None:

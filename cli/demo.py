@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from urllib.parse import quote
 
-import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
@@ -57,13 +56,8 @@ from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
-
-
 def demo() -> None:
-    """Play a simulated engine through the real stack (the running one, or one of its own); show what was learned."""
+    """Play a simulated engine through the real stack (the running one, or its own); show what was learned."""
     run(_demo())
 
 

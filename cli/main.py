@@ -3,37 +3,68 @@
 import asyncio
 import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import typer
 
-from closeloop.cli import (
-    books,
-    coefficients,
-    convictions,
-    corpus,
-    db,
-    demo,
-    events,
-    forecasts,
-    imports,
-    karma,
-    lessons,
-    meta,
-    operations,
-    outcomes,
-    overrides,
-    positions,
-    prices,
-    producers,
-    research,
-    weights,
-)
-from closeloop.cli.console import err, set_home
+from closeloop.cli.lazy import Command, LazyGroup
+
+
+class Commands(LazyGroup):
+    """Every command. The lines of help are the commands' own (tests/cli/test_help.py)."""
+
+    table: ClassVar[dict[str, Command]] = {
+        "dev": Command(
+            "closeloop.cli.operations:dev", "Start PostgreSQL, Temporal with its UI, and a worker, in the foreground."
+        ),
+        "worker": Command("closeloop.cli.operations:worker", "Run a worker until SIGINT or SIGTERM."),
+        "status": Command("closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers."),
+        "schedules": Command("closeloop.cli.operations:schedules", "What runs repeatedly."),
+        "search-attributes": Command(
+            "closeloop.cli.operations:search_attributes", "Search attributes of the Temporal namespace."
+        ),
+        "demo": Command(
+            "closeloop.cli.demo:demo",
+            "Play a simulated engine through the real stack (the running one, or its own); show what was learned.",
+        ),
+        "db": Command("closeloop.cli.db:app", "The database: where it is, and its schema."),
+        "positions": Command("closeloop.cli.positions:app", "Positions."),
+        "convictions": Command("closeloop.cli.convictions:app", "Convictions."),
+        "import": Command("closeloop.cli.imports:app", "Import history in bulk."),
+        "outcomes": Command("closeloop.cli.outcomes:app", "Outcomes of closed positions."),
+        "karma": Command("closeloop.cli.karma:app", "Trust in producers."),
+        "events": Command("closeloop.cli.events:app", "The append-only record of what happened."),
+        "books": Command("closeloop.cli.books:app", "Books: one for each strategy, with its preset of domain weights."),
+        "weights": Command(
+            "closeloop.cli.weights:app", "Governed weights: what is proposed and why; approve, reject, revert."
+        ),
+        "corpus": Command("closeloop.cli.corpus:app", "Skills: their scores, and what their patterns came to."),
+        "forecasts": Command("closeloop.cli.forecasts:app", "Forecasts: what producers say, and how it turned out."),
+        "prices": Command("closeloop.cli.prices:app", "Prices, by which forecasts are resolved."),
+        "producers": Command("closeloop.cli.producers:app", "What producers are worth by their forecasts."),
+        "meta": Command(
+            "closeloop.cli.meta:app", "The meta-producer: it listens to the others and says what usually followed."
+        ),
+        "lessons": Command(
+            "closeloop.cli.lessons:app",
+            "Lessons: in which circumstances trades went better or worse, and which of that is more than noise.",
+        ),
+        "overrides": Command("closeloop.cli.overrides:app", "Overrides: what lessons change of size and thresholds."),
+        "coefficients": Command(
+            "closeloop.cli.coefficients:coefficients",
+            "Timeframe coefficients: decayed means of R by timeframe, and the weight that follows from them.",
+        ),
+        "research": Command(
+            "closeloop.cli.research:app", "Research on closed trades: observations, and hypotheses that are tested."
+        ),
+    }
+
 
 app = typer.Typer(
     name="closeloop",
+    cls=Commands,
     help="A durable learning service for trading engines. Start with 'closeloop dev' or 'closeloop demo'.",
     no_args_is_help=True,
     add_completion=False,
@@ -42,37 +73,26 @@ app = typer.Typer(
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"closeloop {version('closeloop')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _home(
+def _every_command(
     home: Annotated[
         Path | None,
         typer.Option("--home", help="Folder of the local stack. Default: CLOSELOOP_HOME, else .closeloop here."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     if home is not None:
+        from closeloop.cli.console import set_home
+
         set_home(home)
-
-
-operations.register(app)
-demo.register(app)
-app.add_typer(db.app, name="db")
-app.add_typer(positions.app, name="positions")
-app.add_typer(convictions.app, name="convictions")
-app.add_typer(imports.app, name="import")
-app.add_typer(outcomes.app, name="outcomes")
-app.add_typer(karma.app, name="karma")
-app.add_typer(events.app, name="events")
-app.add_typer(books.app, name="books")
-app.add_typer(weights.app, name="weights")
-app.add_typer(corpus.app, name="corpus")
-app.add_typer(forecasts.app, name="forecasts")
-app.add_typer(prices.app, name="prices")
-app.add_typer(producers.app, name="producers")
-app.add_typer(meta.app, name="meta")
-app.add_typer(lessons.app, name="lessons")
-app.add_typer(overrides.app, name="overrides")
-coefficients.register(app)
-app.add_typer(research.app, name="research")
 
 
 def main() -> None:
@@ -90,7 +110,7 @@ def main() -> None:
         import traceback
 
         traceback.print_exc()
-        err.print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.")
+        print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.", file=sys.stderr)
         status = 1
     try:
         sys.stdout.flush()

@@ -32,15 +32,6 @@ schedules = typer.Typer(help="What runs repeatedly.", no_args_is_help=True)
 search_attributes = typer.Typer(help="Search attributes of the Temporal namespace.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands."""
-    app.command()(dev)
-    app.command()(worker)
-    app.command()(status)
-    app.add_typer(schedules, name="schedules")
-    app.add_typer(search_attributes, name="search-attributes")
-
-
 def _port(what: str, default: int) -> Any:
     return typer.Option(min=1, max=65535, help=f"Port of {what} on loopback.", show_default=str(default))
 

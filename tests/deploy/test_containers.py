@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
+from closeloop.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "temporal-dev.yml"
@@ -163,7 +166,8 @@ def test_our_services_are_built_from_the_dockerfile(name: str) -> None:
 
 @pytest.mark.parametrize("command", closeloop_commands())
 def test_every_command_exists(command: str) -> None:
-    run(sys.executable, "-P", "-m", "closeloop", *closeloop_commands()[command], "--help")
+    result = CliRunner().invoke(app, [*closeloop_commands()[command], "--help"])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_image_does_not_run_as_root() -> None:

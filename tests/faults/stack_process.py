@@ -22,6 +22,7 @@ import asyncpg
 import psutil
 from temporalio.client import Client
 
+from closeloop.cli.main import Commands
 from tests.ports import reserve_ports
 from tests.waiting import PATIENCE, until
 
@@ -307,7 +308,7 @@ class StackProcess:
 # Each start looks at the exit statuses of all forks; two threads that read one at a time would each get half of it.
 _FORKING = threading.Lock()
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["closeloop.cli.main", __name__])
+_forks.set_forkserver_preload([*{command.place.split(":")[0] for command in Commands.table.values()}, __name__])
 
 
 def _in_the_fork(arguments: list[str], env: dict[str, str], folder: str) -> None:
