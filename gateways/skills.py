@@ -11,10 +11,9 @@ from collections.abc import Collection
 from pathlib import Path
 from unicodedata import category
 
-from closeloop.models.corpus import CarriedOut, PlanState, SkillFile, SkillPlan, SkillState
+from closeloop.models.corpus import CLASH, CarriedOut, PlanState, SkillFile, SkillPlan, SkillState
 
 MAX_BYTES = 1 << 20
-CLASH = "a file of the same name lies in the folder that it belongs into"
 EDITED = "somebody else changed it meanwhile: what was planned for it is planned anew"
 _STAGED, _TEMPORARY = ".closeloop-", ".tmp"
 

@@ -9,6 +9,9 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+CLASH = "a file of the same name lies in the folder that it belongs into"
+"""Why a skill stays where it is though its score takes it elsewhere."""
+
 
 class SkillState(StrEnum):
     """Where a skill is in its life: the folder that its file lies in."""

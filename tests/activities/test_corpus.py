@@ -16,9 +16,10 @@ import pytest
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.corpus import TWICE, CorpusActivities
-from closeloop.gateways.skills import CLASH, EDITED, SkillFolder
-from closeloop.models.corpus import CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
+from closeloop.activities.corpus import CorpusActivities
+from closeloop.gateways.skills import EDITED, SkillFolder
+from closeloop.learning.skill_moves import TWICE
+from closeloop.models.corpus import CLASH, CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed
