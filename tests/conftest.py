@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -143,12 +144,12 @@ async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterat
 
 
 @pytest.fixture
-async def new_stack() -> AsyncIterator[Callable[[], StackProcess]]:
+async def new_stack() -> AsyncIterator[Callable[..., StackProcess]]:
     """Makes stacks, not yet started, each with a home of its own; what runs of them at the end of the test is ended."""
     made: list[StackProcess] = []
 
-    def make() -> StackProcess:
-        made.append(StackProcess())
+    def make(**settings: Any) -> StackProcess:
+        made.append(StackProcess(**settings))
         return made[-1]
 
     yield make

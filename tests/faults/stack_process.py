@@ -77,13 +77,17 @@ class Command:
 class StackProcess:
     """A home, three ports, and at most one ``closeloop dev`` on them."""
 
-    def __init__(self, home: Path | None = None) -> None:
+    def __init__(
+        self, home: Path | None = None, program: Sequence[str] = CLOSELOOP, folder: Path = ROOT, **env: str
+    ) -> None:
+        """``program`` is started in ``folder``, with ``env`` beside the environment."""
         self._temporary = Path(tempfile.mkdtemp(prefix="closeloop-faults-"))
         self._temporary.chmod(0o755)
         self.home = home or self._temporary / "home"
         self.ports = dict(zip(("temporal", "ui", "postgres"), reserve_ports(3), strict=True))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
-        self.env |= {"CLOSELOOP_HOME": str(self.home), "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+        self.env |= {"CLOSELOOP_HOME": str(self.home), "COLUMNS": "200"} | env
+        self._program, self._folder = program, folder
         self.lines: list[str] = []
         self.errors: list[str] = []
         self.places = [str(self.home)]
@@ -107,12 +111,12 @@ class StackProcess:
         self.lines, self.errors = [], []
         ports = [text for name, port in self.ports.items() for text in (f"--{name}-port", str(port))]
         self._process = await asyncio.create_subprocess_exec(
-            *(*CLOSELOOP, "dev", "--home", str(self.home), *ports),
+            *(*self._program, "dev", "--home", str(self.home), *ports),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self.env | dict(env or {}),
-            cwd=ROOT,
+            cwd=self._folder,
             start_new_session=True,
             umask=umask,
         )
@@ -234,7 +238,7 @@ class StackProcess:
 
     async def begin(self, *arguments: object, stdin: str | bytes = b"", **env: str) -> Command:
         """A ``closeloop`` command that goes on while the test does something else."""
-        return await self._spawn([*CLOSELOOP, *map(str, arguments)], stdin, env)
+        return await self._spawn([*self._program, *map(str, arguments)], stdin, env)
 
     async def cli(self, *arguments: object, stdin: str | bytes = b"", **env: str) -> Result:
         """A ``closeloop`` command, to its end: a process of its own, forked from one that has imported it already."""
@@ -272,7 +276,7 @@ class StackProcess:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=self.env | env,
-            cwd=ROOT,
+            cwd=self._folder,
         )
         made = Command(process, stdin.encode() if isinstance(stdin, str) else stdin)
         self._commands.append(made)
