@@ -24,7 +24,7 @@ from closeloop.gateways.language_model import (
     ModelError,
     ModelRejected,
     NoAnswer,
-    most,
+    highest_cost,
 )
 from closeloop.models.events import EventType
 from closeloop.models.model_calls import (
@@ -119,7 +119,7 @@ class MeteredModel:
             book=book,
             model=self._model.name,
             version=question.version,
-            most=most(question, self._model.prices),
+            most=highest_cost(question, self._model.prices),
             budget=self._budget,
             attempts=ATTEMPTS,
             hold=timedelta(seconds=self._model.timeout) + HOLD_BEYOND_TIMEOUT,

@@ -127,7 +127,7 @@ class ResearchActivities:
             await store.research.write(session, statements)
 
     def _observation(self, study: BookStudy, position_id: str, *, by: str, version: str) -> Statement:
-        key = store.research.learned_key(study.book, 1, version, position_id)
+        key = store.research.question_key(study.book, 1, version, position_id)
         return self._statement(study, key, level=1, kind=Kind.observation, by=by, version=version, about=position_id)
 
     # -- level 2: the book ---------------------------------------------------------------------------------------
@@ -143,14 +143,14 @@ class ResearchActivities:
             question = book_question(facts)
             model = self._model
             by, version = (model.name, BOOK_PROMPT) if model else (STATISTICS, STATISTICS)
-            key = store.research.learned_key(study.book, 2, version, store.research.digest(question.text))
+            key = store.research.question_key(study.book, 2, version, store.research.digest_of(question.text))
             report = self._statement(study, key, level=2, kind=Kind.report, by=by, version=version)
             async with transaction(self._sessions) as session:
                 if model is None:
                     said_by_statistics = {"report": book_sentences(facts).report}
                     await store.research.write(session, [replace(report, content=said_by_statistics)])
                     return Studied()
-                if await store.research.said(session, key):
+                if await store.research.is_answered(session, key):
                     return Studied()  # the same facts were asked about before: nothing is paid for twice
             said = await model.ask(question, key, study.book)
             if isinstance(said, Answered):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # A token is at least a byte of text. What the API adds around a prompt and its schema, and a margin.
 PROMPT_OVERHEAD_TOKENS = 2_000
-LONGEST_PAUSE = 3_600.0
+LONGEST_PAUSE_SECONDS = 3_600.0
 
 
 class ModelError(Exception):
@@ -110,7 +110,7 @@ class AnthropicModel:
                     output_config={"format": {"type": "json_schema", "schema": schema}},
                 )
         except (TimeoutError, self._sdk.APIConnectionError, self._sdk.APIStatusError) as error:
-            raise self._sorted(error) from None
+            raise self._as_model_error(error) from None
         except (ValueError, self._sdk.APIError) as error:
             raise MalformedAnswer(f"the response is no message ({type(error).__name__})") from None
         usage = _usage(message)
@@ -125,14 +125,14 @@ class AnthropicModel:
         except ValidationError as error:
             raise MalformedAnswer(f"the answer is not as asked for: {describe(error)[:300]}", usage) from None
 
-    def _sorted(self, error: Exception) -> ModelError:
+    def _as_model_error(self, error: Exception) -> ModelError:
         sdk = self._sdk
         if isinstance(error, sdk.APIStatusError):
             status = error.status_code
             said = str(error.api_message or type(error).__name__).replace(self._key, "[key]")
             reason = f"HTTP {status}: {''.join(c for c in said if c.isprintable())[:300]}"
             if status in (408, 409, 429) or status >= 500:
-                return ModelBusy(reason, Usage(), _pause(error))
+                return ModelBusy(reason, Usage(), _pause_seconds(error))
             return ModelRejected(reason, Usage())
         if isinstance(error, TimeoutError | sdk.APITimeoutError):
             return ModelBusy(f"no answer within {self.timeout:g} s", None)
@@ -145,7 +145,7 @@ class AnthropicModel:
         await self._client.close()
 
 
-def most(question: Question[Answer], prices: Prices) -> Decimal:
+def highest_cost(question: Question[Answer], prices: Prices) -> Decimal:
     """The most that a question can cost, in USD."""
     size = sum(len(text.encode()) for text in (question.system, question.text))
     size += len(str(question.answer.model_json_schema()))
@@ -166,9 +166,9 @@ def _usage(message: "Message") -> Usage:
     return Usage(spent + sum(cached), said)
 
 
-def _pause(error: "anthropic.APIStatusError") -> float | None:
+def _pause_seconds(error: "anthropic.APIStatusError") -> float | None:
     try:
         seconds = float(error.response.headers["retry-after"])
     except (KeyError, ValueError):
         return None
-    return min(max(seconds, 0.0), LONGEST_PAUSE) if math.isfinite(seconds) else None
+    return min(max(seconds, 0.0), LONGEST_PAUSE_SECONDS) if math.isfinite(seconds) else None

@@ -47,7 +47,7 @@ async def find(session: AsyncSession, row_id: int | str) -> ResearchView:
     """One row of research. Raises NotOnRecord."""
     number = str(row_id)
     # Nothing else can be the number of a row: PostgreSQL's bigint has at most 19 digits.
-    view = await store.research.shown(session, int(number)) if number.isascii() and number.isdigit() else None
+    view = await store.research.find(session, int(number)) if number.isascii() and number.isdigit() else None
     if view is None:
         raise NotOnRecord(f"There is no research with the id {row_id}: 'closeloop research list' shows what there is.")
     return view

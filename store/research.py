@@ -212,12 +212,12 @@ async def samples(
 # -- what was said ------------------------------------------------------------------------------------------------
 
 
-def digest(prompt: str) -> str:
+def digest_of(prompt: str) -> str:
     """What a level-2 question is about: its very facts."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
-def learned_key(book: str, level: int, version: str, about: str) -> str:
+def question_key(book: str, level: int, version: str, about: str) -> str:
     """Names a question: said once. ``about`` is a position, or a digest of the facts."""
     return f"{book}/{level}/{version}/{about}"
 
@@ -228,7 +228,7 @@ async def write(session: AsyncSession, statements: Sequence[Statement]) -> None:
     await execute(session, insertion(LlmLearning, rows, on_conflict="(dedupe_key) DO NOTHING"))
 
 
-async def said(session: AsyncSession, key: str) -> bool:
+async def is_answered(session: AsyncSession, key: str) -> bool:
     """Whether there is an answer to this question (or it was given up)."""
     result = await session.execute(text("SELECT 1 FROM llm_learning WHERE dedupe_key = :key"), {"key": key})
     return result.scalar_one_or_none() is not None
@@ -272,7 +272,7 @@ async def listing(
         yield ResearchView.model_validate(dict(row))
 
 
-async def shown(session: AsyncSession, number: int) -> ResearchView | None:
+async def find(session: AsyncSession, number: int) -> ResearchView | None:
     """One row of research."""
     result = await session.execute(
         text(f"SELECT {_COLUMNS} FROM llm_learning WHERE id = :id"),  # noqa: S608

@@ -15,7 +15,7 @@ from closeloop.gateways.language_model import (
     ModelRejected,
     NoAnswer,
     Prices,
-    most,
+    highest_cost,
 )
 from closeloop.models.model_calls import Question, Usage
 from closeloop.models.readings import BookReading, TradeReading
@@ -214,4 +214,4 @@ async def test_what_is_no_message_is_malformed(reply: Reply, api: MessagesApi) -
 def test_the_most_that_a_question_can_cost_is_above_what_any_answer_costs() -> None:
     # A token is a byte at least: 5,000 bytes of text can never be more than 5,000 tokens.
     question = Question("v", "s" * 1000, "ü" * 2000, TradeReading, 700)
-    assert most(question, PRICES) > PRICES.cost(Usage(5_000, 700))
+    assert highest_cost(question, PRICES) > PRICES.cost(Usage(5_000, 700))
