@@ -1,4 +1,4 @@
-"""Attribution of closed positions: the one path that a live close, an import and a catch-up take."""
+"""Closed positions are attributed and learned from: the one path that a live close, an import and a catch-up take."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
+from closeloop.activities.learners import Learner, learn_from
 from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 from closeloop.learning.karma import karma_step
 from closeloop.models.events import EventType
@@ -17,6 +18,7 @@ from closeloop.models.positions import (
     ClosedPosition,
     ConvictionStatus,
     KarmaStep,
+    LearnReport,
     PositionKey,
     PositionOutcome,
 )
@@ -25,7 +27,7 @@ CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedClose:
     """A close that can never be attributed as it was sent."""
 
     kind: str
@@ -36,6 +38,26 @@ CONFLICT = "PositionConflict"
 IMPOSSIBLE = "PositionRefused"
 
 
+async def attribute_and_learn(
+    session: AsyncSession,
+    positions: Sequence[ClosedPosition],
+    policy: LearningPolicy,
+    now: datetime,
+    by: str,
+    learners: Sequence[Learner],
+) -> tuple[list[AttributedClose | RefusedClose], LearnReport]:
+    """Attribute closes and let every learner take them in, within the caller's transaction.
+
+    The attribution stands whatever becomes of a learner: what one fails on is undone, reported and owed, and a
+    catch-up takes it in later. Raises a database error that may pass, so that the caller tries the whole again.
+    """
+    answers = await attribute(session, positions, policy, now, by)
+    contexts = {position.key: position.entry_context for position in positions}
+    return answers, await learn_from(
+        session, learners, [a for a in answers if isinstance(a, AttributedClose)], contexts
+    )
+
+
 async def attribute(
     session: AsyncSession,
     positions: Sequence[ClosedPosition],
@@ -43,7 +65,7 @@ async def attribute(
     now: datetime,
     by: str,
     learners: Sequence[str] = (),
-) -> list[AttributedClose | Refused]:
+) -> list[AttributedClose | RefusedClose]:
     """Record closes and attribute them, within the caller's transaction; the answers are in the order of the closes.
 
     ``by`` names who attributes (a workflow run, an import); ``learners`` have still to take in what is attributed here.
@@ -70,7 +92,7 @@ async def attribute(
     outcomes |= await store.attributions.load(session, before)
     steps |= await _steps_on_record(session, before)
 
-    answers: list[AttributedClose | Refused] = []
+    answers: list[AttributedClose | RefusedClose] = []
     answered = set(before)
     for i, position in enumerate(positions):
         key = position.key
@@ -85,14 +107,14 @@ async def attribute(
     return answers
 
 
-def _refuse(position: ClosedPosition, now: datetime) -> Refused | None:
+def _refuse(position: ClosedPosition, now: datetime) -> RefusedClose | None:
     if position.closed_at > now + CLOCK_TOLERANCE:
-        return Refused(IMPOSSIBLE, "closed_at: must not be in the future (beyond 5 minutes of clock difference)")
+        return RefusedClose(IMPOSSIBLE, "closed_at: must not be in the future (beyond 5 minutes of clock difference)")
     return None
 
 
-def _conflict(fields: Sequence[str]) -> Refused:
-    return Refused(CONFLICT, f"this position is on record with other content; differing: {', '.join(fields)}")
+def _conflict(fields: Sequence[str]) -> RefusedClose:
+    return RefusedClose(CONFLICT, f"this position is on record with other content; differing: {', '.join(fields)}")
 
 
 async def _write_attributions(
@@ -108,8 +130,8 @@ async def _write_attributions(
         convictions = []
         recorded_scores = await store.convictions.recorded_scores(session, unscored)
     outcomes = [_outcome(p, recorded_scores.get(p.key), policy, now, by) for p in stored]
-    keys = await store.attributions.insert(session, [_row(o) for o in outcomes], together_with=convictions)
-    return [o for o in outcomes if o.key in keys]
+    keys = await store.attributions.insert(session, outcomes, together_with=convictions)
+    return outcomes if len(keys) == len(outcomes) else [o for o in outcomes if o.key in keys]
 
 
 def _outcome(
@@ -124,7 +146,8 @@ def _outcome(
         status, scores = ConvictionStatus.recorded, recorded_scores
     else:
         status, scores = ConvictionStatus.unknown, None
-    return PositionOutcome(
+    # Its values are those of a message that was validated: doing that again would be a tenth of an import's time.
+    return PositionOutcome.model_construct(
         book=position.book,
         position_id=position.position_id,
         symbol=position.symbol,
@@ -199,9 +222,3 @@ def _events(outcome: PositionOutcome, steps: Sequence[KarmaStep]) -> list[tuple[
         (EventType.learning_outcome, about, outcome.model_dump()),
         (EventType.attribution_outcome, about, karma),
     ]
-
-
-def _row(outcome: PositionOutcome) -> dict[str, Any]:
-    row = outcome.model_dump()
-    row["book_id"] = row.pop("book")
-    return row

@@ -1,8 +1,10 @@
 """Activities of an import: staged rows become attributions, in chunks that a crash cannot lose or repeat."""
 
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -11,13 +13,13 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.heartbeats import beating
-from closeloop.activities.learners import BulkLearner, Learner
+from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
 from closeloop.models.imports import BookCounts, ImportReport, ImportRequest
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import AttributedClose, ClosedPosition
+from closeloop.models.positions import ClosedPosition
 from closeloop.models.refusals import describe
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.database import Sessions
@@ -26,6 +28,16 @@ from closeloop.store.imports import Refusal, StagedRow
 
 CHUNK = 1_000
 CHUNK_BYTES = 4_000_000
+# Rows are read between the statements of the chunk before: what waits for an answer waits no longer than these take.
+READ_AT_ONCE = 50
+
+
+class ReadRow(NamedTuple):
+    """A staged row: the close that it holds, or why it holds none."""
+
+    staged: StagedRow
+    position: ClosedPosition | None
+    reason: str
 
 
 class ImportActivities:
@@ -38,12 +50,25 @@ class ImportActivities:
 
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:
-        """Chunk after chunk until no row is left; what became of a row is stored in its attribution's transaction."""
+        """Chunk after chunk until no row is left; what became of a row is stored in its attribution's transaction.
+
+        While PostgreSQL works on a chunk, the next one is read.
+        """
+        async with transaction(self._sessions) as session:
+            if not await store.imports.is_staged(session, request.import_id):
+                reason = f"no import {request.import_id} is staged"
+                raise ApplicationError(reason, type="ImportUnknown", non_retryable=True)
         done = 0
         async with beating():
-            while taken := await self._attribute_chunk(request.import_id):
-                done += taken
-                activity.heartbeat(done)
+            rows = await self._read(request.import_id, None)
+            while rows:
+                following = asyncio.create_task(self._read(request.import_id, rows[-1].staged.seq))
+                try:
+                    done += await self._attribute_chunk(request.import_id, rows)
+                    activity.heartbeat(done)
+                    rows = await following
+                finally:
+                    following.cancel()
 
     @activity.defn(name="report_import")
     async def report_import(self, request: ImportRequest) -> ImportReport:
@@ -54,12 +79,26 @@ class ImportActivities:
         books = {book: BookCounts.model_validate(c) for book, c in counts.items()}
         return ImportReport(import_id=request.import_id, books=books, rejected=rejected)
 
-    async def _attribute_chunk(self, import_id: str) -> int:
+    async def _read(self, import_id: str, after: int | None) -> list[ReadRow]:
+        async with transaction(self._sessions) as session:
+            staged = await store.imports.waiting(session, import_id, after, CHUNK, CHUNK_BYTES)
+        rows: list[ReadRow] = []
+        for number, row in enumerate(staged, start=1):
+            try:
+                rows.append(ReadRow(row, ClosedPosition.model_validate_json(row.payload), ""))
+            except ValidationError as error:
+                rows.append(ReadRow(row, None, describe(error)))
+            if number % READ_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return rows
+
+    async def _attribute_chunk(self, import_id: str, read: Sequence[ReadRow]) -> int:
+        """How many of the rows were attributed or refused here: an attempt that lives on may have taken others."""
         counts: Counter[str] = Counter()
         async with transaction(self._sessions) as session:
-            if not await store.imports.lock(session, import_id):
-                raise ApplicationError(f"no import {import_id} is staged", type="ImportUnknown", non_retryable=True)
-            rows = await store.imports.take(session, import_id, CHUNK, CHUNK_BYTES)
+            await store.imports.lock(session, import_id)
+            taken = await store.imports.take(session, import_id, read[0].staged.seq, read[-1].staged.seq)
+            rows = [row for row in read if row.staged.seq in taken]
             try:
                 async with session.begin_nested():
                     counts = await self._settle(session, import_id, rows)
@@ -77,7 +116,7 @@ class ImportActivities:
         )
         return len(rows)
 
-    async def _settle_one_by_one(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
+    async def _settle_one_by_one(self, session: AsyncSession, import_id: str, rows: Sequence[ReadRow]) -> Counter[str]:
         counts: Counter[str] = Counter()
         for row in rows:
             try:
@@ -87,49 +126,30 @@ class ImportActivities:
                 if is_passing(error):
                     raise
                 reason = f"it cannot be stored: {str(getattr(error, 'orig', error)).splitlines()[0][:300]}"
-                refusal = Refusal(row.seq, row.row_index, book_of(row.payload), reason)
-                await store.imports.settle(session, import_id, 1, {}, [refusal])
+                await store.imports.settle(session, import_id, 1, {}, [_refusal(row, reason)])
         return counts
 
-    async def _settle(self, session: AsyncSession, import_id: str, rows: list[StagedRow]) -> Counter[str]:
+    async def _settle(self, session: AsyncSession, import_id: str, rows: Sequence[ReadRow]) -> Counter[str]:
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        refused: list[Refusal] = []
-        readable: list[tuple[StagedRow, ClosedPosition]] = []
-        for row in rows:
-            try:
-                readable.append((row, ClosedPosition.model_validate_json(row.payload)))
-            except ValidationError as error:
-                refused.append(Refusal(row.seq, row.row_index, book_of(row.payload), describe(error)))
+        refused = [_refusal(row, row.reason) for row in rows if row.position is None]
+        readable = [(row, row.position) for row in rows if row.position is not None]
         positions = [position for _, position in readable]
-        owed = [learner.name for learner in self._learners if not isinstance(learner, BulkLearner)]
-        answers = await attribute(session, positions, self._policy, datetime.now(UTC), import_id, owed)
-        await self._learn(session, positions, answers)
+        answers, _ = await attribute_and_learn(
+            session, positions, self._policy, datetime.now(UTC), import_id, self._learners
+        )
         for (row, position), answer in zip(readable, answers, strict=True):
-            if isinstance(answer, Refused):
-                refused.append(Refusal(row.seq, row.row_index, position.book, answer.reason))
+            if isinstance(answer, RefusedClose):
+                refused.append(_refusal(row, answer.reason))
             else:
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
                 counts[position.book].update(("read", outcome))
         await store.imports.settle(session, import_id, len(rows), counts, refused)
         return sum(counts.values(), Counter())
 
-    async def _learn(
-        self, session: AsyncSession, positions: Sequence[ClosedPosition], answers: Sequence[AttributedClose | Refused]
-    ) -> None:
-        """Learn from what was attributed just now; a learner that fails is owed it, and undoes nothing else."""
-        new = [a.outcome for a in answers if isinstance(a, AttributedClose) and not a.already_attributed]
-        contexts = {position.key: position.entry_context for position in positions}
-        for learner in self._learners if new else ():
-            if not isinstance(learner, BulkLearner):
-                continue
-            try:
-                async with session.begin_nested():
-                    await learner.take_in(session, new, contexts)
-            except Exception as error:
-                if is_passing(error):
-                    raise
-                activity.logger.warning("learner failed", exc_info=True, extra={"learner": learner.name})
-                await store.rows.execute(session, store.patterns.owing([o.key for o in new], [learner.name]))
+
+def _refusal(row: ReadRow, reason: str) -> Refusal:
+    book = book_of(row.staged.payload) if row.position is None else row.position.book
+    return Refusal(row.staged.seq, row.staged.row_index, book, reason)
 
 
 def book_of(payload: str) -> str | None:

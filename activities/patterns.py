@@ -13,10 +13,10 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities.heartbeats import beating
-from closeloop.activities.learners import Learner
+from closeloop.activities.learners import REASON_CHARACTERS, Learner, learn_owed, reason
 from closeloop.activities.transactions import transaction
 from closeloop.learning.coefficients import DecayedMean, after, weight
-from closeloop.learning.scope import Scope, flatten
+from closeloop.learning.scope import Scope, flatten, timeframe_of
 from closeloop.models.events import EventType
 from closeloop.models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
 from closeloop.models.policy import LearningPolicy
@@ -41,18 +41,13 @@ class PatternEvents:
     def __init__(self, policy: LearningPolicy) -> None:
         self._policy = policy
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        """See the class."""
-        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
-        await self.take_in(session, outcomes, contexts)
-
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
     ) -> None:
-        """See BulkLearner. An action or a scope that cannot be read is left out and told of once."""
+        """See Learner. An action or a scope that cannot be read is left out and told of once."""
         rows: list[dict[str, Any]] = []
         events: Events = {}
-        for outcome in _claimed(outcomes, contexts):
+        for outcome in outcomes:
             context = contexts[outcome.key]
             if isinstance(context, dict) and context.get("actions"):
                 rows += self._rows(outcome, context, events)
@@ -102,29 +97,16 @@ class TimeframeCoefficients:
     def __init__(self, policy: LearningPolicy) -> None:
         self._policy = policy
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        """See the class."""
-        contexts = await store.patterns.claim(session, self.name, [outcome.key for outcome in outcomes])
-        await self.take_in(session, outcomes, contexts)
-
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
     ) -> None:
-        """See BulkLearner. Books are held in the order of their names."""
+        """See Learner. Books are held in the order of their names."""
         books: defaultdict[str, list[tuple[PositionOutcome, str | None]]] = defaultdict(list)
-        for outcome in _claimed(outcomes, contexts):
+        for outcome in outcomes:
             if outcome.rr is not None:
-                books[outcome.book].append((outcome, self._timeframe(contexts[outcome.key])))
+                books[outcome.book].append((outcome, timeframe_of(contexts[outcome.key])))
         for book in sorted(books):
             await self._add(session, book, books[book])
-
-    def _timeframe(self, context: Any) -> str | None:
-        """As the scope has it, without the rest of the scope."""
-        if not isinstance(context, dict):
-            return None
-        within = context.get("scope")
-        scope = {"timeframe": within.get("timeframe")} if isinstance(within, dict) else None
-        return flatten({"timeframe": context.get("timeframe"), "scope": scope}, self._policy).values.get("timeframe")
 
     async def _add(
         self, session: AsyncSession, book: str, outcomes: Sequence[tuple[PositionOutcome, str | None]]
@@ -204,7 +186,7 @@ class MissedActivities:
                 keys = await store.patterns.missed(session, learner.name, books, last, CHUNK)
                 if keys:
                     outcomes = await store.attributions.load(session, keys)
-                    await learner.learn(session, list(outcomes.values()))
+                    await learn_owed(session, learner, list(outcomes.values()))
             report.learned[learner.name] += len(keys)
         except Exception as error:
             if _passes(error) or not keys:
@@ -217,18 +199,12 @@ class MissedActivities:
     async def _one(self, learner: Learner, key: PositionKey, report: LearnMissedReport) -> None:
         try:
             async with transaction(self._sessions) as session:
-                await learner.learn(session, list((await store.attributions.load(session, [key])).values()))
+                await learn_owed(session, learner, list((await store.attributions.load(session, [key])).values()))
             report.learned[learner.name] += 1
         except Exception as error:
             if _passes(error):
                 raise
-            report.failed[learner.name] = f"{key.book}/{key.position_id}: {type(error).__name__}: {error}"[:500]
-
-
-def _claimed(outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]) -> list[PositionOutcome]:
-    """Outcomes with a context on hand, each once, by key."""
-    once = {outcome.key: outcome for outcome in outcomes if outcome.key in contexts}
-    return [once[key] for key in sorted(once, key=lambda key: (key.book, key.position_id.encode()))]
+            report.failed[learner.name] = f"{key.book}/{key.position_id}: {reason(error)}"[:REASON_CHARACTERS]
 
 
 def _passes(error: Exception) -> bool:

@@ -12,7 +12,8 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.attribution import RefusedClose, attribute_and_learn
+from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
@@ -34,7 +35,7 @@ IMPORTS_KEPT_DAYS = 30
 class PositionActivities:
     """Records and attributes closes; finds those that nobody attributed."""
 
-    def __init__(self, sessions: Sessions, policy: LearningPolicy, client: Client, learners: Sequence[str]) -> None:
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, client: Client, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
         self._policy = policy
         self._client = client
@@ -42,12 +43,14 @@ class PositionActivities:
 
     @activity.defn(name="attribute_close")
     async def attribute_close(self, position: ClosedPosition) -> AttributedClose:
-        """Record and attribute one close in one transaction."""
+        """Record and attribute one close and let the learners take it in, in one transaction."""
         started = time.perf_counter()
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
-            [answer] = await attribute(session, [position], self._policy, datetime.now(UTC), run, self._learners)
-        if isinstance(answer, Refused):
+            [answer], learning = await attribute_and_learn(
+                session, [position], self._policy, datetime.now(UTC), run, self._learners
+            )
+        if isinstance(answer, RefusedClose):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
         # An earlier attempt of this very run may have committed and died before it could answer.
         already = answer.already_attributed and answer.outcome.attributed_by != run
@@ -59,9 +62,7 @@ class PositionActivities:
         meter.create_histogram_float("closeloop_attribution_seconds", "Time of one attribution", "s").record(
             time.perf_counter() - started
         )
-        return answer.model_copy(
-            update={"already_attributed": already, "learners": self._learners, "learn_at_once": True}
-        )
+        return answer.model_copy(update={"already_attributed": already, "learning": learning})
 
     @activity.defn(name="record_conviction")
     async def record_conviction(self, conviction: RecordedConviction) -> bool:

@@ -1,10 +1,11 @@
-"""Bulk imports against the same rows attributed and learned one by one in a loop of plain transactions."""
+"""Bulk imports against COPY of the rows that they write, and against a loop of plain transactions."""
 
 import asyncio
 import statistics
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import psutil
@@ -12,9 +13,9 @@ from pydantic_core import to_json
 from temporalio.client import Client
 
 from bench.closes import closes
+from bench.copying import copying
 from closeloop import store
-from closeloop.activities.attribution import attribute
-from closeloop.activities.learners import BulkLearner
+from closeloop.activities.attribution import attribute_and_learn
 from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
@@ -26,23 +27,40 @@ from closeloop.workers.wiring import learners_of
 ONE_BY_ONE = 500
 BULK = 10_000
 LARGE = 100_000
-ROUNDS = 3
+ROUNDS = 5
 
 
-async def bulk(client: Client, sessions: Sessions) -> tuple[float, float]:
-    """Print both rates; returns (backfill / loop, positions per second of the backfill)."""
-    loop_rates, bulk_rates = [], []
+@dataclass
+class Figures:
+    """What was measured: medians over the rounds, each round compared with its neighbours."""
+
+    of_copy: float
+    of_loop: float
+    per_second: float
+
+
+async def bulk(client: Client, sessions: Sessions, dsn: str) -> Figures:
+    """Print the rates of imports, of COPY and of the loop, in turns."""
+    loop_rates, copy_rates, bulk_rates = [], [], []
     for number in range(ROUNDS):
-        run = f"bench-{uuid.uuid4().hex[:8]}"
-        loop_rates.append(await _one_by_one(sessions, closes(f"{run}-loop", ONE_BY_ONE, number, actions=False)))
-        bulk_rates.append(await _backfill(client, sessions, closes(f"{run}-bulk", BULK, number, actions=False)))
-    print(f"Bulk: backfills of {BULK} closes in turns with {ONE_BY_ONE} in a loop of plain transactions")
-    print(f"  loop of transactions     {statistics.median(loop_rates):7.0f}/s")
+        book = f"bench-{uuid.uuid4().hex[:8]}-bulk"
+        bulk_rates.append(await _backfill(client, sessions, closes(book, BULK, number, actions=False)))
+        copy_rates.append(BULK / await copying(dsn, book))
+        loop_rates.append(await _one_by_one(sessions, closes(f"{book}-loop", ONE_BY_ONE, number, actions=False)))
+    print(f"Bulk: backfills of {BULK} closes in turns with COPY of what they wrote and {ONE_BY_ONE} in a loop")
+    print(f"  COPY of the rows         {statistics.median(copy_rates):7.0f}/s (the same tables and indexes, fsync on)")
     print(f"  BackfillWorkflow         {statistics.median(bulk_rates):7.0f}/s (with the karma rebuild at its end)")
-    rich = await _backfill(client, sessions, closes(f"bench-{uuid.uuid4().hex[:8]}", BULK))
-    print(f"  with two actions each    {rich:7.0f}/s (a scope of 25 dimensions, two rows of patterns a close)")
-    ratio = statistics.median(b / o for o, b in zip(loop_rates, bulk_rates, strict=True))
-    return ratio, statistics.median(bulk_rates)
+    print(f"  loop of transactions     {statistics.median(loop_rates):7.0f}/s")
+    rich_book = f"bench-{uuid.uuid4().hex[:8]}-rich"
+    rich = await _backfill(client, sessions, closes(rich_book, BULK))
+    rich_copy = BULK / await copying(dsn, rich_book)
+    print(f"  with two actions each    {rich:7.0f}/s (a scope of 25 dimensions, two rows of patterns a close;")
+    print(f"                           COPY of those {rich_copy:.0f}/s)")
+    return Figures(
+        of_copy=statistics.median(b / c for c, b in zip(copy_rates, bulk_rates, strict=True)),
+        of_loop=statistics.median(b / o for o, b in zip(loop_rates, bulk_rates, strict=True)),
+        per_second=statistics.median(bulk_rates),
+    )
 
 
 async def memory(client: Client, sessions: Sessions, worker: psutil.Process) -> tuple[float, float]:
@@ -59,14 +77,15 @@ async def memory(client: Client, sessions: Sessions, worker: psutil.Process) -> 
 
 async def _one_by_one(sessions: Sessions, positions: Sequence[ClosedPosition]) -> float:
     policy = LearningPolicy()
-    learners = [learner for learner in learners_of(policy) if isinstance(learner, BulkLearner)]
+    learners = learners_of(policy)
     started = time.perf_counter()
     for position in positions:
         async with sessions.begin() as session:
-            [answer] = await attribute(session, [position], policy, datetime.now(UTC), "bench")
+            [answer], report = await attribute_and_learn(
+                session, [position], policy, datetime.now(UTC), "bench", learners
+            )
             assert isinstance(answer, AttributedClose), answer
-            for learner in learners:
-                await learner.take_in(session, [answer.outcome], {position.key: position.entry_context})
+            assert not report.failed, report
     return len(positions) / (time.perf_counter() - started)
 
 

@@ -9,6 +9,7 @@ from temporalio.worker import Worker
 from bench.empty import QUEUE, EmptyWorkflow, nothing
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
+from closeloop.workers.garbage import collect_rarely
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import build_worker, connect_temporal, open_database, workflow_runner
@@ -38,6 +39,7 @@ async def main() -> None:
         workflow_runner=workflow_runner(),
         max_concurrent_activities=settings.worker_concurrency,
     )
+    collect_rarely()
     async with ours, empty:
         print("ready", flush=True)
         await stop.wait()

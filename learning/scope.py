@@ -72,6 +72,16 @@ def flatten(entry_context: Mapping[str, Any] | None, policy: LearningPolicy) -> 
     return Scope(dict(sorted(kept.items())), tuple(unknown[:MAX_UNKNOWN]))
 
 
+def timeframe_of(entry_context: Any) -> str | None:
+    """The timeframe of a trade as its scope has it, without the rest of the scope; None where there is none.
+
+    >>> timeframe_of({"timeframe": "1h", "scope": {"timeframe": "4h"}}), timeframe_of(None)
+    ('4h', None)
+    """
+    context = _mapping(entry_context)
+    return _written(_mapping(context.get("scope")).get("timeframe")) or _written(context.get("timeframe")) or None
+
+
 def regime_signature(scope: Mapping[str, str]) -> str:
     """Such as ``macro=S3|meso=S1|bucket_rank=1`` (seed 004 §1.5); what is absent is left out, nothing known is "".
 

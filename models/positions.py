@@ -185,18 +185,30 @@ class PositionOutcome(BaseModel):
         return 1 if self.direction_correct else -1
 
 
+class LearnReport(BaseModel):
+    """Which learners have taken it in, and why others have not (yet)."""
+
+    learned: list[str] = []
+    failed: dict[str, str] = {}
+
+
 class AttributedClose(BaseModel):
-    """Answer of the attribution: the outcome, whether it had been written before, and which learners are to be told."""
+    """Answer of the attribution: the outcome, whether it had been written before, and what learners made of it.
+
+    Histories of 0.1 have no ``learning``: their learners ran afterwards, the named ``learners`` in an activity of their
+    own, in the same workflow task if ``learn_at_once``.
+    """
 
     outcome: PositionOutcome
     already_attributed: bool
     karma: list[KarmaStep] = []
+    learning: LearnReport | None = None
     learners: list[str] = []
-    learn_at_once: bool = Field(default=False, description="Absent from histories older than the way it names.")
+    learn_at_once: bool = False
 
 
 class CloseReport(BaseModel):
-    """Result of a position's workflow."""
+    """Result of a position's workflow. ``not_learned``: why a learner failed, by its name; a catch-up tries again."""
 
     outcome: PositionOutcome
     already_attributed: bool
@@ -207,17 +219,10 @@ class CloseReport(BaseModel):
 
 
 class LearnRequest(BaseModel):
-    """Tell these learners of an attributed position."""
+    """Tell these learners of an attributed position (workflows of 0.1)."""
 
     position: PositionKey
     learners: list[str]
-
-
-class LearnReport(BaseModel):
-    """Which learners took it in, and why others did not (yet)."""
-
-    learned: list[str] = []
-    failed: dict[str, str] = {}
 
 
 class CatchUpRequest(BaseModel):

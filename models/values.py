@@ -32,6 +32,9 @@ class SignalDirection(StrEnum):
 
 
 def _identifier(value: str) -> str:
+    # Most are short and plain, which is told at a glance.
+    if 1 <= len(value) <= 200 and value.isascii() and value.isprintable():
+        return value
     if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= 200:
         raise ValueError("must be 1 to 200 bytes long")
     if _CONTROL.search(value):

@@ -17,9 +17,10 @@ _COLUMNS = (
 
 
 async def insert(
-    session: AsyncSession, rows: Sequence[dict[str, Any]], together_with: Sequence[Write] = ()
+    session: AsyncSession, outcomes: Sequence[PositionOutcome], together_with: Sequence[Write] = ()
 ) -> set[PositionKey]:
-    """Insert attributions (sorted by key), in one statement with other writes; returns those that this call wrote."""
+    """Insert outcomes (sorted by key), in one statement with other writes; returns those that this call wrote."""
+    rows = [_row(outcome) for outcome in outcomes]
     written = await execute(
         session,
         *together_with,
@@ -76,3 +77,9 @@ async def summary(session: AsyncSession, book: str) -> RowMapping:
         {"book": book},
     )
     return result.mappings().one()
+
+
+def _row(outcome: PositionOutcome) -> dict[str, Any]:
+    row = outcome.model_dump()
+    row["book_id"] = row.pop("book")
+    return row

@@ -52,27 +52,44 @@ async def stage(session: AsyncSession, import_id: str, rows: Sequence[StagedRow]
         await settle(session, import_id, len(refused), {}, refused)
 
 
-async def lock(session: AsyncSession, import_id: str) -> bool:
-    """Hold the import until the transaction ends, so that a retry and its zombie take turns; False if it is unknown."""
-    result = await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id FOR UPDATE"), {"id": import_id})
-    return result.first() is not None
+async def is_staged(session: AsyncSession, import_id: str) -> bool:
+    """Whether there is such an import."""
+    return (
+        await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id"), {"id": import_id})
+    ).first() is not None
 
 
-async def take(session: AsyncSession, import_id: str, limit: int, limit_bytes: int) -> list[StagedRow]:
-    """Take the next rows off the import, at least one; they are back if the transaction does not commit."""
+async def lock(session: AsyncSession, import_id: str) -> None:
+    """Hold the import until the transaction ends: an attempt that was given up for dead, and lives, waits its turn."""
+    await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id FOR UPDATE"), {"id": import_id})
+
+
+async def waiting(
+    session: AsyncSession, import_id: str, after: int | None, limit: int, limit_bytes: int
+) -> list[StagedRow]:
+    """The next rows in the file's order, after the place ``after``; at least one, if there is one."""
     result = await session.execute(
         text(
-            # By place, not by key: a plan cannot go wrong where the planner last saw an empty table.
-            "DELETE FROM import_rows WHERE ctid = ANY(ARRAY(SELECT place FROM "
-            "(SELECT place, row_number() OVER w AS number, sum(octet_length(payload)) OVER w AS bytes FROM "
-            "(SELECT ctid AS place, seq, payload FROM import_rows WHERE import_id = :id ORDER BY seq "
-            "LIMIT :limit) next "
-            "WINDOW w AS (ORDER BY seq)) counted WHERE number = 1 OR bytes <= :limit_bytes)) "
-            "RETURNING seq, row_index, payload"
+            "SELECT seq, row_index, payload FROM (SELECT *, row_number() OVER w AS number, "
+            "sum(octet_length(payload)) OVER w AS bytes FROM (SELECT seq, row_index, payload FROM import_rows "
+            "WHERE import_id = :id AND seq > :after ORDER BY seq LIMIT :limit) next "
+            "WINDOW w AS (ORDER BY seq)) counted WHERE number = 1 OR bytes <= :limit_bytes ORDER BY seq"
         ),
-        {"id": import_id, "limit": limit, "limit_bytes": limit_bytes},
+        {"id": import_id, "after": -1 if after is None else after, "limit": limit, "limit_bytes": limit_bytes},
     )
-    return sorted((StagedRow(r.seq, r.row_index, r.payload) for r in result), key=lambda r: r.seq)
+    return [StagedRow(row.seq, row.row_index, row.payload) for row in result]
+
+
+async def take(session: AsyncSession, import_id: str, first: int, last: int) -> set[int]:
+    """Take the rows from one place to another off the import, and tell which there were.
+
+    They are back if the transaction does not commit. The caller holds the import's lock.
+    """
+    result = await session.execute(
+        text("DELETE FROM import_rows WHERE import_id = :id AND seq BETWEEN :first AND :last RETURNING seq"),
+        {"id": import_id, "first": first, "last": last},
+    )
+    return set(result.scalars())
 
 
 async def settle(

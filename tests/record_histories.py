@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -27,7 +27,7 @@ from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.overrides import OverrideRequest
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionOutcome
+from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionKey, PositionOutcome
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchRequest
@@ -68,7 +68,9 @@ class FailsOnce:
     def __init__(self) -> None:
         self.calls = 0
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
         self.calls += 1
         if self.calls == 1:
             raise RuntimeError("not yet")
@@ -76,6 +78,7 @@ class FailsOnce:
 
 async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     """Run what the lifecycles can do, a file each."""
+    await save(client, await start_close(client, closed("r", "first")), "PositionCloseWorkflow.not-learned")
     await save(client, await start_close(client, closed("r", "summary")), "PositionCloseWorkflow.with-attributes")
     by_name = await client.start_workflow(
         "PositionCloseWorkflow", message("r", "by-name"), id="position-close/r/by-name", task_queue=TASK_QUEUE
@@ -231,7 +234,7 @@ async def record_research(client: Client, engine: AsyncEngine) -> None:
 async def record_patterns(client: Client, sessions: Sessions) -> None:
     """A close that is learned from at once, an import and a catch-up that learn, lessons, overrides, an operator."""
     close = await start_close(client, closed("p", "learned"))
-    await save(client, close, "PositionCloseWorkflow.learned-at-once")
+    await save(client, close, "PositionCloseWorkflow.learned-with-its-attribution")
     rows = [StagedRow(i, i, p.model_dump_json()) for i, p in enumerate(trades("p-bulk", 80))]
     async with sessions.begin() as session:
         await store.imports.create(session, "recorded-patterns", "a test")

@@ -167,8 +167,7 @@ def build_worker(
     """A worker for the queue of everything that only the database and the disk are needed for."""
     sessions = sessions_of(engine)
     learners = learners_of(policy) if learners is None else learners
-    names = [learner.name for learner in learners]
-    positions = PositionActivities(sessions, policy, client, names)
+    positions = PositionActivities(sessions, policy, client, learners)
     imports = ImportActivities(sessions, policy, learners)
     karma = KarmaActivities(sessions, policy)
     lessons = LessonActivities(sessions, policy)

@@ -15,6 +15,7 @@ from closeloop.gateways.presets import UnknownPreset, load_preset
 from closeloop.learning.weights import InfeasibleBounds
 from closeloop.store.database import sessions_of
 from closeloop.store.errors import DATABASE_ERRORS
+from closeloop.workers.garbage import collect_rarely
 from closeloop.workers.registration import missing_search_attributes, register_search_attributes
 from closeloop.workers.settings import Settings
 from closeloop.workers.stack.home import StackError
@@ -44,6 +45,7 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
             preset_weights(load_preset(policy.weights.default_preset), policy)
         except (InfeasibleBounds, UnknownPreset) as error:
             raise StackError(f"The policy cannot be used: {error}") from None
+        collect_rarely()
         async with contextlib.AsyncExitStack() as polling:
             for worker in build_workers(begun.result(), engine, policy, settings):
                 await polling.enter_async_context(worker)

@@ -1,4 +1,4 @@
-"""A position closes: it is attributed once, and then learned from."""
+"""A position closes: it is attributed and learned from, once."""
 
 from datetime import timedelta
 from typing import Any
@@ -27,18 +27,21 @@ with workflow.unsafe.imports_passed_through():
 
 # A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
 ATTEMPT = timedelta(seconds=15)
+# Of workflows of 0.1, whose learners ran after the attribution, each until it had learned.
 LEARNER_ROUNDS = 10
 LEARNER_PAUSE = timedelta(seconds=2)
 LEARNER_PAUSE_MAX = timedelta(minutes=10)
+MEMO_CHARACTERS = 2_000
 
 
 @workflow.defn(name="PositionCloseWorkflow")
 class PositionCloseWorkflow:
-    """Attribute a closed position, publish what came out, then let every learner take it in.
+    """Attribute a closed position and learn from it, then publish what came out.
 
-    1. *Attribute*: the close, its attribution, karma and events in one transaction; safe to repeat.
+    1. *Attribute and learn*: the close, its attribution, karma, events and what the learners made of it in one
+       transaction; safe to repeat. A learner that fails never undoes the attribution: what it missed is on record, and
+       the catch-up of every five minutes tells it again.
     2. *Publish*: memo and search attributes, readable in the Temporal UI when no worker runs.
-    3. *Learn*: each learner on its own; one that fails is retried and never undoes the attribution.
     """
 
     @workflow.run
@@ -48,7 +51,13 @@ class PositionCloseWorkflow:
         attributed = await self._attribute(position)
         sentence = closing_line(attributed.outcome, attributed.karma)
         self._publish(attributed.outcome, sentence)
-        learned = await self._learn(position, attributed)
+        if attributed.learning is None:
+            learned = await self._learn_afterwards(position, attributed)
+        else:
+            learned = attributed.learning
+        if learned.failed:
+            told = ", ".join(f"{name}: {reason}" for name, reason in learned.failed.items())
+            workflow.upsert_memo({"not_learned": told[:MEMO_CHARACTERS]})
         return CloseReport(
             outcome=attributed.outcome,
             already_attributed=attributed.already_attributed,
@@ -112,8 +121,8 @@ class PositionCloseWorkflow:
             workflow.upsert_search_attributes(updates)
         workflow.upsert_memo({"outcome": sentence})
 
-    async def _learn(self, position: ClosedPosition, attributed: AttributedClose) -> LearnReport:
-        """The learners were named by the activity, so that adding one does not disturb the workflows under way."""
+    async def _learn_afterwards(self, position: ClosedPosition, attributed: AttributedClose) -> LearnReport:
+        """As workflows did that were attributed by 0.1: the learners that its activity named, in further activities."""
         report = LearnReport()
         pause = LEARNER_PAUSE
         pending = attributed.learners
@@ -136,8 +145,6 @@ class PositionCloseWorkflow:
             report.learned += round_report.learned
             report.failed = round_report.failed
             pending = list(round_report.failed)
-        if report.failed:
-            workflow.upsert_memo({"not_learned": ", ".join(f"{n}: {r}" for n, r in report.failed.items())[:2000]})
         return report
 
     async def _learn_at_once(self, position: ClosedPosition, learners: list[str]) -> LearnReport:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import RowMapping
 
-from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.attribution import RefusedClose, attribute
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import AttributedClose, ClosedPosition
 from closeloop.store.database import Sessions
@@ -26,7 +26,7 @@ class Tally:
     convictions: int
 
 
-async def attributing(sessions: Sessions, *positions: ClosedPosition) -> list[AttributedClose | Refused]:
+async def attributing(sessions: Sessions, *positions: ClosedPosition) -> list[AttributedClose | RefusedClose]:
     """Attribute these closes in one transaction."""
     async with sessions.begin() as session:
         return await attribute(session, positions, POLICY, NOW, "a test")
@@ -38,13 +38,13 @@ async def attributed(sessions: Sessions, *positions: ClosedPosition) -> list[Att
     return [accepted(answer) for answer in answers]
 
 
-def accepted(answer: AttributedClose | Refused) -> AttributedClose:
+def accepted(answer: AttributedClose | RefusedClose) -> AttributedClose:
     assert isinstance(answer, AttributedClose), answer
     return answer
 
 
-def refused(answer: AttributedClose | Refused) -> Refused:
-    assert isinstance(answer, Refused), answer
+def refused(answer: AttributedClose | RefusedClose) -> RefusedClose:
+    assert isinstance(answer, RefusedClose), answer
     return answer
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 from temporalio.testing import ActivityEnvironment
 
 from closeloop.activities.attribution import attribute
-from closeloop.activities.learners import Learner
+from closeloop.activities.learners import Learner, learn_owed
 from closeloop.activities.lessons import LessonActivities
 from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
 from closeloop.models.lessons import BuildLessons, BuiltLessons
@@ -127,7 +127,7 @@ async def config(sessions: Sessions, book: str) -> dict[str, Any]:
 async def tell(sessions: Sessions, learner: Learner, outcomes: Sequence[Any]) -> None:
     """Tell a learner of outcomes in a transaction of its own."""
     async with sessions.begin() as session:
-        await learner.learn(session, outcomes)
+        await learn_owed(session, learner, outcomes)
 
 
 async def events_of(sessions: Sessions, book: str, kind: str) -> list[dict[str, Any]]:

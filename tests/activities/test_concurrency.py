@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.activities.attribution import Refused, attribute
+from closeloop.activities.attribution import RefusedClose, attribute
 from closeloop.learning.karma import karma_of
 from closeloop.models.positions import AttributedClose, ClosedPosition, RecordedConviction
 from closeloop.store.database import Sessions
@@ -30,7 +30,7 @@ from tests.activities.attributing import (
 from tests.closes import closed, series
 from tests.store.databases import backend, query, wait_until_blocked
 
-Answers = list[AttributedClose | Refused]
+Answers = list[AttributedClose | RefusedClose]
 
 
 async def overlapping(sessions: Sessions, one: ClosedPosition, other: ClosedPosition, commit: bool) -> Answers:

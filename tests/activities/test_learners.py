@@ -1,20 +1,31 @@
-"""Learners run after the attribution, each in its own transaction: what fails is reported and hides no other."""
+"""Learners: they learn in the attribution's transaction, each of them once, and none of them can undo it."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.testing import ActivityEnvironment
 
+from closeloop.activities.attribution import attribute_and_learn
 from closeloop.activities.learners import Learner, LearnerActivities
-from closeloop.models.positions import LearnReport, LearnRequest, PositionKey, PositionOutcome
+from closeloop.models.positions import ClosedPosition, LearnReport, LearnRequest, PositionKey, PositionOutcome
 from closeloop.store.database import Sessions
-from tests.activities.attributing import attributed, tally
+from tests.activities.attributing import NOW, POLICY, Tally, accepted, karma_of_book, tally
+from tests.activities.patterning import attribute_all, learn_missed, owed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database, sessions_on
 
 BOOK = "learners"
+CONTEXT = {"timeframe": "1h"}
+# Errors that will not pass, and what is told of them.
+BROKEN = {
+    "raises": ("", RuntimeError("out of ideas"), "RuntimeError: out of ideas"),
+    "raises at length": ("", KeyError("x" * 2000), "KeyError: 'xxx"),
+    "breaks a constraint": ("INSERT INTO books VALUES (NULL)", None, "null value in column"),
+    "breaks arithmetic": ("SELECT 1 / 0", None, "division by zero"),
+}
 
 
 class Writing:
@@ -25,11 +36,13 @@ class Writing:
         self._then = then
         self._error = error
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
         for outcome in outcomes:
             await session.execute(
-                text("INSERT INTO learned VALUES (:name, :id, :rr)"),
-                {"name": self.name, "id": outcome.position_id, "rr": outcome.rr},
+                text("INSERT INTO learned VALUES (:name, :id, :timeframe)"),
+                {"name": self.name, "id": outcome.position_id, "timeframe": contexts[outcome.key]["timeframe"]},
             )
         if self._then:
             await session.execute(text(self._then))
@@ -39,64 +52,99 @@ class Writing:
 
 @pytest.fixture
 async def own(dsn: str) -> AsyncIterator[Sessions]:
-    """A database with an attributed close and a table for the learners of these tests."""
+    """A database with a table for the learners of these tests."""
     async with scratch_database(dsn) as scratch, sessions_on(scratch) as sessions:
-        await query(sessions, "CREATE TABLE learned (learner text, position_id text, rr float8)")
-        await attributed(sessions, closed(BOOK))
+        await query(sessions, "CREATE TABLE learned (learner text, position_id text, timeframe text)")
         yield sessions
 
 
-async def learn(sessions: Sessions, learners: Sequence[Learner], *names: str, position_id: str = "p-1") -> LearnReport:
-    request = LearnRequest(position=PositionKey(book=BOOK, position_id=position_id), learners=list(names))
-    return await ActivityEnvironment().run(LearnerActivities(sessions, learners).learn, request)
+async def close(sessions: Sessions, learners: Sequence[Learner], *positions: ClosedPosition) -> LearnReport:
+    """Attribute and learn in one transaction, as an activity does."""
+
+    async def transaction() -> LearnReport:
+        async with sessions.begin() as session:
+            answers, report = await attribute_and_learn(session, positions, POLICY, NOW, "a test", learners)
+            assert all(accepted(answer) for answer in answers)
+            return report
+
+    return await ActivityEnvironment().run(transaction)
 
 
-async def test_every_named_learner_is_told_of_the_outcome(own: Sessions) -> None:
-    report = await learn(own, [Writing("a"), Writing("b"), Writing("not asked")], "b", "a")
-    assert report == LearnReport(learned=["b", "a"])
-    rows = await query(own, "SELECT * FROM learned ORDER BY learner")
-    assert [dict(row) for row in rows] == [{"learner": name, "position_id": "p-1", "rr": 2.0} for name in ("a", "b")]
+async def learned(sessions: Sessions) -> list[tuple[str, str]]:
+    rows = await query(sessions, "SELECT * FROM learned ORDER BY position_id, learner")
+    assert all(row["timeframe"] == "1h" for row in rows)
+    return [(row["position_id"], row["learner"]) for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        (Writing("broken", error=RuntimeError("out of ideas")), "RuntimeError: out of ideas"),
-        (Writing("broken", error=KeyError("x" * 2000)), "KeyError: 'xxx"),
-        (Writing("broken", error=FileNotFoundError("its own file")), "FileNotFoundError: its own file"),
-        (Writing("broken", then="SELECT * FROM not_there"), 'relation "not_there" does not exist'),
-        (Writing("broken", then="INSERT INTO books VALUES (NULL)"), "null value in column"),
-        (Writing("broken", then="SELECT 1 / 0"), "division by zero"),
-    ],
-    ids=[
-        "raises",
-        "raises at length",
-        "misses a file",
-        "asks for what is not there",
-        "breaks a constraint",
-        "breaks arithmetic",
-    ],
-)
-async def test_one_that_always_fails_is_reported_and_leaves_nothing(
-    broken: Writing, reason: str, own: Sessions
-) -> None:
-    before = await tally(own, BOOK)
+async def test_every_learner_is_told_of_every_new_outcome_once(own: Sessions) -> None:
+    positions = [closed(BOOK, name, entry_context=CONTEXT) for name in ("p-2", "p-1")]
+    learners = [Writing("b"), Writing("a")]
+    assert await close(own, learners, *positions, positions[0]) == LearnReport(learned=["b", "a"])
+    assert await close(own, learners, *positions) == LearnReport(learned=["b", "a"]), "they have learned it before"
+    assert await learned(own) == [("p-1", "a"), ("p-1", "b"), ("p-2", "a"), ("p-2", "b")]
+    assert await owed(own, BOOK) == []
+
+
+@pytest.mark.parametrize("case", BROKEN)
+async def test_one_that_fails_is_owed_and_leaves_nothing_and_the_attribution_stands(case: str, own: Sessions) -> None:
+    then, error, reason = BROKEN[case]
+    position = closed(BOOK, entry_context=CONTEXT)
+    learners = [Writing("first"), Writing("broken", then, error), Writing("last")]
     for _ in range(2):
-        report = await learn(own, [Writing("first"), broken, Writing("last")], "first", "broken", "last")
+        report = await close(own, learners, position)
         assert report.learned == ["first", "last"]
         assert list(report.failed) == ["broken"]
         assert reason in report.failed["broken"]
         assert len(report.failed["broken"]) <= 500
-    names = [row["learner"] for row in await query(own, "SELECT learner FROM learned ORDER BY learner")]
-    assert names == ["first", "first", "last", "last"], "what the broken one wrote was rolled back"
-    assert await tally(own, BOOK) == before
+    assert await learned(own) == [("p-1", "first"), ("p-1", "last")], "what the broken one wrote was rolled back"
+    assert await tally(own, BOOK) == Tally(1, 1, 1, 1, convictions=1)
+    assert await karma_of_book(own, BOOK) == {"ta": (1.0, 1, 0, 1)}
+    assert await owed(own, BOOK) == [("broken", "p-1")]
+    mended = [Writing("first"), Writing("broken"), Writing("last")]
+    assert (await learn_missed(own, None, mended)).learned == {"first": 0, "broken": 1, "last": 0}
+    assert await learned(own) == [("p-1", "broken"), ("p-1", "first"), ("p-1", "last")]
 
 
-async def test_a_learner_that_this_worker_does_not_have_is_reported(own: Sessions) -> None:
-    report = await learn(own, [Writing("a")], "a", "from a newer worker")
-    assert report.learned == ["a"]
-    assert report.failed == {"from a newer worker": "this worker does not have it"}
+async def test_a_close_that_is_sent_again_is_taken_in_by_whom_it_is_owed(own: Sessions) -> None:
+    position = closed(BOOK, entry_context=CONTEXT)
+    await close(own, [Writing("fine"), Writing("broken", error=RuntimeError())], position)
+    mended = [Writing("fine"), Writing("broken")]
+    assert await close(own, mended, position) == LearnReport(learned=["fine", "broken"])
+    assert await learned(own) == [("p-1", "broken"), ("p-1", "fine")]
+    assert await owed(own, BOOK) == []
 
 
-async def test_without_learners_there_is_nothing_to_do(own: Sessions) -> None:
-    assert await learn(own, []) == LearnReport()
+@pytest.mark.parametrize("passing", [ConnectionError("reset"), OSError("no route")])
+async def test_an_error_that_may_pass_undoes_the_whole_so_that_it_is_tried_again(
+    passing: Exception, own: Sessions
+) -> None:
+    position = closed(BOOK, entry_context=CONTEXT)
+    with pytest.raises(type(passing)):
+        await close(own, [Writing("first"), Writing("away", error=passing)], position)
+    assert await learned(own) == []
+    assert await tally(own, BOOK) == Tally(0, 0, 0, 0, convictions=0)
+    assert await owed(own, BOOK) == []
+
+
+# Workflows of 0.1 -----------------------------------------------------------------------------------------------------
+
+
+async def ask(sessions: Sessions, learners: Sequence[Learner], *names: str) -> LearnReport:
+    request = LearnRequest(position=PositionKey(book=BOOK, position_id="p-1"), learners=list(names))
+    return await ActivityEnvironment().run(LearnerActivities(sessions, learners).learn, request)
+
+
+async def test_workflows_of_before_have_their_learners_told_one_by_one(own: Sessions) -> None:
+    names = ["first", "broken", "last", "from a newer worker"]
+    await attribute_all(own, [closed(BOOK, entry_context=CONTEXT)], names)
+    learners = [Writing("first"), Writing("broken", error=RuntimeError("not yet")), Writing("last"), Writing("other")]
+    for _ in range(2):
+        report = await ask(own, learners, *names)
+        assert report.learned == ["first", "last"]
+        assert report.failed == {
+            "broken": "RuntimeError: not yet",
+            "from a newer worker": "this worker does not have it",
+        }
+    assert await learned(own) == [("p-1", "first"), ("p-1", "last")]
+    assert await owed(own, BOOK) == [("broken", "p-1"), ("from a newer worker", "p-1")]
+    assert await ask(own, []) == LearnReport()

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
+from closeloop.activities.learners import learn_owed
 from closeloop.activities.patterns import TIMEFRAMES, PatternEvents, TimeframeCoefficients
-from closeloop.models.positions import ClosedPosition, PositionOutcome
+from closeloop.models.positions import ClosedPosition, PositionKey, PositionOutcome
 from closeloop.store.database import Sessions
 from tests.activities.patterning import (
     FIRST,
@@ -155,7 +156,7 @@ async def test_what_a_failing_transaction_learned_is_learned_again(
     await attribute_all(sessions, positions)
     known = await outcomes(sessions, positions)
     async with sessions() as session:
-        await learner.learn(session, known)
+        await learn_owed(session, learner, known)
         await session.rollback()
     assert len(await owed(sessions, book)) == 10
     await learn_missed(sessions, [book])
@@ -171,8 +172,8 @@ async def test_two_that_are_told_of_one_outcome_take_turns(
     known = await outcomes(sessions, positions)
     async with sessions() as one, sessions() as other:
         waiting = await backend(other)
-        await learner.learn(one, known)
-        second = asyncio.create_task(learner.learn(other, known))
+        await learn_owed(one, learner, known)
+        second = asyncio.create_task(learn_owed(other, learner, known))
         await wait_until_blocked(sessions, [waiting])
         await one.commit()
         await second
@@ -258,8 +259,10 @@ class Choking(PatternEvents):
         super().__init__(POLICY)
         self._on = on
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        await super().learn(session, outcomes)
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        await super().take_in(session, outcomes, contexts)
         if any(outcome.position_id == self._on for outcome in outcomes):
             raise RuntimeError("cannot swallow this")
 

@@ -4,9 +4,11 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -14,7 +16,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from closeloop.activities.learners import Learner
 from closeloop.activities.patterns import PatternEvents, TimeframeCoefficients
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import PositionOutcome
+from closeloop.models.positions import PositionKey, PositionOutcome
 from closeloop.store.database import open_engine
 from closeloop.workers.wiring import build_worker
 
@@ -22,29 +24,45 @@ READY = "ready"
 POLICY = LearningPolicy()
 
 
-def die() -> None:
+def die() -> bool:
     os.kill(os.getpid(), signal.SIGKILL)
+    return True
 
 
 class DiesBeforeCommit(TimeframeCoefficients):
     """It has learned, and what it learned is not committed."""
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        await super().learn(session, outcomes)
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        await super().take_in(session, outcomes, contexts)
         die()
 
 
-class DiesAtOnce(PatternEvents):
-    """The learner before it has committed, and nobody was told so."""
+class DiesAfterCommit(TimeframeCoefficients):
+    """All is committed, and nobody was told so."""
 
-    async def learn(self, session: AsyncSession, outcomes: Sequence[PositionOutcome]) -> None:
-        die()
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        await super().take_in(session, outcomes, contexts)
+        event.listen(session.sync_session, "after_transaction_end", lambda _, ended: ended.parent is None and die())
+
+
+class Fails(TimeframeCoefficients):
+    """It cannot learn."""
+
+    async def take_in(
+        self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
+    ) -> None:
+        raise RuntimeError("not in this process")
 
 
 LEARNERS: dict[str, list[Learner]] = {
     "lives": [PatternEvents(POLICY), TimeframeCoefficients(POLICY)],
     "before": [PatternEvents(POLICY), DiesBeforeCommit(POLICY)],
-    "after": [TimeframeCoefficients(POLICY), DiesAtOnce(POLICY)],
+    "after": [PatternEvents(POLICY), DiesAfterCommit(POLICY)],
+    "fails": [PatternEvents(POLICY), Fails(POLICY)],
 }
 
 

@@ -46,7 +46,7 @@ async def worker(
 async def test_killed_while_a_close_is_learned_from(
     book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path, mode: str
 ) -> None:
-    """Before what was learned is committed, and after one of two learners has committed."""
+    """Before anything is committed, and after everything is, before the workflow hears of it."""
     dsn, sessions = own
     queue = f"learning-{book}"
     [position] = trades(book, 1)
@@ -55,31 +55,35 @@ async def test_killed_while_a_close_is_learned_from(
             "PositionCloseWorkflow", position, id=f"killed/{book}", task_queue=queue, result_type=CloseReport
         )
         assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
-    assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1, "the attribution stands"
-    survivor = "pattern-events" if mode == "before" else "timeframe-coefficients"
-    assert await owed(sessions, book) == [(name, position.position_id) for name in NAMES if name != survivor]
+    committed = 0 if mode == "before" else 1
+    assert len(await query(sessions, "SELECT 1 FROM attributions")) == committed
+    assert len(await facts(sessions, book)) == committed, "learned with the attribution, or not at all"
     async with worker(client, dsn, queue, tmp_path):
         report = await asyncio.wait_for(handle.result(), 120)
-    assert sorted(report.learned) == sorted(NAMES)
+    assert (report.already_attributed, report.learned) == (False, NAMES)
+    assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1
     assert len(await facts(sessions, book)) == (await config(sessions, book))["global_rr"]["n"] == 1
     assert await owed(sessions, book) == []
 
 
-async def test_what_a_killed_worker_left_is_caught_up_without_its_workflow(
+async def test_what_a_learner_failed_on_is_taken_in_by_another_worker(
     book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path
 ) -> None:
     dsn, sessions = own
     queue = f"learning-{book}"
     [position] = trades(book, 1)
-    async with worker(client, dsn, queue, tmp_path, "before") as process:
-        handle = await client.start_workflow("PositionCloseWorkflow", position, id=f"killed/{book}", task_queue=queue)
-        assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
-    await handle.terminate()
+    async with worker(client, dsn, queue, tmp_path, "fails"):
+        report: CloseReport = await client.execute_workflow(
+            "PositionCloseWorkflow", position, id=f"fails/{book}", task_queue=queue, result_type=CloseReport
+        )
+    assert list(report.not_learned) == ["timeframe-coefficients"]
+    assert await owed(sessions, book) == [("timeframe-coefficients", position.position_id)]
     async with worker(client, dsn, queue, tmp_path):
         await client.execute_workflow(
             "CatchUpWorkflow", CatchUpRequest(), id=f"catch-up/{book}", task_queue=queue, result_type=CatchUpReport
         )
     assert len(await facts(sessions, book)) == (await config(sessions, book))["global_rr"]["n"] == 1
+    assert await owed(sessions, book) == []
 
 
 async def test_killed_while_lessons_are_written(
