@@ -1,4 +1,4 @@
-"""What PostgreSQL takes: ``COPY`` of the rows of an import into the same tables, with the same indexes, on the same disk."""
+"""What PostgreSQL takes: ``COPY`` of an import's rows into the same tables, with the same indexes, on the same disk."""
 
 import io
 import time
