@@ -17,8 +17,7 @@ from closeloop.cli.instants import instant
 from closeloop.models.errors import ServiceError
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
-from closeloop.workers.settings import Settings, SettingsError
-from closeloop.workers.stack.home import StackError
+from closeloop.workers.settings import Settings
 
 T = TypeVar("T")
 
@@ -77,7 +76,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a command's coroutine; expected failures become one sentence."""
     try:
         return asyncio.run(main)
-    except (ServiceError, StackError, SettingsError) as error:
+    except ServiceError as error:
         fail(str(error))
     except RPCError as error:
         fail(f"Temporal refused or does not answer ({error.message[:300]}): 'closeloop status' tells what is up.")

@@ -2,32 +2,26 @@
 
 import asyncio
 import signal
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import text
-from temporalio.api.enums.v1 import TaskQueueType
-from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
-from temporalio.client import Client
 
-from closeloop import store
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
-from closeloop.models.launches import TASK_QUEUE
-from closeloop.workers.addresses import temporal_config, ui_url
+from closeloop.models.errors import ServiceError
+from closeloop.models.status import Addresses, Status, WorkerStatus
+from closeloop.services.status import status as look_at_everything
+from closeloop.workers.addresses import temporal_config
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import SCHEDULES, apply_schedules
 from closeloop.workers.settings import SettingsError
-from closeloop.workers.stack.home import Home, StackError
+from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 from closeloop.workers.telemetry import Telemetry, start_logging
 from closeloop.workers.worker import run_worker
 
 HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the stack's data.")]
-LONG_POLL = timedelta(seconds=75)
 schedules = typer.Typer(help="What runs repeatedly.", no_args_is_help=True)
 search_attributes = typer.Typer(help="Search attributes of the Temporal namespace.", no_args_is_help=True)
 
@@ -81,76 +75,39 @@ def status(as_json: AsJson = False) -> None:
         print_json(report)
     else:
         shown = table("part", "up", "detail")
-        for name in ("postgres", "schema", "temporal", "worker"):
-            part = report[name]
-            detail = ", ".join(f"{k} {v}" for k, v in part.items() if k != "up" and v is not None)
-            shown.add_row(name, "yes" if part["up"] else "no", detail)
-        out.print(f"home {report['home']}: {'a stack runs here' if report['stack_running'] else 'no stack runs here'}")
+        for name, part in report.parts().items():
+            told = part.model_dump(exclude={"up", "workers", "task_queue", "queues"}, exclude_none=True)
+            if isinstance(part, WorkerStatus):
+                told = {queue.task_queue: " and ".join(queue.workers) or "nobody" for queue in part.queues}
+            shown.add_row(name, "yes" if part.up else "no", ", ".join(f"{key} {value}" for key, value in told.items()))
+        out.print(f"home {report.home}: {'a stack runs here' if report.stack_running else 'no stack runs here'}")
         out.print(shown)
-        if not report["up"]:
+        if not report.up:
             out.print(
                 "What is not up: 'closeloop dev' starts a local stack; its logs are under the home's logs folder."
             )
-    if not report["up"]:
+    if not report.up:
         raise typer.Exit(1)
 
 
-async def _status() -> dict[str, Any]:
+async def _status() -> Status:
+    return await look_at_everything(_addresses(), database, temporal)
+
+
+def _addresses() -> Addresses:
     home = Home(settings().home)
     state = home.state()
-    postgres: dict[str, Any] = {"up": False, "data": state.postgres_data if state else None}
-    schema: dict[str, Any] = {"up": False, "needed": store.schema.newest()}
     try:
-        async with database() as session:
-            version = (await session.execute(text("SHOW server_version"))).scalar_one()
-            postgres |= {"up": True, "version": version}
-            revision = await store.schema.revision(session)
-            schema |= {"revision": revision, "up": revision == schema["needed"]}
-    except Exception as error:  # whatever it is, it is the answer
-        postgres["reason"] = _reason(error)
-    server: dict[str, Any] = {"up": False}
-    pollers: dict[str, Any] = {"up": False, "task_queue": TASK_QUEUE}
-    try:
-        server["address"] = temporal_config(settings()).get("target_host")
-        server["ui"] = ui_url(settings())
-        async with asyncio.timeout(10), temporal() as client:
-            server["up"] = True
-            pollers["workers"] = await _pollers(client)
-            pollers["up"] = bool(pollers["workers"])
-    except Exception as error:
-        server["reason"] = _reason(error)
-    parts = {"postgres": postgres, "schema": schema, "temporal": server, "worker": pollers}
-    return {
-        "home": str(home.path),
-        "stack_running": home.is_claimed(),
-        "up": all(part["up"] for part in parts.values()),
-        **parts,
-    }
-
-
-async def _pollers(client: Client) -> list[str]:
-    """Workers that polled within the last long poll (one is at most 60 s)."""
-    description = await client.workflow_service.describe_task_queue(
-        DescribeTaskQueueRequest(
-            namespace=client.namespace,
-            task_queue=TaskQueue(name=TASK_QUEUE),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
+        address = temporal_config(settings()).get("target_host")
+    except ServiceError:  # connecting says the same
+        address = None
+    return Addresses(
+        home=home.path,
+        stack_running=home.is_claimed(),
+        postgres_data=state.postgres_data if state else None,
+        temporal=address,
+        temporal_ui=state.ui_url if state else None,
     )
-    now = datetime.now(UTC)
-    return sorted(
-        {
-            poller.identity
-            for poller in description.pollers
-            if now - poller.last_access_time.ToDatetime(tzinfo=UTC) < LONG_POLL
-        }
-    )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StackError | SettingsError):
-        return str(error)
-    return "does not answer" if isinstance(error, OSError | TimeoutError | RuntimeError) else type(error).__name__
 
 
 @schedules.command("apply")

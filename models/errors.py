@@ -35,3 +35,9 @@ class RunFailed(ServiceError):
     """A workflow that was started for the request ended without a result; the sentence says why."""
 
     http_status = 502
+
+
+class Unavailable(ServiceError):
+    """What every request needs is not there or cannot be used: the stack, a server, a setting; says what to do."""
+
+    http_status = 503

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import asyncpg
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
 # A host that is lost in the middle of a transaction must not hold its locks for hours.
@@ -41,3 +42,8 @@ async def session_for(dsn: str) -> AsyncIterator[AsyncSession]:
             yield session
     finally:
         await engine.dispose()
+
+
+async def server_version(session: AsyncSession) -> str:
+    """PostgreSQL's version, such as 18.1."""
+    return str((await session.execute(text("SHOW server_version"))).scalar_one())

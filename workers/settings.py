@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
+from closeloop.models.errors import Unavailable
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.refusals import describe
 
@@ -18,7 +19,7 @@ DEFAULT_MODEL = "claude-haiku-5-5"
 DEFAULT_PRICES = (Decimal("0.10"), Decimal("0.50"))
 
 
-class SettingsError(Exception):
+class SettingsError(Unavailable):
     """A setting that cannot be used; the message says what to change."""
 
 

@@ -2,15 +2,33 @@
 
 import asyncio
 import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+from temporalio.client import Client
 
 from closeloop import store
+from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.status import Addresses, Status
+from closeloop.services.status import status as look_at_everything
+from closeloop.store.database import open_engine, session_for
+from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.wiring import build_market_worker
+from tests.conftest import NO_SOURCE
 from tests.faults.stack_process import StackProcess
+from tests.waiting import eventually, until
+from tests.workers.namespaces import own_namespace
 
 
 async def test_status(stack: StackProcess) -> None:
+    async def up() -> bool:  # "ready" was said before each queue was polled for the first time
+        return bool((await stack.json("status"))["up"])
+
+    await until("everything up", up)
     status, text, elsewhere = await asyncio.gather(
         stack.json("status"),
         stack.cli("status"),
@@ -22,12 +40,54 @@ async def test_status(stack: StackProcess) -> None:
     assert {name: status[name]["up"] for name in ("postgres", "schema", "temporal", "worker")} == dict.fromkeys(
         ("postgres", "schema", "temporal", "worker"), True
     )
+    assert {status[name]["reason"] for name in ("postgres", "schema", "temporal", "worker")} == {None}
     assert Path(status["postgres"]["data"]).is_dir()
     assert status["temporal"]["address"] == f"127.0.0.1:{stack.ports['temporal']}"
     assert status["temporal"]["ui"] == f"http://127.0.0.1:{stack.ports['ui']}"
     assert text.status == 0
     assert str(stack.home) in text.out
     assert elsewhere.json()["up"] is True
+
+
+async def test_status_names_who_polls_each_queue(stack: StackProcess) -> None:
+    async def queues() -> dict[str, list[str]]:
+        return {queue["task_queue"]: queue["workers"] for queue in (await stack.json("status"))["worker"]["queues"]}
+
+    polled = f"{stack.child('worker').pid}@"
+
+    async def by_the_worker() -> bool:
+        return all(any(who.startswith(polled) for who in workers) for workers in (await queues()).values())
+
+    await until("each queue is polled by the stack's worker", by_the_worker)
+    assert list(await queues()) == [TASK_QUEUE, MARKET_TASK_QUEUE, LLM_TASK_QUEUE]
+    text = (await stack.cli("status")).out
+    for queue, workers in (await queues()).items():
+        assert f"{queue} {workers[0]}" in re.sub(r"\s+│?\s*", " ", text)
+
+
+async def test_a_queue_that_nobody_polls(dsn: str, client: Client, home: Path) -> None:
+    """A worker of some queues only: the others are named, and not everything is up."""
+    own = await own_namespace(client)
+    await register_search_attributes(own)
+
+    @asynccontextmanager
+    async def temporal() -> AsyncIterator[Client]:
+        yield own
+
+    async def look() -> Status:
+        return await look_at_everything(addresses, lambda: session_for(dsn), temporal)
+
+    def polled(seen: Status) -> list[str]:
+        return [queue.task_queue for queue in seen.worker.queues if queue.workers]
+
+    addresses = Addresses(home=home, stack_running=True, postgres_data=None, temporal=None, temporal_ui=None)
+    engine = open_engine(dsn, pool_size=1)
+    async with build_market_worker(own, engine, LearningPolicy(), binance_url=NO_SOURCE):
+        seen = await eventually(look, lambda seen: bool(polled(seen)))
+    await engine.dispose()
+    assert polled(seen) == [MARKET_TASK_QUEUE]
+    assert (seen.postgres.up, seen.schema_.up, seen.temporal.up) == (True, True, True)
+    assert (seen.worker.up, seen.up) == (False, False)
 
 
 async def test_db_url_and_upgrade(stack: StackProcess) -> None:
@@ -106,12 +166,12 @@ async def test_a_second_worker_that_is_stopped(stack: StackProcess) -> None:
     worker = await stack.begin("worker")
     assert worker.process.pid != os.getpid()
     polling = f"{worker.process.pid}@"
-    for _ in range(100):
+
+    async def it_polls() -> bool:
         status = await stack.json("status")
-        if any(identity.startswith(polling) for identity in status["worker"]["workers"]):
-            break
-    else:
-        raise AssertionError(status)
+        return any(identity.startswith(polling) for identity in status["worker"]["workers"])
+
+    await until("the second worker polls", it_polls)
     worker.process.terminate()
     result = await worker.result()
     assert result.status == 0

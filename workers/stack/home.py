@@ -10,8 +10,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from closeloop.models.errors import Unavailable
 
-class StackError(Exception):
+
+class StackError(Unavailable):
     """The stack cannot do what was asked; the message is one sentence that says what to do."""
 
 

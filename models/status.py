@@ -1,0 +1,74 @@
+"""What is up."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, Field
+
+
+class Addresses(BaseModel):
+    """Where the parts are, as far as this process knows; what ``status`` is asked about."""
+
+    home: Path
+    stack_running: bool
+    postgres_data: str | None
+    temporal: str | None
+    temporal_ui: str | None
+
+
+class PartStatus(BaseModel):
+    """A part of the service. ``reason`` says why it is not up; None where it is, or where another part's says it."""
+
+    up: bool = False
+    reason: str | None = None
+
+
+class PostgresStatus(PartStatus):
+    """The database server; ``data`` is the folder of a local one."""
+
+    version: str | None = None
+    data: str | None
+
+
+class SchemaStatus(PartStatus):
+    """Up where the database's revision is the one that this closeloop needs."""
+
+    needed: str
+    revision: str | None = None
+
+
+class TemporalStatus(PartStatus):
+    """The Temporal server, with the address of a local one's web UI."""
+
+    address: str | None
+    ui: str | None
+
+
+class QueueStatus(BaseModel):
+    """A task queue and the identities of the workers that poll it."""
+
+    task_queue: str
+    workers: list[str]
+
+
+class WorkerStatus(PartStatus):
+    """Up where every queue is polled. ``workers`` are those of ``task_queue``, the queue of most work."""
+
+    task_queue: str
+    workers: list[str] = []
+    queues: list[QueueStatus] = []
+
+
+class Status(BaseModel):
+    """Everything is up where each part is."""
+
+    home: Path
+    stack_running: bool
+    up: bool
+    postgres: PostgresStatus
+    schema_: SchemaStatus = Field(serialization_alias="schema")
+    temporal: TemporalStatus
+    worker: WorkerStatus
+
+    def parts(self) -> dict[str, PartStatus]:
+        """The parts by name."""
+        return {"postgres": self.postgres, "schema": self.schema_, "temporal": self.temporal, "worker": self.worker}

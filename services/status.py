@@ -1,0 +1,90 @@
+"""What is up: database, schema, Temporal, workers."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.api.enums.v1 import TaskQueueType
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
+from temporalio.client import Client
+
+from closeloop import store
+from closeloop.models.errors import ServiceError
+from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.status import (
+    Addresses,
+    PostgresStatus,
+    QueueStatus,
+    SchemaStatus,
+    Status,
+    TemporalStatus,
+    WorkerStatus,
+)
+
+# How long ago a live worker polled at most. It asks for workflow tasks again within 70 s (a long poll ends by itself).
+# While an activity runs in its only slot, it does not ask for another: there, whom the server remembers (5 min) counts.
+WORKFLOW_POLL = timedelta(seconds=75)
+ACTIVITY_POLL = timedelta(minutes=5)
+PATIENCE_SECONDS = 10
+
+
+async def status(
+    addresses: Addresses,
+    database: Callable[[], AbstractAsyncContextManager[AsyncSession]],
+    temporal: Callable[[], AbstractAsyncContextManager[Client]],
+) -> Status:
+    """Look at every part. ``database`` and ``temporal`` connect; why they cannot is the answer, never an error."""
+    postgres = PostgresStatus(data=addresses.postgres_data)
+    schema = SchemaStatus(needed=store.schema.newest())
+    try:
+        async with database() as session:
+            postgres.version = await store.database.server_version(session)
+            postgres.up = True
+            schema.revision = await store.schema.revision(session)
+            schema.up = schema.revision == schema.needed
+    except Exception as error:  # whatever it is, it is the answer
+        postgres.reason = _reason(error)
+    server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
+    worker = WorkerStatus(task_queue=TASK_QUEUE)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS), temporal() as client:
+            server.up = True
+            worker.queues = [
+                QueueStatus(task_queue=queue, workers=await _pollers(client, queue))
+                for queue in (TASK_QUEUE, MARKET_TASK_QUEUE, LLM_TASK_QUEUE)
+            ]
+            worker.workers = worker.queues[0].workers
+            worker.up = all(queue.workers for queue in worker.queues)
+    except Exception as error:
+        server.reason = _reason(error)
+    return Status(
+        home=addresses.home,
+        stack_running=addresses.stack_running,
+        up=postgres.up and schema.up and server.up and worker.up,
+        postgres=postgres,
+        schema_=schema,
+        temporal=server,
+        worker=worker,
+    )
+
+
+async def _pollers(client: Client, queue: str) -> list[str]:
+    """Identities of the workers that polled lately."""
+    only_activities = queue == MARKET_TASK_QUEUE
+    kind = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY if only_activities else TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
+    description = await client.workflow_service.describe_task_queue(
+        DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
+    )
+    earliest = datetime.now(UTC) - (ACTIVITY_POLL if only_activities else WORKFLOW_POLL)
+    return sorted(
+        {poller.identity for poller in description.pollers if poller.last_access_time.ToDatetime(tzinfo=UTC) > earliest}
+    )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ServiceError):
+        return str(error)
+    return "does not answer" if isinstance(error, OSError | TimeoutError | RuntimeError) else type(error).__name__
