@@ -14,6 +14,8 @@ from closeloop.learning.karma import karma_step
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
+    CONFLICT,
+    IMPOSSIBLE,
     AttributedClose,
     ClosedPosition,
     ConvictionStatus,
@@ -32,10 +34,6 @@ class RefusedClose:
 
     kind: str
     reason: str
-
-
-CONFLICT = "PositionConflict"
-IMPOSSIBLE = "PositionRefused"
 
 
 async def attribute_and_learn(

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import shutil
 import signal
 import socket
@@ -11,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from decimal import Decimal
 from urllib.parse import quote
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -24,9 +22,6 @@ from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
 from closeloop.cli.forecasts import resolve_forecasts
 from closeloop.cli.imports import run_import
-from closeloop.cli.karma import rebuild_karma
-from closeloop.cli.outcomes import summarise
-from closeloop.cli.positions import AT_ONCE, close_position
 from closeloop.cli.simulated_engine import (
     BOOKS,
     DAYS,
@@ -44,13 +39,17 @@ from closeloop.cli.weights import active_weights, run_cycle, say
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.lessons import LessonRequest, LessonStatus
 from closeloop.models.overrides import MatchRequest, OverrideRequest
-from closeloop.models.positions import ClosedPosition
+from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, Verdict
+from closeloop.services.imports import jsonl_source
+from closeloop.services.karma import listing as list_karma
+from closeloop.services.karma import rebuild as rebuild_karma
 from closeloop.services.lessons import build as build_lessons
+from closeloop.services.outcomes import summary as summarise
 from closeloop.services.overrides import match
 from closeloop.services.overrides import materialize as materialize_overrides
-from closeloop.store.imports import StagedRow
+from closeloop.services.positions import AT_ONCE, close
 from closeloop.workers.addresses import ui_url
 from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports
@@ -74,7 +73,7 @@ async def _demo() -> None:
         async with temporal() as client:
             new = await _play(client)
             for book in BOOKS:
-                await rebuild_karma(client, book.name)
+                await rebuild_karma(client, KarmaRebuildRequest(book=book.name))
             cycles = {book.name: await _weekly_cycles(client, book) for book in BOOKS}
             await _forecast(client)
         for book in BOOKS:
@@ -135,7 +134,7 @@ async def _play(client: Client) -> int:
 
         async def one(position: ClosedPosition) -> bool:
             async with turnstile:
-                report = await close_position(client, position)
+                report = await close(client, position)
             bar.advance(task)
             return not report.already_attributed
 
@@ -230,24 +229,23 @@ async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> Non
 
 
 async def _show(book: SimulatedBook) -> None:
-    summary = await summarise(book.name)
-    low, high = summary["hit_rate_low"], summary["hit_rate_high"]
-    out.print(
-        f"Book {book.name}: {summary['count']} positions attributed, hit rate {summary['hit_rate']:.0%} "
-        f"(95 % interval {low:.0%} to {high:.0%}), PnL {signed(Decimal(summary['realized_pnl']))}, "
-        f"{summary['avg_rr']:+.2f} R on average."
-    )
     async with database() as session:
-        karma = await store.karma.listing(session, book.name)
+        summary = await summarise(session, book.name)
+        karma = await list_karma(session, book.name)
+    out.print(
+        f"Book {book.name}: {summary.count} positions attributed, hit rate {summary.hit_rate:.0%} "
+        f"(95 % interval {summary.hit_rate_low:.0%} to {summary.hit_rate_high:.0%}), "
+        f"PnL {signed(summary.realized_pnl)}, {summary.avg_rr:+.2f} R on average."
+    )
     shown = table("producer", "karma", "trades", "hit rate", "planted hit rate", "karma to expect", numbers=_NUMBERS)
     for row in karma:
-        interval = wilson_interval(row["wins"], row["trades"])
-        rate = f"{row['wins'] / row['trades']:.0%} ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "-"
-        truth = book.producers[row["producer_id"]]
+        interval = wilson_interval(row.wins, row.trades)
+        rate = f"{row.wins / row.trades:.0%} ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "-"
+        truth = book.producers[row.producer_id]
         shown.add_row(
-            row["producer_id"],
-            f"{row['karma']:+.2f}",
-            str(row["trades"]),
+            row.producer_id,
+            f"{row.karma:+.2f}",
+            str(row.trades),
             rate,
             f"{truth:.0%}",
             f"{2 * truth - 1:+.2f}",
@@ -268,9 +266,8 @@ async def _patterns() -> None:
         f"Planted, to be found:\n  {_said(LASTING.scope)} earns {LASTING.lift:.1f} R more, all the time;\n"
         f"  {_said(FADING.scope)} earned {FADING.lift:.1f} R more on the first day, half of it {half_life:.0f} h later."
     )
-    lines = [trade.model_dump_json() for trade in trades]
-    digest = hashlib.sha256("\n".join(lines).encode())
-    await run_import((StagedRow(i, i, line) for i, line in enumerate(lines)), digest, "the demo")
+    lines = [(index, trade.model_dump_json().encode()) for index, trade in enumerate(trades)]
+    await run_import(jsonl_source(lines, "of the demo"))
     last_close = max(trade.closed_at for trade in trades)
     later = last_close + timedelta(days=29)
     async with temporal() as client:

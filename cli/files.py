@@ -39,6 +39,3 @@ def json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
         if line is None or line.strip():
             yield index, None if line is None or len(line.strip()) > MAX_MESSAGE_BYTES else line.strip()
         index += 1
-
-
-TOO_LONG = f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON"

@@ -31,11 +31,11 @@ from closeloop.cli.console import (
     run,
     table,
 )
-from closeloop.cli.files import TOO_LONG, FileArgument, json_lines, open_input
+from closeloop.cli.files import FileArgument, json_lines, open_input
 from closeloop.models.forecasts import Forecast, ForecastKey, ForecastState, ResolutionReport, ResolutionRequest
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.meta import META
-from closeloop.models.refusals import describe
+from closeloop.models.refusals import TOO_LONG, describe
 from closeloop.models.search_attributes import LIFECYCLE
 
 app = typer.Typer(help="Forecasts: what producers say, and how it turned out.", no_args_is_help=True)

@@ -1,29 +1,46 @@
 """Trust in producers."""
 
-import uuid
-
 import typer
-from temporalio.client import Client
 
-from closeloop import store
 from closeloop.cli.connections import database, temporal
-from closeloop.cli.console import AsJson, BookOption, at, hinting, number, out, print_json, run, table
-from closeloop.models.launches import TASK_QUEUE
+from closeloop.cli.console import (
+    AsJson,
+    BeforeOption,
+    BookOption,
+    LastOption,
+    at,
+    hinting,
+    number,
+    out,
+    print_json,
+    run,
+    table,
+)
 from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
+from closeloop.services import karma
 
 app = typer.Typer(help="Trust in producers.")
 
 
 @app.callback(invoke_without_command=True)
-def karma(context: typer.Context, book: BookOption = None, as_json: AsJson = False) -> None:
-    """Karma of each producer: an EMA of the outcomes of the trades that it signalled, from -1 to 1."""
+def listing(
+    context: typer.Context,
+    book: BookOption = None,
+    last: LastOption = None,
+    before: BeforeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """Karma of each producer: an EMA of the outcomes of the trades that it signalled, from -1 to 1.
+
+    An ID is a producer's with --book, else BOOK/PRODUCER.
+    """
     if context.invoked_subcommand is None:
-        run(_list(book, as_json))
+        run(_list(book, last, before, as_json))
 
 
-async def _list(book: str | None, as_json: bool) -> None:
+async def _list(book: str | None, last: int | None, before: str | None, as_json: bool) -> None:
     async with database() as session:
-        rows = [dict(row) for row in await store.karma.listing(session, book)]
+        rows = await karma.listing(session, book, last=last, before=before)
     if as_json:
         return print_json(rows)
     if not rows:
@@ -40,13 +57,13 @@ async def _list(book: str | None, as_json: bool) -> None:
     )
     for r in rows:
         shown.add_row(
-            r["book"],
-            r["producer_id"],
-            number(r["karma"]),
-            str(r["wins"]),
-            str(r["losses"]),
-            str(r["trades"]),
-            at(r["updated_at"]),
+            r.book,
+            r.producer_id,
+            number(r.karma),
+            str(r.wins),
+            str(r.losses),
+            str(r.trades),
+            at(r.updated_at),
         )
     return out.print(shown)
 
@@ -69,17 +86,4 @@ def rebuild(
 
 async def _rebuild(book: str | None) -> KarmaRebuildReport:
     async with temporal() as client:
-        return await rebuild_karma(client, book)
-
-
-async def rebuild_karma(client: Client, book: str | None) -> KarmaRebuildReport:
-    """Run the rebuild as a workflow, so that it stands in the audit trail."""
-    report: KarmaRebuildReport = await client.execute_workflow(
-        "KarmaRebuildWorkflow",
-        KarmaRebuildRequest(book=book),
-        id=f"karma-rebuild/{book or 'all'}/{uuid.uuid4().hex[:8]}",
-        task_queue=TASK_QUEUE,
-        static_summary=f"Rebuild karma of {book or 'every book'}",
-        result_type=KarmaRebuildReport,
-    )
-    return report
+        return await karma.rebuild(client, KarmaRebuildRequest(book=book))

@@ -1,14 +1,11 @@
 """What became of closed positions."""
 
-from decimal import Decimal
-from typing import Any
-
 import typer
 
-from closeloop import store
 from closeloop.cli.connections import database
 from closeloop.cli.console import (
     AsJson,
+    BeforeOption,
     Book,
     BookOption,
     LastOption,
@@ -20,22 +17,29 @@ from closeloop.cli.console import (
     run,
     table,
 )
-from closeloop.learning.intervals import wilson_interval
+from closeloop.models.positions import OutcomesSummary
 from closeloop.models.sentences import signed
+from closeloop.services import outcomes
 
 app = typer.Typer(help="Outcomes of closed positions.")
 
 
 @app.callback(invoke_without_command=True)
-def outcomes(context: typer.Context, book: BookOption = None, last: LastOption = None, as_json: AsJson = False) -> None:
-    """List the outcomes, oldest first."""
+def listing(
+    context: typer.Context,
+    book: BookOption = None,
+    last: LastOption = None,
+    before: BeforeOption = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the outcomes, oldest first. An ID is a position's with --book, else BOOK/POSITION."""
     if context.invoked_subcommand is None:
-        run(_list(book, last, as_json))
+        run(_list(book, last, before, as_json))
 
 
-async def _list(book: str | None, last: int | None, as_json: bool) -> None:
+async def _list(book: str | None, last: int | None, before: str | None, as_json: bool) -> None:
     async with database() as session:
-        found = store.attributions.listing(session, book, last)
+        found = outcomes.listing(session, book, last=last, before=before)
         if as_json:
             await print_json_list(found)
             return
@@ -76,38 +80,25 @@ def summary(
     as_json: AsJson = False,
 ) -> None:
     """Count, hit rate with its 95 % interval, PnL and R of a book."""
-    report = run(summarise(book))
+    report = run(_summary(book))
     if as_json:
         return print_json(report)
-    if report["count"] == 0:
+    if report.hit_rate is None:
         return out.print(f"Book {book} has no outcomes yet.")
     shown = table("", "", title=f"Book {book}")
-    low, high = report["hit_rate_low"], report["hit_rate_high"]
-    shown.add_row("closed positions", str(report["count"]))
-    shown.add_row("hit rate", f"{report['hit_rate']:.1%} (95 % interval {low:.1%} to {high:.1%})")
-    shown.add_row("realised PnL", signed(Decimal(report["realized_pnl"])))
+    shown.add_row("closed positions", str(report.count))
+    interval = f"95 % interval {report.hit_rate_low:.1%} to {report.hit_rate_high:.1%}"
+    shown.add_row("hit rate", f"{report.hit_rate:.1%} ({interval})")
+    shown.add_row("realised PnL", signed(report.realized_pnl))
     shown.add_row(
-        "average R",
-        f"{number(report['avg_rr'])} ± {number(report['avg_rr_se'])} ({report['rr_count']} with known risk)",
+        "average R", f"{number(report.avg_rr)} ± {number(report.avg_rr_se)} ({report.rr_count} with known risk)"
     )
-    shown.add_row("average time held", f"{number(report['avg_time_held_hours'], 1)} h")
-    shown.add_row("with domain scores", str(report["with_domain_scores"]))
-    shown.add_row("closed between", f"{at(report['first_closed_at'])} and {at(report['last_closed_at'])}")
+    shown.add_row("average time held", f"{number(report.avg_time_held_hours, 1)} h")
+    shown.add_row("with domain scores", str(report.with_domain_scores))
+    shown.add_row("closed between", f"{at(report.first_closed_at)} and {at(report.last_closed_at)}")
     return out.print(shown)
 
 
-async def summarise(book: str) -> dict[str, Any]:
-    """The summary as ``--json`` prints it."""
+async def _summary(book: str) -> OutcomesSummary:
     async with database() as session:
-        row = dict(await store.attributions.summary(session, book))
-    count, wins, sd = row["count"], row["wins"], row.pop("sd_rr")
-    low, high = wilson_interval(wins, count) or (None, None)
-    return {
-        "book": book,
-        **row,
-        "realized_pnl": format(row["realized_pnl"], "f"),
-        "avg_rr_se": sd / row["rr_count"] ** 0.5 if sd is not None else None,
-        "hit_rate": wins / count if count else None,
-        "hit_rate_low": low,
-        "hit_rate_high": high,
-    }
+        return await outcomes.summary(session, book)

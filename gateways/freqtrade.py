@@ -21,7 +21,7 @@ class NotAnExport(Exception):
 
 
 @dataclass(frozen=True)
-class ReadTrade:
+class ExportedTrade:
     """A trade of the export: its strategy, its place among that one's trades, and the message or why there is none."""
 
     strategy: str
@@ -30,7 +30,7 @@ class ReadTrade:
     reason: str | None
 
 
-def read_export(content: bytes, book: str | None = None) -> Iterator[ReadTrade]:
+def read_export(content: bytes, book: str | None = None) -> Iterator[ExportedTrade]:
     """Every trade of an export, as a ``ClosedPosition`` message in ``book``, or else in a book of the strategy's name.
 
     Raises NotAnExport.
@@ -41,11 +41,11 @@ def read_export(content: bytes, book: str | None = None) -> Iterator[ReadTrade]:
             try:
                 message = _closed_position(trade, strategy, book or strategy, timeframe, met)
             except _Unusable as error:
-                yield ReadTrade(strategy, index, None, str(error))
+                yield ExportedTrade(strategy, index, None, str(error))
             except ArithmeticError:
-                yield ReadTrade(strategy, index, None, "its numbers are too large or too small")
+                yield ExportedTrade(strategy, index, None, "its numbers are too large or too small")
             else:
-                yield ReadTrade(strategy, index, message, None)
+                yield ExportedTrade(strategy, index, message, None)
 
 
 class _Unusable(Exception):

@@ -4,6 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from pydantic import BaseModel
 from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
@@ -42,6 +43,17 @@ class EventType(StrEnum):
     skill_skipped = "learning.skill.skipped.v1"
     research_over_budget = "learning.research.over_budget.v1"
     research_given_up = "learning.research.given_up.v1"
+
+
+class EventView(BaseModel):
+    """An event as it is shown. ``dedupe_key``: its type and what it is about; there is no second event with it."""
+
+    id: int
+    type: str
+    ts: datetime
+    source: str
+    payload: dict[str, Any]
+    dedupe_key: str
 
 
 class Event(SQLModel, table=True):

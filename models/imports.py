@@ -32,6 +32,27 @@ class ImportReport(BaseModel):
     rejected: int = 0
 
 
+class RejectedRow(BaseModel):
+    """A row of the input that was refused; ``index`` counts a file's lines or trades from 0."""
+
+    index: int
+    reason: str
+
+
+class ImportedBook(BookCounts):
+    """What became of one book's rows, with those that were refused."""
+
+    rejected: list[RejectedRow] = []
+
+
+class ImportResult(BaseModel):
+    """What an import did, as it is told at its end. ``rejected``: rows of which not even the book could be read."""
+
+    books: dict[str, ImportedBook] = {}
+    workflow_id: str
+    rejected: list[RejectedRow] = []
+
+
 class ImportProgress(BaseModel):
     """How far an import has come."""
 

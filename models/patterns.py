@@ -46,6 +46,16 @@ class TimeframeCoefficient(BaseModel):
     n: int
 
 
+class Coefficients(BaseModel):
+    """Coefficients of a book as they are shown; ``config_data`` is what an engine reads."""
+
+    book: str
+    module_id: str
+    config_data: dict[str, Any]
+    policy_hash: str
+    updated_at: datetime
+
+
 class Unlearned(SQLModel, table=True):
     """An outcome that a learner has still to take in: written with the attribution, deleted with the learning."""
 

@@ -40,6 +40,10 @@ from closeloop.models.values import (
     plain_json,
 )
 
+# Types of the errors with which a close's workflow fails; they are an interface.
+CONFLICT = "PositionConflict"  # other content is on record under the same id
+IMPOSSIBLE = "PositionRefused"
+
 
 class Conviction(BaseModel):
     """What was believed when the position was opened. May hold only its id, if it was recorded before."""
@@ -71,7 +75,7 @@ class AcceptedSignal(BaseModel):
     domain: Identifier | None = None
     direction: SignalDirection | None = None
     confidence: UnitFloat | None = None
-    contribution_weight: NonNegative = 1.0
+    contribution_weight: NonNegative = Field(default=1.0, description="Kept as sent; nothing is computed from it yet.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +222,67 @@ class CloseReport(BaseModel):
     sentence: str
 
 
+class RejectedClose(BaseModel):
+    """A close that was refused; ``index`` is its place in what was sent, ``position_id`` null if it cannot be read."""
+
+    index: int
+    position_id: str | None = None
+    reason: str
+
+
+class ClosesReport(BaseModel):
+    """What became of closes that were sent together."""
+
+    closed: list[CloseReport] = []
+    rejected: list[RejectedClose] = []
+
+
+class RejectedConviction(BaseModel):
+    """A conviction that was refused. ``index`` is its place in what was sent."""
+
+    index: int
+    reason: str
+
+
+class ConvictionsReport(BaseModel):
+    """How many convictions were new, how many were on record (the first recording stands), and which were refused."""
+
+    added: int
+    already_recorded: int
+    rejected: list[RejectedConviction] = []
+
+
+class OutcomesSummary(BaseModel):
+    """Outcomes of a book: counts, hit rate with its 95 % interval, money in the quote currency, R and hours."""
+
+    book: str
+    count: int
+    wins: int
+    realized_pnl: Plain
+    rr_count: int = Field(description="How many of them have an R-multiple.")
+    avg_rr: float | None
+    avg_rr_se: float | None = Field(description="Standard error of the mean R.")
+    avg_time_held_hours: float | None
+    first_closed_at: datetime | None
+    last_closed_at: datetime | None
+    with_domain_scores: int
+    hit_rate: float | None
+    hit_rate_low: float | None
+    hit_rate_high: float | None
+
+
+class ProducerTrust(BaseModel):
+    """Karma of a producer in a book, and the trades that it signalled."""
+
+    book: str
+    producer_id: str
+    karma: float
+    wins: int
+    losses: int
+    trades: int
+    updated_at: datetime
+
+
 class LearnRequest(BaseModel):
     """Tell these learners of an attributed position (workflows of 0.1)."""
 
@@ -308,10 +373,6 @@ class Position(SQLModel, table=True):
     )
 
 
-# Of a live close: the id of a workflow's run has hyphens, an import's has none (attributions.attributed_by).
-LIVE = "attributed_by LIKE '________-____-____-____-____________'"
-
-
 class Attribution(SQLModel, table=True):
     """The outcome of a closed position, matched with what was believed when it was opened. Written once."""
 
@@ -321,7 +382,13 @@ class Attribution(SQLModel, table=True):
         ForeignKeyConstraint(["book_id", "position_id"], ["positions.book_id", "positions.position_id"]),
         Index("attributions_order", "book_id", "closed_at", "position_id"),
         # What is studied as it closes; history that is imported does not pay for it.
-        Index("attributions_live", "book_id", "attributed_at", postgresql_where=text(LIVE)),
+        # Its condition is store.attributions.LIVE.
+        Index(
+            "attributions_live",
+            "book_id",
+            "attributed_at",
+            postgresql_where=text("attributed_by LIKE '________-____-____-____-____________'"),
+        ),
     )
 
     book_id: str = Col(sa_column=Column(Text, primary_key=True))

@@ -2,6 +2,10 @@
 
 from pydantic import ValidationError
 
+from closeloop.models.values import MAX_MESSAGE_BYTES
+
+TOO_LONG = f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON"
+
 
 def describe(error: ValidationError, limit: int = 20) -> str:
     """One line for a person: ``realized_pnl: must be a finite number; direction: ...``.

@@ -1,12 +1,71 @@
 """Closing positions."""
 
-from temporalio.client import Client, WorkflowHandle
+import asyncio
+import contextlib
+from collections.abc import Mapping
 
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
+
+from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, ServiceError
 from closeloop.models.launches import position_close
-from closeloop.models.positions import ClosedPosition, CloseReport
+from closeloop.models.positions import (
+    CONFLICT,
+    IMPOSSIBLE,
+    ClosedPosition,
+    CloseReport,
+    ClosesReport,
+    RejectedClose,
+)
 from closeloop.services.launching import start
+
+AT_ONCE = 20
+_REFUSALS: Mapping[str | None, type[ServiceError]] = {CONFLICT: NotPossibleNow, IMPOSSIBLE: NotAcceptable}
 
 
 async def start_close(client: Client, position: ClosedPosition) -> WorkflowHandle[object, CloseReport]:
     """Start a position's workflow. Raises WorkflowAlreadyStartedError while one of it runs."""
     return await start(client, position_close(position))
+
+
+async def close(client: Client, position: ClosedPosition) -> CloseReport:
+    """Run a position's workflow and wait for its report.
+
+    If the position's workflow is running already, it is waited for and then asked again, because the one under way
+    may have been sent with other content. Raises NotPossibleNow where other content is on record, NotAcceptable where
+    the close cannot be, RunFailed where the workflow failed otherwise.
+    """
+    while True:
+        try:
+            handle = await start_close(client, position)
+            break
+        except WorkflowAlreadyStartedError:
+            with contextlib.suppress(WorkflowFailureError):
+                await client.get_workflow_handle(position.key.workflow_id).result()
+    try:
+        return await handle.result()
+    except WorkflowFailureError as error:
+        cause: BaseException = error
+        while isinstance(cause, WorkflowFailureError | ActivityError) and cause.cause is not None:
+            cause = cause.cause
+        if isinstance(cause, ApplicationError):
+            raise _REFUSALS.get(cause.type, RunFailed)(cause.message) from None
+        raise RunFailed(str(cause)) from None
+
+
+async def close_all(client: Client, positions: Mapping[int, ClosedPosition]) -> ClosesReport:
+    """Close positions, each named by its place in what was sent, some at once. One that is refused stops no other."""
+    turnstile = asyncio.Semaphore(AT_ONCE)
+
+    async def one(index: int, position: ClosedPosition) -> CloseReport | RejectedClose:
+        async with turnstile:
+            try:
+                return await close(client, position)
+            except ServiceError as error:
+                return RejectedClose(index=index, position_id=position.position_id, reason=str(error))
+
+    answers = await asyncio.gather(*(one(index, position) for index, position in positions.items()))
+    return ClosesReport(
+        closed=[answer for answer in answers if isinstance(answer, CloseReport)],
+        rejected=[answer for answer in answers if isinstance(answer, RejectedClose)],
+    )

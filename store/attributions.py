@@ -1,13 +1,19 @@
 """Attributions: the outcome of each closed position, written once."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.positions import Attribution, PositionKey, PositionOutcome
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
+
+# Of a live close: the id of a workflow's run has hyphens, an import's has none. The index attributions_live has it.
+LIVE = "attributed_by LIKE '________-____-____-____-____________'"
 
 _COLUMNS = (
     "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "
@@ -44,9 +50,15 @@ async def load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[Posit
     return {o.key: o for o in outcomes}
 
 
-async def listing(session: AsyncSession, book: str | None, last: int | None = None) -> AsyncIterator[PositionOutcome]:
-    """Outcomes by (closed_at, position_id), streamed; only the newest ``last`` where that is given."""
-    query = f"SELECT {_COLUMNS} FROM attributions WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY "  # noqa: S608
+async def listing(
+    session: AsyncSession, book: str | None, last: int | None = None, before: PositionOutcome | None = None
+) -> AsyncIterator[PositionOutcome]:
+    """Outcomes by (closed_at, book, position_id), streamed: all, or the ``last`` of those before the given one."""
+    query = (
+        f"SELECT {_COLUMNS} FROM attributions WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+        "AND (CAST(:closed_at AS timestamptz) IS NULL OR (closed_at, book_id, position_id) < "
+        '(CAST(:closed_at AS timestamptz), CAST(:before_book AS text), CAST(:before_id AS text) COLLATE "C")) ORDER BY '
+    )
     if last is None:
         query += "closed_at, book_id, position_id"
     else:
@@ -56,15 +68,37 @@ async def listing(session: AsyncSession, book: str | None, last: int | None = No
         )
     result = await session.stream(
         text(query),
-        {"book": book} | ({} if last is None else {"last": last}),
+        {
+            "book": book,
+            "closed_at": before.closed_at if before else None,
+            "before_book": before.book if before else None,
+            "before_id": before.position_id if before else None,
+        }
+        | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
     async for row in result.mappings():
         yield PositionOutcome.model_validate(dict(row))
 
 
-async def summary(session: AsyncSession, book: str) -> RowMapping:
-    """Counts and sums of a book's outcomes, in one row."""
+@dataclass(frozen=True)
+class Sums:
+    """Counts and sums of a book's outcomes; R is that of ``rr_count`` of them."""
+
+    count: int
+    wins: int
+    realized_pnl: Decimal
+    rr_count: int
+    avg_rr: float | None
+    sd_rr: float | None
+    avg_time_held_hours: float | None
+    first_closed_at: datetime | None
+    last_closed_at: datetime | None
+    with_domain_scores: int
+
+
+async def summary(session: AsyncSession, book: str) -> Sums:
+    """Counts and sums of a book's outcomes."""
     result = await session.execute(
         text(
             "SELECT count(*) AS count, count(*) FILTER (WHERE direction_correct) AS wins, "
@@ -76,7 +110,7 @@ async def summary(session: AsyncSession, book: str) -> RowMapping:
         ),
         {"book": book},
     )
-    return result.mappings().one()
+    return Sums(**result.mappings().one())
 
 
 def _row(outcome: PositionOutcome) -> dict[str, Any]:

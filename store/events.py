@@ -3,10 +3,10 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.events import Event, EventType
+from closeloop.models.events import Event, EventType, EventView
 from closeloop.store.rows import Write, execute, insertion
 
 
@@ -39,21 +39,21 @@ async def payloads(session: AsyncSession, kind: EventType, about: Sequence[str])
 
 
 async def listing(
-    session: AsyncSession, kind: str | None, book: str | None, last: int | None = None
-) -> AsyncIterator[RowMapping]:
-    """Events, oldest first, streamed; only the newest ``last`` where that is given."""
-    where = (
+    session: AsyncSession, kind: str | None, book: str | None, last: int | None = None, before: int | None = None
+) -> AsyncIterator[EventView]:
+    """Events, oldest first, streamed: all, or the ``last`` of those before the event ``before``."""
+    query = (
+        "SELECT id, type, ts, source, payload, dedupe_key FROM events "
         "WHERE (CAST(:kind AS text) IS NULL OR type = :kind) "
-        "AND (CAST(:book AS text) IS NULL OR payload ->> 'book' = :book)"
+        "AND (CAST(:book AS text) IS NULL OR payload ->> 'book' = :book) "
+        "AND (CAST(:before AS bigint) IS NULL OR id < :before) ORDER BY id"
     )
-    columns = "id, type, ts, source, payload, dedupe_key"
-    query = f"SELECT {columns} FROM events {where} ORDER BY id"  # noqa: S608
     if last is not None:
         query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
     result = await session.stream(
         text(query),
-        {"kind": kind, "book": book} | ({} if last is None else {"last": last}),
+        {"kind": kind, "book": book, "before": before} | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
     async for row in result.mappings():
-        yield row
+        yield EventView.model_validate(dict(row))

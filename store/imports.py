@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.imports import ImportProgress, ImportRejection, ImportRow
+from closeloop.models.imports import ImportProgress, ImportRejection, ImportRow, RejectedRow
 from closeloop.store.rows import execute, insertion
 
 
@@ -138,14 +138,14 @@ async def rejection_count(session: AsyncSession, import_id: str) -> int:
     return int((await session.execute(query, {"id": import_id})).scalar_one())
 
 
-async def rejections(session: AsyncSession, import_id: str) -> AsyncIterator[RowMapping]:
-    """Refused rows in the file's order."""
+async def rejections(session: AsyncSession, import_id: str) -> AsyncIterator[tuple[str | None, RejectedRow]]:
+    """Refused rows in the file's order, each with its book, if one could be read."""
     result = await session.stream(
         text("SELECT row_index, book, reason FROM import_rejections WHERE import_id = :id ORDER BY seq"),
         {"id": import_id},
     )
-    async for row in result.mappings():
-        yield row
+    async for row in result:
+        yield row.book, RejectedRow(index=row.row_index, reason=row.reason)
 
 
 async def drop(session: AsyncSession, import_id: str) -> None:

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.positions import ProducerKarma
+from closeloop.models.positions import ProducerKarma, ProducerTrust
 from closeloop.store import locks
+from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 Key = tuple[str, str]
@@ -77,16 +78,22 @@ async def outcomes_in_order(session: AsyncSession, book: str) -> AsyncIterator[t
         yield row.producers, row.direction_correct
 
 
-async def listing(session: AsyncSession, book: str | None) -> Sequence[RowMapping]:
-    """Karma of every producer, of one book or of all, the most trusted first."""
-    result = await session.execute(
-        text(
-            "SELECT book_id AS book, producer_id, karma, wins, losses, trades, updated_at FROM producer_karma "
-            "WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY book_id, karma DESC, producer_id"
-        ),
-        {"book": book},
+async def listing(
+    session: AsyncSession, book: str | None, last: int | None = None, before: str | None = None
+) -> list[ProducerTrust]:
+    """Karma of every producer, of one book or of all, the most trusted of a book first.
+
+    Only the ``last`` of them, and of those only what comes before the producer ``before`` (BOOK/PRODUCER).
+    """
+    query = (
+        "SELECT book_id AS book, producer_id, karma, wins, losses, trades, updated_at, "
+        "book_id || '/' || producer_id AS name FROM producer_karma WHERE CAST(:book AS text) IS NULL OR book_id = :book"
     )
-    return result.mappings().all()
+    result = await session.execute(
+        text(page(query, key="name", order="book, karma DESC, producer_id")),
+        {"book": book, "last": last, "before": before},
+    )
+    return [ProducerTrust.model_validate(dict(row)) for row in result.mappings()]
 
 
 def _row(key: Key, karma: float, wins: int, losses: int) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.patterns import LearningConfig, PatternTradeEvent, Unlearned
+from closeloop.models.patterns import Coefficients, LearningConfig, PatternTradeEvent, Unlearned
 from closeloop.models.positions import PositionKey
+from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 STREAMED = 2_000
@@ -142,16 +143,21 @@ async def set_config(session: AsyncSession, row: Mapping[str, Any]) -> None:
     await execute(session, Write(sql, as_json([row])))
 
 
-async def configs(session: AsyncSession, book: str | None) -> Sequence[RowMapping]:
-    """Coefficients, of one book or of all."""
-    result = await session.execute(
-        text(
-            "SELECT book_id AS book, module_id, config_data, policy_hash, updated_at FROM learning_configs "
-            "WHERE CAST(:book AS text) IS NULL OR book_id = :book ORDER BY book_id, module_id"
-        ),
-        {"book": book},
+async def configs(
+    session: AsyncSession, book: str | None, last: int | None = None, before: str | None = None
+) -> list[Coefficients]:
+    """Coefficients by book and module, of one book or of all.
+
+    Only the ``last`` of them, and of those only what comes before the module ``before`` (BOOK/MODULE).
+    """
+    query = (
+        "SELECT book_id AS book, module_id, config_data, policy_hash, updated_at, book_id || '/' || module_id AS name "
+        "FROM learning_configs WHERE CAST(:book AS text) IS NULL OR book_id = :book"
     )
-    return result.mappings().all()
+    result = await session.execute(
+        text(page(query, key="name", order="book, module_id")), {"book": book, "last": last, "before": before}
+    )
+    return [Coefficients.model_validate(dict(row)) for row in result.mappings()]
 
 
 async def trades_of(

@@ -34,7 +34,7 @@ _REPLACE_IF_OPEN = (
 
 
 @dataclass
-class Recorded:
+class RecordedCloses:
     """What is on record for a batch of closes, by key."""
 
     new: set[PositionKey] = field(default_factory=set)
@@ -42,7 +42,7 @@ class Recorded:
     differing: dict[PositionKey, list[str]] = field(default_factory=dict)
 
 
-async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> Recorded:
+async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> RecordedCloses:
     """Store closed positions (distinct keys, sorted by key) and meet their books.
 
     Positions that are on record already are compared, never overwritten.
@@ -59,7 +59,7 @@ async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> 
             returning="book_id, position_id",
         ),
     )
-    recorded = Recorded(new={PositionKey(r.book_id, r.position_id) for r in rows})
+    recorded = RecordedCloses(new={PositionKey(r.book_id, r.position_id) for r in rows})
     recorded.stored = {p.key: p for p in positions if p.key in recorded.new}
     others = {p.key: p for p in positions if p.key not in recorded.new}
     for key, mapping in (await _load(session, list(others))).items():

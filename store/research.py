@@ -9,9 +9,9 @@ from datetime import date, datetime, timedelta
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.positions import LIVE
 from closeloop.models.readings import Hypothesis
 from closeloop.models.research import Day, Kind, LlmLearning, ResearchView, Sample, Statement, Status
+from closeloop.store import attributions
 from closeloop.store.rows import execute, insertion
 
 # A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
@@ -21,7 +21,7 @@ _COLUMNS = (
     "output_tokens, cost_usd, as_of, run, policy_hash, created_at"
 )
 _UNREAD = (
-    f"a.{LIVE} AND a.attributed_at > coalesce((SELECT studied_until FROM llm_watermarks w "  # noqa: S608
+    f"a.{attributions.LIVE} AND a.attributed_at > coalesce((SELECT studied_until FROM llm_watermarks w "  # noqa: S608
     "WHERE w.book_id = a.book_id), '-infinity') AND NOT EXISTS (SELECT FROM llm_learning l "
     "WHERE (l.book_id, l.level, l.position_id) = (a.book_id, 1, a.position_id))"
 )
@@ -91,7 +91,7 @@ async def recent(session: AsyncSession, book: str, as_of: datetime, limit: int) 
     result = await session.execute(
         text(
             f"SELECT {_TRADE} FROM attributions a JOIN positions p USING (book_id, position_id) "  # noqa: S608
-            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND a.{LIVE} "
+            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND a.{attributions.LIVE} "
             "ORDER BY a.closed_at DESC, a.position_id DESC LIMIT :limit"
         ),
         {"book": book, "as_of": as_of, "limit": limit},

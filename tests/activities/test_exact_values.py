@@ -89,7 +89,7 @@ async def test_money_keeps_every_digit(amounts: list[Decimal], sessions: Session
     assert [loaded[p.key].realized_pnl for p in positions] == expected
     assert [answer.outcome.rr for answer in answers] == [r_multiple(p.realized_pnl, p.risk) for p in positions]
     assert [loaded[p.key].rr for p in positions] == [1.0 if x > 0 else -1.0 for x in expected]
-    assert summary["realized_pnl"] == sum_exactly(expected)
+    assert summary.realized_pnl == sum_exactly(expected)
     await again(sessions, positions)
 
 

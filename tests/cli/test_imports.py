@@ -80,7 +80,7 @@ async def test_an_empty_file(stack: StackProcess, content: str) -> None:
         stack.json("import", "jsonl", "-", stdin=content), stack.cli("import", "jsonl", "-", stdin=content)
     )
     assert report["books"] == {}
-    assert report.get("rejected", []) == []
+    assert report["rejected"] == []
     assert text.status == 0
 
 

@@ -151,6 +151,9 @@ async def test_coefficients(learned: StackProcess) -> None:
         "n": COUNT,
         **{name: found["config_data"]["global_rr"][name] for name in ("rr_short", "rr_long")},
     }
+    paged = ("coefficients", "--book", BOOK, "--last", "1")
+    assert await learned.json(*paged) == [found]
+    assert await learned.json(*paged, "--before", found["module_id"]) == []
     text = (await learned.cli("coefficients")).out
     assert "1h" in text
     assert "all together" in text

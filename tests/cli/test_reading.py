@@ -3,6 +3,7 @@
 import asyncio
 import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,44 @@ async def test_events(stack: StackProcess, history: list[Trade]) -> None:
     assert none == []
     assert str(every[-1]["id"]) in text.out
     assert json.dumps(every[-1]["payload"]["position_id"]) in text.out.replace("\n", "")
+
+
+PAGED = {
+    ("outcomes",): lambda o: (o["book"], o["position_id"]),
+    ("events",): lambda e: (None, str(e["id"])),
+    ("karma",): lambda k: (k["book"], k["producer_id"]),
+}
+
+
+@pytest.mark.parametrize("of_one_book", [True, False], ids=["a book", "all books"])
+@pytest.mark.parametrize("command", PAGED, ids=" ".join)
+async def test_pages_backwards_are_the_list(
+    stack: StackProcess, history: list[Trade], command: tuple[str, ...], of_one_book: bool
+) -> None:
+    """Three pages from the end are the end of the list, without a row twice or left out."""
+    book = ("--book", "history") if of_one_book else ()
+    every = await stack.json(*command, *book)
+    size = min(4, len(every) // 3 + 1)
+    found: list[Any] = []
+    before: tuple[str, ...] = ()
+    for _ in range(3):
+        page = await stack.json(*command, *book, "--last", str(size), *before)
+        found[:0] = page
+        if not page:
+            break
+        of, name = PAGED[command](page[0])
+        before = ("--before", name if of_one_book or of is None else f"{of}/{name}")
+    assert found == every[-len(found) :]
+    assert len(found) == min(len(every), 3 * size)
+
+
+async def test_a_page_before_what_is_not_there(stack: StackProcess, history: list[Trade]) -> None:
+    for command, reason in (
+        (("outcomes", "--book", "history", "--before", "nothing"), "no outcome of history/nothing"),
+        (("outcomes", "--before", "nothing"), "names no book"),
+        (("karma", "--before", "nothing"), "names no book"),
+        (("events", "--before", "nothing"), "no event's id"),
+    ):
+        result = await stack.cli(*command, "--json")
+        assert (result.status, result.out) == (1, "")
+        assert reason in result.err

@@ -5,7 +5,7 @@ import json
 import zipfile
 from typing import Any
 
-from closeloop.gateways.freqtrade import ReadTrade, read_export
+from closeloop.gateways.freqtrade import ExportedTrade, read_export
 from closeloop.models.positions import ClosedPosition
 
 
@@ -56,7 +56,7 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return archive.getvalue()
 
 
-def read(content: bytes, book: str | None = None) -> list[ReadTrade]:
+def read(content: bytes, book: str | None = None) -> list[ExportedTrade]:
     return list(read_export(content, book))
 
 

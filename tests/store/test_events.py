@@ -45,11 +45,14 @@ async def test_listing_filters_and_keeps_the_order(book: str, sessions: Sessions
         outcomes = [row async for row in store.events.listing(session, "learning.outcome.v1", book)]
         newest = [row async for row in store.events.listing(session, "learning.outcome.v1", book, last=2)]
         none = [row async for row in store.events.listing(session, None, f"{book}-other")]
-    assert [row["id"] for row in everything] == sorted(row["id"] for row in everything)
+    assert [row.id for row in everything] == sorted(row.id for row in everything)
     assert len(everything) == 6
-    assert [row["payload"]["position_id"] for row in outcomes] == ["p-1", "p-2", "p-3"]
-    assert [row["payload"]["position_id"] for row in newest] == ["p-2", "p-3"]
+    assert [row.payload["position_id"] for row in outcomes] == ["p-1", "p-2", "p-3"]
+    assert [row.payload["position_id"] for row in newest] == ["p-2", "p-3"]
     assert none == []
+    async with sessions() as session:
+        before = [row async for row in store.events.listing(session, None, book, last=2, before=everything[3].id)]
+    assert before == everything[1:3]
 
 
 async def attribute_one(sessions: Sessions, book: str, position_id: str = "p-1") -> None:

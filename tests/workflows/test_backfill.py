@@ -59,8 +59,7 @@ async def backfill(client: Client, import_id: str, seconds: float = 60) -> Impor
 
 async def rejections(sessions: Sessions, import_id: str) -> list[tuple[int, str | None, str]]:
     async with sessions() as session:
-        found = [row async for row in store.imports.rejections(session, import_id)]
-    return [(row["row_index"], row["book"], row["reason"]) for row in found]
+        return [(row.index, book, row.reason) async for book, row in store.imports.rejections(session, import_id)]
 
 
 def messages(positions: Iterable[ClosedPosition]) -> list[str]:

@@ -1,0 +1,20 @@
+"""Timeframe coefficients: which timeframes have lately earned more R than all together."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop import store
+from closeloop.models.patterns import Coefficients
+from closeloop.services.cursors import in_book
+
+
+async def listing(
+    session: AsyncSession, book: str | None = None, *, last: int | None = None, before: str | None = None
+) -> list[Coefficients]:
+    """Coefficients by book and module.
+
+    Only the ``last`` of those before the module ``before``: its id where a book is given, else BOOK/ID. Raises
+    NotAcceptable.
+    """
+    key = None if before is None else in_book(book, before)
+    cursor = None if key is None else f"{key.book}/{key.position_id}"
+    return await store.patterns.configs(session, book, last, cursor)
