@@ -8,10 +8,19 @@ from tests.cli.test_help import EVERY
 from tests.faults.stack_process import StackProcess
 from tests.faults.trades import Trade, jsonl, trades
 
-# The arguments with which some are tried; others of which none is required are tried without any, and may fail.
+FORECAST = {
+    "forecast_id": "json-forecast",
+    "book": "json",
+    "producer_id": "ta",
+    "asset": "JSON/BTC",
+    "horizon": "4h",
+    "action": "long",
+    "confidence": 0.6,
+    "issued_at": "2026-01-01T00:00:00Z",
+}
+
+# What commands are tried with that have to succeed; those that need no argument and are not here are tried without.
 ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("status",): (),
-    ("schedules", "list"): (),
     ("outcomes",): ("--book", "history"),
     ("outcomes", "summary"): ("--book", "history"),
     ("karma",): ("--book", "history"),
@@ -21,14 +30,40 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("convictions", "add"): ("{folder}/conviction.jsonl",),
     ("import", "jsonl"): ("{folder}/import.jsonl",),
     ("import", "freqtrade"): ("{folder}/export.json",),
+    ("books", "show"): ("history",),
+    ("weights", "cycle"): ("--book", "json-weights"),
+    ("weights", "show"): ("--book", "history"),
+    ("weights", "history"): ("--book", "history"),
+    ("forecasts", "add"): ("{folder}/forecast.jsonl",),
+    ("prices", "import"): ("{folder}/candles.csv", "--asset", "JSON/BTC", "--interval", "5m"),
+    ("producers", "calibration"): ("flow", "--book", "history"),
+    ("producers", "heartbeat"): ("ta", "--book", "json"),
+    ("meta", "propose"): ("--book", "json-meta"),
+    ("meta", "shadow"): ("--by", "ann", "--book", "json-meta"),
+    ("overrides", "match"): ("--pattern", "k", "--action", "entry"),
 }
-OTHERS = [
-    path
-    for path, command in EVERY.items()
-    if path not in ARGUMENTS
-    and any("--json" in parameter.opts for parameter in command.params)
-    and not any(parameter.required for parameter in command.params)
-]
+# What is asked for does not exist: status 1, and nothing on stdout but a document.
+REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("weights", "approve"): ("json/nothing", "--by", "ann"),
+    ("weights", "reject"): ("json/nothing", "--by", "ann"),
+    ("weights", "revert"): ("json/nothing", "--by", "ann"),
+    ("forecasts", "show"): ("nothing",),
+    ("meta", "approve"): ("--by", "ann", "--book", "json"),
+    ("meta", "reject"): ("--by", "ann", "--book", "json"),
+    ("lessons", "show"): ("nothing",),
+    ("overrides", "approve"): ("nothing", "--by", "ann"),
+    ("overrides", "reject"): ("nothing", "--by", "ann"),
+    ("research", "show"): ("999999999",),
+}
+WITH_JSON = {
+    path: command for path, command in EVERY.items() if any("--json" in parameter.opts for parameter in command.params)
+}
+
+
+def test_every_command_is_tried() -> None:
+    needing = {path for path, command in WITH_JSON.items() if any(p.required for p in command.params)}
+    assert needing - set(ARGUMENTS) - set(REFUSED) == set(), "say with which arguments they are tried"
+    assert set(ARGUMENTS) | set(REFUSED) <= set(WITH_JSON), "there are no such commands"
 
 
 async def test_one_document_and_nothing_else(stack: StackProcess, history: list[Trade], tmp_path: Path) -> None:
@@ -37,7 +72,9 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     (tmp_path / "export.json").write_text('{"strategy": {"json": {"trades": []}}}')
     conviction = {"book": "json", "symbol": "X", "conviction_id": "c", "cycle_id": "y", "domain_scores": {"d": 0.5}}
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
-    tried = ARGUMENTS | dict.fromkeys(OTHERS, ())
+    (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))
+    (tmp_path / "candles.csv").write_text("timestamp,open,high,low,close,volume\n1767225600,1,2,1,2,5\n")
+    tried = dict.fromkeys((path for path in WITH_JSON if path not in REFUSED), ()) | ARGUMENTS
     results = await asyncio.gather(
         *(
             stack.cli(*path, *(text.format(folder=tmp_path) for text in arguments), "--json")
@@ -45,10 +82,19 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
         )
     )
     for path, result in zip(tried, results, strict=True):
-        assert result.status == 0 or (result.status == 1 and path in OTHERS), (path, result)
-        if result.status == 0 or result.out:
-            assert isinstance(json.loads(result.out), dict | list), path
-            assert result.out.endswith("\n"), path
+        assert (result.status, result.err if "Traceback" in result.err else "") == (0, ""), (path, result)
+        assert isinstance(result.json(), dict | list), path
+        assert result.out.endswith("\n"), path
+
+
+async def test_what_is_refused(stack: StackProcess) -> None:
+    results = await asyncio.gather(*(stack.cli(*path, *arguments, "--json") for path, arguments in REFUSED.items()))
+    for path, result in zip(REFUSED, results, strict=True):
+        assert result.status == 1, (path, result)
+        if result.out:
+            assert isinstance(result.json(), dict | list), path
+        else:
+            assert result.sentence(), path
 
 
 async def test_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
