@@ -180,7 +180,7 @@ async def _write_karma_and_events(
     for outcome in sorted(written, key=lambda o: (o.closed_at, o.position_id.encode())):
         for producer in outcome.producers:
             pair = (outcome.book, producer)
-            after = karma_step(karma[pair], outcome.sign, policy.karma.alpha)
+            after = karma_step(karma[pair], outcome.sign, policy.karma)
             steps[outcome.key].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
             karma[pair] = after
             (wins if outcome.direction_correct else losses)[pair] += 1

@@ -26,6 +26,7 @@ from closeloop.models.corpus import (
     place,
 )
 from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
 LISTED = 1_000
@@ -34,8 +35,9 @@ LISTED = 1_000
 class CorpusActivities:
     """Tends the corpus."""
 
-    def __init__(self, sessions: Sessions, skills: SkillFolder) -> None:
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, skills: SkillFolder) -> None:
         self._sessions = sessions
+        self._policy = policy
         self._skills = skills
 
     @activity.defn(name="tend_corpus")
@@ -65,7 +67,7 @@ class CorpusActivities:
             failed: dict[str, str] = {}
             for skill in skills:
                 plan_id = ids[skill.file.name] if skill.scorable else uuid.uuid4().hex
-                change = change_of(skill, plan_id, *claimed.get(plan_id, (0, 0)), taken)
+                change = change_of(skill, plan_id, *claimed.get(plan_id, (0, 0)), taken, self._policy.corpus)
                 if change.clash is not None:
                     skipped.append(change.clash)
                 if change.rewrites:

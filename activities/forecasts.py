@@ -135,7 +135,7 @@ class ForecastActivities:
             np.array([row["price_at_issue"] for row in rows], dtype=np.float64),
             np.array([row["price_at_target"] for row in rows], dtype=np.float64),
         )
-        right = correct(action, returns, self._policy.forecasts.flat_band_pct)
+        right = correct(action, returns, self._policy.forecasts)
         new = await store.forecasts.settle(
             session,
             [_key(row) for row in rows],

@@ -40,7 +40,7 @@ class KarmaActivities:
                 number += 1
                 for name in names:
                     karma, wins, losses = totals.get(name, (self._policy.karma.start, 0, 0))
-                    karma = karma_step(karma, 1 if won else -1, self._policy.karma.alpha)
+                    karma = karma_step(karma, 1 if won else -1, self._policy.karma)
                     totals[name] = (karma, wins + won, losses + (not won))
                 if number % 10_000 == 0:
                     activity.heartbeat(book, number)

@@ -105,8 +105,8 @@ class LessonActivities:
 
     def _is_due(self, trades: int, before: LessonGroup | None) -> bool:
         if before is None:
-            return due(trades, None, self._policy)
-        return before.policy_hash != mining_hash(self._policy) or due(trades, before.trades, self._policy)
+            return due(trades, None, self._policy.mining)
+        return before.policy_hash != mining_hash(self._policy) or due(trades, before.trades, self._policy.mining)
 
     async def _write(
         self, request: BuildLessons, report: BuiltLessons, run: str, before: int, groups: Sequence[Group]
@@ -147,9 +147,9 @@ class LessonActivities:
         return report
 
     def _mine(self, request: BuildLessons, version: int, groups: Sequence[Group]) -> "_Version":
-        mined = mine(groups, self._policy)
+        mined = mine(groups, self._policy.mining)
         by_key = {group.key: group for group in groups}
-        learned = {key: regime_weights(group, self._policy) for key, group in by_key.items()}
+        learned = {key: regime_weights(group, self._policy.edge) for key, group in by_key.items()}
         of_all = mining_hash(self._policy)
         return _Version(
             candidates=mined.candidates,
@@ -192,7 +192,7 @@ class LessonActivities:
         newest = float(group.entered_at[rows].max())
         h, score, of_lesson = None, None, {}
         if lesson.standing is not Standing.shadow:  # of which there are thousands, and which nothing is done with
-            h = half_life(group.entered_at[rows], self._excess(group, rows), policy)
+            h = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
             found = factors(group, rows)
             of_lesson = asdict(found)
             if lesson.effect is not None:
@@ -216,7 +216,9 @@ class LessonActivities:
             half_life_hours=h,
             p=lesson.p,
             q=lesson.q,
-            actionable=is_actionable(lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy),
+            actionable=is_actionable(
+                lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy.mining, policy.decay
+            ),
             explained_by=None if explained_by is None else lesson_id(request.book, group.key, explained_by),
             status=STATUS[lesson.standing],
             edge_score=score,

@@ -86,8 +86,7 @@ class MetaActivities:
             return_pct=np.array(returns, dtype=np.float64),
         )
         policy, itself, now = self._policy, code.get(META), microseconds(as_of)
-        age = int(self._state_age / timedelta(microseconds=1))
-        standing = state(known, now, itself=itself, state_us=age)
+        standing = state(known, now, policy.meta, itself=itself)
         said = await asyncio.to_thread(
             emission,
             known,
@@ -95,13 +94,10 @@ class MetaActivities:
             now,
             seconds_of(horizon) * 1_000_000,
             in_all,
+            policy.meta,
+            policy.forecasts,
             itself=itself,
             shadow=True,
-            flat_band_pct=policy.forecasts.flat_band_pct,
-            min_outcomes=policy.meta.min_outcomes,
-            min_episodes=policy.meta.min_episodes,
-            min_share=policy.meta.min_share,
-            state_us=age,
         )
         async with transaction(self._sessions) as session:
             await store.books.hold(session, book)  # whoever sends it back to shadow meanwhile is waited for

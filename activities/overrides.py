@@ -113,7 +113,7 @@ class OverrideActivities:
 
     def _proposed(self, lesson: LessonView, as_of: datetime, run: str) -> ProposedOverride:
         assert lesson.effect is not None, "an actionable lesson has an effect"
-        size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy)
+        size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy.overrides)
         identity = to_json([lesson.lesson_id, lesson.version, run])
         return ProposedOverride(
             override_id=hashlib.sha256(identity).hexdigest()[:16],
@@ -125,7 +125,7 @@ class OverrideActivities:
             size_multiplier=size.size_multiplier,
             threshold_adjustments=size.threshold_adjustments,
             confidence=size.confidence,
-            expires_at=expires_at(lesson.newest_trade_at, lesson.half_life_hours, self._policy),
+            expires_at=expires_at(lesson.newest_trade_at, lesson.half_life_hours, self._policy.overrides),
             lesson_id=lesson.lesson_id,
             lesson_version=lesson.version,
             run=run,
@@ -191,7 +191,7 @@ class _Plan:
             return
         else:
             self.end([pending], f"replaced by {proposed.override_id}")
-            if needs_approval(proposed.size_multiplier, policy) and not _approved_before(active, proposed):
+            if needs_approval(proposed.size_multiplier, policy.overrides) and not _approved_before(active, proposed):
                 self.new.append(replace(proposed, status=OverrideStatus.pending))
             else:
                 self.end([active], f"replaced by {proposed.override_id}")

@@ -58,7 +58,7 @@ class PatternEvents:
         if not isinstance(actions, list):
             _unreadable(events, outcome, None, "actions: must be a list")
             return []
-        scope = flatten(context, self._policy)
+        scope = flatten(context, self._policy.patterns)
         for dimension in scope.unknown:
             about = f"{outcome.book}/{dimension}"
             payload = {"book": outcome.book, "dimension": dimension, "position_id": outcome.position_id}
@@ -125,7 +125,7 @@ class TimeframeCoefficients:
             rr, at = (np.array(values, dtype=np.float64) for values in zip(*told, strict=True))
             kept = sums.get(name, {})
             sums[name] = {
-                memory: _stored(after(_state(kept.get(memory)), rr, at, days, self._policy))
+                memory: _stored(after(_state(kept.get(memory)), rr, at, days, self._policy.coefficients))
                 for memory, days in self._memories().items()
             }
         row = {"book_id": book, "module_id": MODULE, "config_data": self._config(sums), "sums": sums}
@@ -140,7 +140,7 @@ class TimeframeCoefficients:
         everything = states[EVERYTHING]
         weights = {
             name: TimeframeCoefficient(
-                weight=weight(kept["short"], everything["short"], self._policy),
+                weight=weight(kept["short"], everything["short"], self._policy.coefficients),
                 rr_short=kept["short"].value or 0.0,
                 rr_long=kept["long"].value or 0.0,
                 n=kept["short"].n,

@@ -27,7 +27,7 @@ from closeloop.learning.calibration import (
 from closeloop.learning.ensemble import PAIR_COLUMNS, agreement
 from closeloop.learning.health import assess
 from closeloop.models.events import EventType
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy, ProducersPolicy
 from closeloop.models.producers import PerformanceReport, PerformanceRequest
 from closeloop.store.database import Sessions
 from closeloop.store.producers import Window
@@ -123,12 +123,12 @@ class ProducerActivities:
         async with transaction(self._sessions) as session:
             sums = await store.producers.window_sums(session, book, window)
             abstained = await store.producers.abstentions(session, book, window)
-        return performance_rows(sums, abstained, self._policy.producers.min_outcomes)
+        return performance_rows(sums, abstained, self._policy.producers)
 
     async def _pairs(self, book: str, window: Window) -> list[dict[str, Any]]:
         async with transaction(self._sessions) as session:
             pairs = await store.producers.window_pairs(session, book, window, self._block)
-        return agreement_rows(pairs, self._policy.producers.min_outcomes, self._block)
+        return agreement_rows(pairs, self._policy.producers)
 
     async def _recalibrate(self, book: str, producer: str, version: int, outcomes: int, as_of: datetime) -> bool:
         async with transaction(self._sessions) as session:
@@ -141,7 +141,7 @@ class ProducerActivities:
             np.array(columns[2], dtype=np.float64),
             np.array(columns[3], dtype=np.bool_),
             microseconds(as_of),
-            min_outcomes=self._policy.producers.recalibration_min_outcomes,
+            self._policy.producers,
         )
         evidence = {name: value for name, value in asdict(result).items() if name not in ("map", "adopted")}
         row = {
@@ -172,7 +172,7 @@ def microseconds(instant: datetime) -> int:
 
 
 def performance_rows(
-    sums: Sequence[tuple[Any, ...]], abstained: Sequence[tuple[Any, ...]], min_outcomes: int
+    sums: Sequence[tuple[Any, ...]], abstained: Sequence[tuple[Any, ...]], producers: ProducersPolicy
 ) -> list[dict[str, Any]]:
     """Rows of producer_performance from the window's sums by (producer, asset, horizon, regime or '', bin)."""
     streams = list(dict.fromkeys((r[0], r[1], r[2], r[3]) for r in sums))
@@ -184,7 +184,7 @@ def performance_rows(
     values = np.array([r[5:] for r in sums], dtype=np.float64).reshape(-1, len(COLUMNS))
     bins = np.array([r[4] for r in sums], dtype=np.int64)
     all_keys, all_sums = with_all(keys, dense(group, bins, values, len(streams)))
-    scores = performance(all_sums, min_outcomes)
+    scores = performance(all_sums, producers)
     silent = _abstentions(abstained)
     rows: list[dict[str, Any]] = []
     for i, codes_of in enumerate(all_keys.tolist()):
@@ -197,7 +197,7 @@ def performance_rows(
             | {name: _number(array[i]) for name, array in vars(scores).items()}
             | {"abstentions": silent.pop(key, 0), "sums": all_sums[i].tolist()}
         )
-    nothing = performance(np.zeros((1, *all_sums.shape[1:])), min_outcomes)
+    nothing = performance(np.zeros((1, *all_sums.shape[1:])), producers)
     empty = {name: _number(array[0]) for name, array in vars(nothing).items()}
     return rows + [_keyed(key) | empty | {"abstentions": n, "sums": []} for key, n in sorted(silent.items())]
 
@@ -215,11 +215,11 @@ def _keyed(key: Key) -> dict[str, str]:
     return dict(zip(("producer_id", "asset", "horizon", "regime"), key, strict=True))
 
 
-def agreement_rows(pairs: Sequence[tuple[Any, ...]], min_samples: int, block: timedelta) -> list[dict[str, Any]]:
+def agreement_rows(pairs: Sequence[tuple[Any, ...]], producers: ProducersPolicy) -> list[dict[str, Any]]:
     """Rows of producer_correlation from (asset, horizon, first, second, horizon in seconds, counts)."""
     counts = np.array([r[5:] for r in pairs], dtype=np.int64).reshape(-1, len(PAIR_COLUMNS))
     horizons = np.array([r[4] for r in pairs], dtype=np.int64) * 1_000_000
-    rates = vars(agreement(counts, horizons, min_samples=min_samples, block_us=int(block.total_seconds()) * 1_000_000))
+    rates = vars(agreement(counts, horizons, producers))
     return [
         {"asset": r[0], "horizon": r[1], "first": r[2], "second": r[3]}
         | {name: _number(array[i]) for name, array in rates.items()}
@@ -245,7 +245,6 @@ def health_row(row: Mapping[str, Any], policy: LearningPolicy, as_of: datetime) 
         row["failures"] or 0,
         row["last_success_at"],
         as_of,
-        min_observations=policy.producers.health_min_observations,
-        stale_minutes=policy.producers.health_stale_minutes,
+        policy.producers,
     )
     return asdict(found)

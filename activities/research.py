@@ -104,7 +104,7 @@ class ResearchActivities:
     ) -> str | None:
         """Read one trade; why nothing more is to be asked today, if so."""
         statement = self._observation(study, position_id, by=model.name, version=TRADE_PROMPT)
-        said = await model.ask(trade_question(trade), statement.dedupe_key, study.book)
+        said = await model.ask(trade_question(trade, self._policy.research), statement.dedupe_key, study.book)
         if isinstance(said, Answered):
             await self._keep(model, said, [replace(statement, content=_content(said.answer))])
             done.trades += 1
@@ -119,7 +119,7 @@ class ResearchActivities:
         statements = [
             replace(
                 self._observation(study, position_id, by=STATISTICS, version=STATISTICS),
-                content=_content(trade_sentences(trade)),
+                content=_content(trade_sentences(trade, self._policy.research)),
             )
             for position_id, trade in trades.items()
         ]
@@ -140,7 +140,7 @@ class ResearchActivities:
                 if not await store.research.newly_read(session, study.book):
                     return Studied()
                 facts = await book_facts(session, study.book, study.as_of, self._policy)
-            question = book_question(facts)
+            question = book_question(facts, self._policy.mining, self._policy.research)
             model = self._model
             by, version = (model.name, BOOK_PROMPT) if model else (STATISTICS, STATISTICS)
             key = store.research.question_key(study.book, 2, version, store.research.digest_of(question.text))
@@ -170,7 +170,7 @@ class ResearchActivities:
         statements = []
         for number, hypothesis in enumerate(hypotheses, 1):
             inside, outside, days = await store.research.samples(session, study.book, hypothesis, study.as_of)
-            found = judge(hypothesis, inside, outside, days, beside=len(hypotheses), policy=self._policy)
+            found = judge(hypothesis, inside, outside, days, beside=len(hypotheses), mining=self._policy.mining)
             statements.append(
                 replace(
                     report,

@@ -64,7 +64,7 @@ async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: 
 
 
 def _trade(row: RowMapping, policy: LearningPolicy) -> TradeFacts:
-    scope = flatten(row["entry_context"], policy).values
+    scope = flatten(row["entry_context"], policy.patterns).values
     return TradeFacts(
         symbol=fact(row["symbol"]),
         direction=row["direction"],

@@ -89,7 +89,7 @@ async def _as_of(
     for book in sorted({row["book"] for row in rows}):
         sums = await store.producers.window_sums(session, book, window)
         abstained = await store.producers.abstentions(session, book, window)
-        for scores in performance_rows(sums, abstained, policy.producers.min_outcomes):
+        for scores in performance_rows(sums, abstained, policy.producers):
             if (scores.pop("asset"), scores.pop("horizon"), scores.pop("regime")) == wanted:
                 found[book, scores.pop("producer_id")] = scores | {"as_of": as_of, "policy_hash": policy.policy_hash}
     nothing = dict.fromkeys(ProducerPerformance.model_fields.keys() - {"book_id", "producer_id", *_SLICES})

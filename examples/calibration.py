@@ -14,6 +14,7 @@ import numpy as np
 
 from closeloop.cli.reliability_diagram import draw
 from closeloop.learning.calibration import performance, reliability, sums
+from closeloop.models.policy import ProducersPolicy
 
 
 def main(source: str, picture: str, probability: str = "prob1", outcome: str = "prob1_outcome") -> None:
@@ -23,7 +24,7 @@ def main(source: str, picture: str, probability: str = "prob1", outcome: str = "
     confidence = np.array([said for said, _ in rows])
     right = np.array([came_true for _, came_true in rows])
     everything = sums(np.zeros(len(rows), dtype=np.int64), confidence, right, np.ones(len(rows)), groups=1)
-    scores = performance(everything)
+    scores = performance(everything, ProducersPolicy())
     for name in ("outcomes", "hit_rate", "brier", "reliability", "resolution", "uncertainty", "calibration_error"):
         print(f"{name:<20} {vars(scores)[name][0]:.4f}")
     bins = [vars(b) for b in reliability(everything[0])]

@@ -3,8 +3,12 @@
 Everything that :func:`performance` reports is computed from sums that add up: over the days of a window, over regimes,
 over workers. So the sums of a day are stored once, and a window costs a sum over days, however many outcomes it holds.
 
-Outcomes whose horizons overlap are not independent. Each outcome carries its share of an independent one
-(:func:`independent_shares`), which adds up too; intervals and standard errors use the sum of the shares.
+Outcomes whose horizons overlap are not independent. Each outcome carries its share of an independent one, which adds
+up too; intervals and standard errors use the sum of the shares. The share is ``min(1, time since the previous target /
+horizon)`` within producer x asset x horizon (the first has 1), and is computed in SQL (``store/producers.py``). Their
+sum is the time that the forecasts cover together, in horizons: the sum of the "uniqueness" of Lopez de Prado (2018,
+ch. 4) for equal horizons. Rounded down it equals the largest number of outcomes that do not overlap, wherever forecasts
+are evenly spaced by a divisor of the horizon, or do not overlap.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +22,7 @@ from closeloop.learning.correlation import pearson_of
 from closeloop.learning.intervals import t_half_width, wilson_intervals
 from closeloop.learning.scoring import brier, log_score
 from closeloop.learning.significance import clustered_error
+from closeloop.models.policy import ProducersPolicy
 
 BINS: Final = 10
 BIN_EDGES: Final = tuple(k / BINS for k in range(1, BINS))
@@ -42,6 +47,8 @@ ALL: Final = -1
 """The code that stands for all assets, horizons or regimes."""
 
 _INDEPENDENT: Final = COLUMNS.index("independent")
+_FOLDS: Final = 5  # of the younger half of a history, each mapped by what was known before it
+_MIN_CLUSTERS: Final = 5  # below which a variance between them says little
 _NO_VARIANCE: Final = 1e-10
 _TWO_SIDED: Final = 0.90  # level of the interval of which the lower end is the one-sided 95 % bound
 _DAY: Final = 86_400_000_000
@@ -54,28 +61,6 @@ def bin_of(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
     [0, 1, 3, 7, 9]
     """
     return np.searchsorted(BIN_EDGES, confidence, side="right")
-
-
-def independent_shares(
-    stream: NDArray[np.int64], target_at: NDArray[np.int64], horizon: NDArray[np.int64] | int
-) -> NDArray[np.float64]:
-    """What each outcome adds to the number of independent ones: min(1, time since the previous target / horizon).
-
-    ``stream`` codes producer x asset x horizon; the times are in one unit (microseconds). The first of a stream adds 1.
-    Added up, it is the time that the forecasts cover together, in horizons: the sum of the "uniqueness" of Lopez de
-    Prado (2018, ch. 4) for equal horizons. Rounded down it equals the largest number of outcomes that do not overlap
-    wherever forecasts are evenly spaced by a divisor of the horizon, or do not overlap.
-    SQL: ``least(1, (target_at - lag(target_at) OVER (PARTITION BY stream ORDER BY target_at)) / horizon)``, null: 1.
-    """
-    order = np.lexsort((target_at, stream))
-    ordered_stream, ordered_target = stream[order], target_at[order]
-    lengths = np.broadcast_to(np.asarray(horizon), stream.shape)[order]
-    ordered = np.ones(len(stream))
-    follows = ordered_stream[1:] == ordered_stream[:-1]
-    ordered[1:][follows] = np.minimum(1.0, np.diff(ordered_target)[follows] / lengths[1:][follows])
-    shares = np.empty(len(stream))
-    shares[order] = ordered
-    return shares
 
 
 def sums(
@@ -163,7 +148,7 @@ def _grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 class Performance:
     """Scores of g groups of outcomes, an array (g,) each; NaN where undefined, or on fewer outcomes than are needed.
 
-    ``independent``: outcomes that do not overlap (see :func:`independent_shares`), whole, from 1 to ``outcomes``; the
+    ``independent``: outcomes that do not overlap (see the module), whole, from 1 to ``outcomes``; the
     Wilson 95 % interval ``hit_low``, ``hit_high`` and the standard errors ``*_se`` use it.
     ``brier`` = ``reliability`` - ``resolution`` + ``uncertainty`` + ``within_bin_variance`` -
     ``within_bin_covariance`` (Murphy 1973; Stephenson, Coelho & Jolliffe 2008), an identity.
@@ -195,12 +180,12 @@ class Performance:
     correlation: NDArray[np.float64]
 
 
-def performance(sums: NDArray[np.float64], min_outcomes: int = 5) -> Performance:
+def performance(sums: NDArray[np.float64], producers: ProducersPolicy) -> Performance:
     """Performance of g groups from their sums, shape (g, BINS, len(COLUMNS)); on fewer outcomes only the counts."""
     n, hits, shares, p, pp, po, brier_squared, logs, logs_squared = (sums[:, :, i] for i in range(len(COLUMNS)))
     total, total_hits = n.sum(axis=1), hits.sum(axis=1)
     independent = _whole(shares.sum(axis=1), total)
-    known = total >= max(1, min_outcomes)
+    known = total >= producers.min_outcomes
     with np.errstate(divide="ignore", invalid="ignore"):
 
         def mean(column: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -365,10 +350,7 @@ def recalibrate(
     confidence: NDArray[np.float64],
     correct: NDArray[np.bool_],
     as_of: int,
-    *,
-    min_outcomes: int = 100,
-    folds: int = 5,
-    min_clusters: int = 5,
+    producers: ProducersPolicy,
 ) -> Recalibration:
     """Fit a producer's map to what elapsed by ``as_of``, and test it forward. Times in microseconds since 1970 (UTC).
 
@@ -380,7 +362,7 @@ def recalibrate(
     elapsed = np.flatnonzero(target_at <= as_of)
     order = elapsed[np.argsort(issued_at[elapsed], kind="stable")]
     issued_at, target_at, confidence, correct = issued_at[order], target_at[order], confidence[order], correct[order]
-    n = len(order)
+    n, min_outcomes = len(order), producers.recalibration_min_outcomes
     period = max(_DAY, int((target_at - issued_at).max(initial=0)))
     untested = Recalibration(
         outcomes=n,
@@ -396,18 +378,18 @@ def recalibrate(
         adopted=False,
         reason="too_few_outcomes",
     )
-    if n < max(1, min_outcomes):
+    if n < min_outcomes:
         return untested
     fitted = fit(confidence, correct)
     mapped = np.full(n, np.nan)
-    for fold in np.array_split(np.arange(n // 2, n), folds):
+    for fold in np.array_split(np.arange(n // 2, n), _FOLDS):
         known = target_at <= issued_at[fold[0]] if len(fold) else np.zeros(n, np.bool_)
-        if known.sum() >= max(1, min_outcomes // 2):
+        if known.sum() >= min_outcomes // 2:
             mapped[fold] = fit(confidence[known], correct[known])(confidence[fold])
     tested = ~np.isnan(mapped)
     clusters, cluster = np.unique(issued_at[tested] // period, return_inverse=True)
     found = replace(untested, map=fitted, tested=int(tested.sum()), clusters=len(clusters), reason="too_few_days")
-    if len(clusters) < max(2, min_clusters):
+    if len(clusters) < _MIN_CLUSTERS:
         return found
     before = brier(confidence[tested], correct[tested])
     after = brier(mapped[tested], correct[tested])

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import CoefficientsPolicy
 
 _DAY = 86_400.0
 
@@ -52,14 +52,18 @@ class DecayedMean:
 
 
 def after(
-    state: DecayedMean, rr: NDArray[np.float64], at: NDArray[np.float64], tau_days: float, policy: LearningPolicy
+    state: DecayedMean,
+    rr: NDArray[np.float64],
+    at: NDArray[np.float64],
+    tau_days: float,
+    coefficients: CoefficientsPolicy,
 ) -> DecayedMean:
     """The state after these trades, each of which is given once, by the policy's method.
 
     ``decayed_mean``: in any order. ``seed`` (seed 004 §1.7): ``w = e^(-age / tau)``, ``alpha = w / (w + 1)``,
     ``value += alpha (rr - value)``, in the order of (at, rr), the age as at the newest trade seen; ``s`` is the value.
     """
-    if policy.coefficients.method == "decayed_mean":
+    if coefficients.method == "decayed_mean":
         return state.merged(DecayedMean.of(rr, at, tau_days), tau_days)
     value, newest, n = state.value, state.t_ref, state.n
     for index in np.lexsort((rr, at)):
@@ -70,17 +74,17 @@ def after(
     return state if value is None else DecayedMean(value, 1.0, newest, n)
 
 
-def weight(timeframe: DecayedMean, everything: DecayedMean, policy: LearningPolicy) -> float:
+def weight(timeframe: DecayedMean, everything: DecayedMean, coefficients: CoefficientsPolicy) -> float:
     """Weight of a timeframe from its short memory and that of all timeframes together; 1 without trades.
 
-    ``decayed_mean``: 1 + the difference of the means, shrunk by n / (n + 50). ``seed``: their ratio, which means
-    nothing unless both are positive: then 1. Both are clamped.
+    ``decayed_mean``: 1 + the difference of the means, shrunk by n / (n + shrink_trades). ``seed``: their ratio; 1 where
+    either is not positive, and the ratio means nothing. Both are clamped.
     """
     own, all_ = timeframe.value, everything.value
     if own is None or all_ is None:
         return 1.0
-    if policy.coefficients.method == "decayed_mean":
-        raw = 1.0 + (own - all_) * timeframe.n / (timeframe.n + policy.overrides.shrink_trades)
+    if coefficients.method == "decayed_mean":
+        raw = 1.0 + (own - all_) * timeframe.n / (timeframe.n + coefficients.shrink_trades)
     else:
         raw = own / all_ if own > 0 and all_ > 0 else 1.0
-    return min(max(raw, policy.coefficients.min_weight), policy.coefficients.max_weight)
+    return min(max(raw, coefficients.min_weight), coefficients.max_weight)

@@ -2,18 +2,13 @@
 
 import re
 
-from pydantic import TypeAdapter
-
 from closeloop.models.corpus import SkillState
-from closeloop.models.values import Identifier
+from closeloop.models.policy import CorpusPolicy
 
-LINES = 40
-PROMOTE_AT = 3
-ARCHIVE_AT = -3
+LINES = 40  # at the head of a file, among which its score is looked for
 
 _SCORE_LINE = re.compile(rb"score:[ \t]*(.*?)[ \t\r\n]*", re.DOTALL)
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,15}")
-_IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 
 
 class NoScore(ValueError):
@@ -40,15 +35,16 @@ def with_score(content: bytes, score: int) -> bytes:
     return content[:start] + str(score).encode() + content[end:]
 
 
-def destination(state: SkillState, score: int) -> SkillState | None:
-    """Where a score takes a skill: pending ones of at least 3 become active, active ones of at most -3 are archived.
+def destination(state: SkillState, score: int, corpus: CorpusPolicy) -> SkillState | None:
+    """Where a score takes a skill: a pending one that is high enough to active, an active one that is low enough to
+    archived; None: it stays.
 
-    >>> destination(SkillState.pending, 3)
+    >>> destination(SkillState.pending, 3, CorpusPolicy())
     <SkillState.active: 'active'>
     """
-    if state is SkillState.pending and score >= PROMOTE_AT:
+    if state is SkillState.pending and score >= corpus.promote_at:
         return SkillState.active
-    if state is SkillState.active and score <= ARCHIVE_AT:
+    if state is SkillState.active and score <= corpus.archive_at:
         return SkillState.archived
     return None
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import DecayPolicy
 
 _STEPS = 64  # of the grid: neighbours are about 8 % apart from a day to half a year
 
 
-def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], policy: LearningPolicy) -> float | None:
+def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], decay: DecayPolicy) -> float | None:
     """Half-life in hours of the edge of a lesson's trades; None where no decay is seen.
 
     Fits ``excess = a * 2^(-t / h)`` by least squares: for each h of a logarithmic grid the best a has a closed form
@@ -19,7 +19,7 @@ def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], poli
     seconds, ``excess`` (n,) in R: rr minus the mean of the trades outside the lesson.
 
     >>> t = np.arange(0.0, 4000.0, 10.0)  # hours
-    >>> round(half_life(t * 3600, 2.0 * 0.5 ** (t / 200.0), LearningPolicy()))
+    >>> round(half_life(t * 3600, 2.0 * 0.5 ** (t / 200.0), DecayPolicy()))
     205
     """
     n = len(excess)
@@ -30,11 +30,11 @@ def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], poli
     if constant <= 1e-12 * squares:
         return None  # constant up to rounding: nothing fades
     hours = (entered_at - entered_at.min()) / 3600.0
-    grid = np.geomspace(policy.decay.shortest_hours, policy.decay.longest_hours, _STEPS)
+    grid = np.geomspace(decay.shortest_hours, decay.longest_hours, _STEPS)
     errors = np.empty(_STEPS)
     for step, h in enumerate(grid):
         fading = np.exp2(-hours / h)
         errors[step] = squares - float((fading * excess).sum()) ** 2 / float(np.square(fading).sum())
     best = int(errors.argmin())
     error = max(float(errors[best]), 1e-12 * squares)
-    return float(grid[best]) if n * math.log(constant / error) > policy.decay.min_evidence else None
+    return float(grid[best]) if n * math.log(constant / error) > decay.min_evidence else None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from closeloop.learning.correlation import pearson
 from closeloop.learning.mining import Floats, Group, Ints
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import EdgePolicy
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class RegimeWeights:
     weights: Factors
 
 
-def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
-    """Weights of the factors for every regime signature of the group with at least 10 trades (policy), by signature.
+def regime_weights(group: Group, edge: EdgePolicy) -> list[RegimeWeights]:
+    """Weights of the factors for every regime signature of the group with enough trades, by signature.
 
-    A factor's weight is ``(1 + r n / (n + 50)) / (sum over the factors)``, r its Pearson correlation with rr over the
-    n trades (0 where undefined): equal where nothing is known, none where a factor is sure to go with losses.
+    A factor's weight is ``(1 + r n / (n + shrink_trades)) / (sum over the factors)``, r its Pearson correlation with rr
+    over the n trades (0 where undefined): equal where nothing is known, none where a factor is sure to go with losses.
     """
     learned = []
     regimes = group.regimes
@@ -61,12 +61,12 @@ def regime_weights(group: Group, policy: LearningPolicy) -> list[RegimeWeights]:
     order = np.argsort(regimes.codes, kind="stable")
     for signature, rows in zip(regimes.values, np.split(order, ends)[:-1], strict=True):
         n = len(rows)
-        if n < policy.edge.min_samples:
+        if n < edge.min_samples:
             continue
         rr = group.rr[rows]
         x = _of_trades(group, rows)
         r = np.nan_to_num([pearson(factor, rr) for factor in x.T])
-        raw = 1.0 + r * n / (n + policy.overrides.shrink_trades)
+        raw = 1.0 + r * n / (n + edge.shrink_trades)
         learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
     return learned
 

@@ -3,7 +3,6 @@
 Times are microseconds since 1970 (UTC), actions the codes of :mod:`closeloop.learning.scoring`.
 """
 
-import itertools
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,11 @@ from numpy.typing import NDArray
 
 from closeloop.learning.intervals import wilson_interval, wilson_intervals
 from closeloop.learning.scoring import FLAT, LONG, SHORT, correct
+from closeloop.models.policy import ForecastsPolicy, MetaPolicy, ProducersPolicy
 
 Abstention = Literal["insufficient_data", "low_confidence", "shadow_mode"]
 
+_HOUR_US: Final = 3_600_000_000
 _DIRECTIONS: Final = (LONG, SHORT, FLAT)
 
 PAIR_COLUMNS: Final = (
@@ -63,14 +64,12 @@ class Emission:
     abstention: Abstention | None
 
 
-def state(
-    history: History, as_of: int, *, itself: int | None = None, state_us: int = 2 * 3_600_000_000
-) -> dict[int, int]:
-    """The action of each producer's latest forecast issued in ``(as_of - state_us, as_of]``, by producer.
+def state(history: History, as_of: int, meta: MetaPolicy, *, itself: int | None = None) -> dict[int, int]:
+    """The action of each producer's latest forecast issued in ``(as_of - state_hours, as_of]``, by producer.
 
     ``itself`` is left out. Of two forecasts of one instant the later in the arrays counts.
     """
-    seen = (history.issued_at <= as_of) & (history.issued_at > as_of - state_us)
+    seen = (history.issued_at <= as_of) & (history.issued_at > as_of - _state_us(meta))
     order = np.flatnonzero(seen)
     order = order[np.argsort(history.issued_at[order], kind="stable")]
     latest = dict(zip(history.producer[order].tolist(), history.action[order].tolist(), strict=True))
@@ -83,22 +82,19 @@ def emission(
     as_of: int,
     horizon_us: int,
     outcomes_in_all: int,
+    meta: MetaPolicy,
+    forecasts: ForecastsPolicy,
     *,
     itself: int | None = None,
     shadow: bool = True,
-    flat_band_pct: float = 0.25,
-    min_outcomes: int = 500,
-    min_episodes: int = 10,
-    min_share: float = 0.60,
-    state_us: int = 2 * 3_600_000_000,
 ) -> Emission:
     """What followed, in the history that had elapsed by ``as_of``, when every producer of ``state`` stood as it does.
 
-    An episode is an instant of issue at which the latest forecast of each producer of the state, at most ``state_us``
-    old, took the same action; others may have said anything. Episodes are taken from the earliest on, each at least
-    max(``state_us``, ``horizon_us``) after the one before. A direction is realised where a forecast of it would have
-    been scored as right, so that the confidence means what it is scored on; ties go to long, then short, then flat.
-    The base rate counts every resolved instant of the history once, however many producers spoke then.
+    An episode is an instant of issue at which the latest forecast of each producer of the state, at most
+    ``state_hours`` old, took the same action; others may have said anything. Episodes are taken from the earliest on,
+    each at least max(``state_hours``, horizon) after the one before. A direction is realised where a forecast of it
+    would have been scored as right, so that the confidence means what it is scored on; ties go to long, then short,
+    then flat. The base rate counts every resolved instant of the history once, however many producers spoke then.
     ``outcomes_in_all`` counts the resolved outcomes of the book, of any asset and horizon.
 
     Emitted with at least ``min_outcomes`` in all, ``min_episodes``, a share of ``min_share``, and a Wilson lower bound
@@ -106,11 +102,12 @@ def emission(
     """
     state = {producer: action for producer, action in state.items() if producer != itself}
     mine = np.zeros(len(history.producer), np.bool_) if itself is None else history.producer == itself
+    state_us = _state_us(meta)
     resolved = np.flatnonzero((history.target_at <= as_of) & ~np.isnan(history.return_pct) & ~mine)
     # Forecasts of one instant, asset and horizon have one return: any of them stands for the instant.
     instants, first = np.unique(history.issued_at[resolved], return_index=True)
     returns = history.return_pct[resolved[first]]
-    realised = np.stack([correct(np.full(len(returns), d, np.int8), returns, flat_band_pct) for d in _DIRECTIONS])
+    realised = np.stack([correct(np.full(len(returns), d, np.int8), returns, forecasts) for d in _DIRECTIONS])
     episodes = _apart(instants, _as_now(history, state, instants, state_us), max(state_us, horizon_us))
     n = len(episodes)
     if n == 0 or not state:
@@ -122,11 +119,15 @@ def emission(
     low = interval[0] if interval else 0.0
     base_rate = float(realised[best].mean())
     abstention: Abstention | None = "shadow_mode" if shadow else None
-    if outcomes_in_all < min_outcomes or n < min_episodes:
+    if outcomes_in_all < meta.min_outcomes or n < meta.min_episodes:
         abstention = "insufficient_data"
-    elif k / n < min_share or low <= base_rate:
+    elif k / n < meta.min_share or low <= base_rate:
         abstention = "low_confidence"
     return Emission(_DIRECTIONS[best], k, n, k / n, low, base_rate, (k + 1) / (n + 2), abstention)
+
+
+def _state_us(meta: MetaPolicy) -> int:
+    return round(meta.state_hours * _HOUR_US)
 
 
 def _as_now(
@@ -159,89 +160,6 @@ def _apart(instants: NDArray[np.int64], chosen: NDArray[np.bool_], distance: int
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Counts of pairs: row i is of ``group[i]`` and of producers ``first[i]`` < ``second[i]``.
-
-    ``counts`` (rows, len(PAIR_COLUMNS)).
-    """
-
-    group: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    counts: NDArray[np.int64]
-
-
-def pair_counts(
-    group: NDArray[np.int64],
-    producer: NDArray[np.int64],
-    issued_at: NDArray[np.int64],
-    action: NDArray[np.int8],
-    correct: NDArray[np.bool_],
-    *,
-    block_us: int = 2 * 3_600_000_000,
-) -> Pairs:
-    """Counts of agreement of every pair of producers that spoke in the same block of UTC time, by group.
-
-    ``group`` codes asset x horizon (x day of issue, where counts are kept by day: blocks must divide the day). Of each
-    producer and block its last forecast counts (of one instant: the later in the arrays), scored on its own outcome.
-    """
-    block = issued_at // block_us
-    order = np.lexsort((issued_at, producer, block, group))
-    group, block, producer = group[order], block[order], producer[order]
-    last = np.ones(len(order), np.bool_)
-    last[:-1] = (group[1:] != group[:-1]) | (block[1:] != block[:-1]) | (producer[1:] != producer[:-1])
-    order = order[last]
-    group, block, producer, action, correct = group[last], block[last], producer[last], action[order], correct[order]
-    starts = np.flatnonzero(np.diff(group, prepend=group[0] - 1)) if len(group) else np.empty(0, np.intp)
-    rows = [
-        _pairs_of(int(group[start]), producer[start:end], block[start:end], action[start:end], correct[start:end])
-        for start, end in itertools.pairwise([*starts.tolist(), len(group)])
-    ]
-    empty = np.empty(0, np.int64)
-    rows.append(Pairs(empty, empty, empty, np.empty((0, len(PAIR_COLUMNS)), np.int64)))
-    return Pairs(
-        np.concatenate([row.group for row in rows]),
-        np.concatenate([row.first for row in rows]),
-        np.concatenate([row.second for row in rows]),
-        np.concatenate([row.counts for row in rows]),
-    )
-
-
-def _pairs_of(
-    group: int,
-    producer: NDArray[np.int64],
-    block: NDArray[np.int64],
-    action: NDArray[np.int8],
-    correct: NDArray[np.bool_],
-) -> Pairs:
-    """Counts of one group, whose (block, producer) are distinct: products of indicator matrices, blocks x producers."""
-    producers, column = np.unique(producer, return_inverse=True)
-    blocks, row = np.unique(block, return_inverse=True)
-    said = np.zeros((len(_DIRECTIONS), len(blocks), len(producers)))
-    for place, direction in enumerate(_DIRECTIONS):
-        said[place, row, column] = action == direction
-    right = np.zeros((len(blocks), len(producers)))
-    right[row, column] = correct
-    spoke = said.sum(axis=0)
-    samples = spoke.T @ spoke
-    agreed = (said.transpose(0, 2, 1) @ said).sum(axis=0)
-    # [i, j]: blocks in which i was right and agreed with j, and in which i was right and j spoke at all.
-    agreed_right = ((said * right).transpose(0, 2, 1) @ said).sum(axis=0)
-    right_beside = right.T @ spoke
-    i, j = np.nonzero(np.triu(samples, k=1))
-    counted = [
-        samples[i, j],
-        agreed[i, j],
-        agreed_right[i, j],
-        agreed_right[j, i],
-        right_beside[i, j] - agreed_right[i, j],
-        right_beside[j, i] - agreed_right[j, i],
-    ]
-    counts = np.rint(np.stack(counted, axis=-1)).astype(np.int64)
-    return Pairs(np.full(len(i), group, np.int64), producers[i], producers[j], counts)
-
-
-@dataclass(frozen=True)
 class Agreement:
     """Rates of r pairs with Wilson 95 % intervals, an array (r,) each, NaN where undefined or on too few samples.
 
@@ -267,9 +185,7 @@ class Agreement:
 def agreement(
     counts: NDArray[np.int64],
     horizon_us: NDArray[np.int64],
-    *,
-    min_samples: int = 5,
-    block_us: int = 2 * 3_600_000_000,
+    producers: ProducersPolicy,
 ) -> Agreement:
     """Rates from counts (r, len(PAIR_COLUMNS)), which may be sums over days, of pairs with these horizons.
 
@@ -278,13 +194,13 @@ def agreement(
     """
     samples, agreed, first_agreed, second_agreed, first_disagreed, second_disagreed = counts.T
     disagreed = samples - agreed
-    apart = np.minimum(1.0, block_us / horizon_us)
+    apart = np.minimum(1.0, producers.agreement_block_hours * _HOUR_US / horizon_us)
 
     def rate(
         hits: NDArray[np.float64], of: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         with np.errstate(invalid="ignore", divide="ignore"):
-            rates = np.where(of >= max(1, min_samples), hits / of, np.nan)
+            rates = np.where(of >= producers.min_outcomes, hits / of, np.nan)
         return rates, *wilson_intervals(rates, np.maximum(1.0, np.floor(of * apart)))
 
     return Agreement(

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from closeloop.learning.intervals import wilson_interval
+from closeloop.models.policy import ProducersPolicy
 
 HealthState = Literal["unknown", "healthy", "stale"]
 
@@ -39,9 +40,7 @@ def assess(
     failures: int,
     last_success_at: datetime | None,
     as_of: datetime,
-    *,
-    min_observations: int = 20,
-    stale_minutes: float = 60.0,
+    producers: ProducersPolicy,
 ) -> Health:
     """Health of a producer at ``as_of`` from its heartbeats until then.
 
@@ -55,14 +54,15 @@ def assess(
     observations = successes + failures
     interval = wilson_interval(failures, observations)
     error_low, error_high = interval if interval else (None, None)
-    staleness, freshness = None, 0.0
+    staleness, freshness, allowed = None, 0.0, producers.health_stale_minutes
     if last_success_at is not None:
         staleness = max(0.0, (as_of - last_success_at).total_seconds() / 60)
-        freshness = 1.0 if staleness <= stale_minutes else stale_minutes / staleness
+        freshness = 1.0 if staleness <= allowed else allowed / staleness
     state: HealthState
     score = None
-    if observations < min_observations or error_high is None:
-        state, reason = "unknown", f"{observations} of the {min_observations} heartbeats that a score needs"
+    if observations < producers.health_min_observations or error_high is None:
+        needed = producers.health_min_observations
+        state, reason = "unknown", f"{observations} of the {needed} heartbeats that a score needs"
     else:
         score = (1 - error_high) * freshness
         state = "healthy" if freshness == 1.0 else "stale"

@@ -35,7 +35,7 @@ from closeloop.learning.significance import (
     difference_of_means,
     student_p,
 )
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import MiningPolicy
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -246,25 +246,25 @@ class Mined:
     left_out: Mapping[tuple[str, str], tuple[str, ...]]
 
 
-def due(trades: int, mined_with: int | None, policy: LearningPolicy) -> bool:
+def due(trades: int, mined_with: int | None, mining: MiningPolicy) -> bool:
     """Whether a group of that many trades is to be mined (again); ``mined_with``: trades of the last time, if any.
 
-    >>> due(109, 100, LearningPolicy()), due(110, 100, LearningPolicy())
+    >>> due(109, 100, MiningPolicy()), due(110, 100, MiningPolicy())
     (False, True)
     """
     if mined_with is None:
         return True
     new = trades - mined_with
-    return new > 0 and new >= policy.mining.growth * mined_with
+    return new > 0 and new >= mining.growth * mined_with
 
 
-def compare(inside: Floats, cells: Floats, policy: LearningPolicy) -> Difference:
+def compare(inside: Floats, cells: Floats, mining: MiningPolicy) -> Difference:
     """Test the difference of means within cells, of m candidates; NaN, and p = 1, where too little can be compared.
 
     ``inside`` (3, m, c): count, sum and sum of squares of the trades of candidate m in cell c; ``cells`` (3, c): the
     same of all trades of the cell. Cells with too few trades on a side are left out.
     """
-    least, enough = policy.mining.min_cell_trades, policy.mining.min_trades
+    least, enough = mining.min_cell_trades, mining.min_trades
     n1, s1, q1 = inside
     n, s, q = cells
     n0 = n - n1
@@ -334,8 +334,8 @@ class Cube:
     within a prefix: 0 is none or too rare.
     """
 
-    def __init__(self, group: Group, policy: LearningPolicy) -> None:
-        self.group, self.policy = group, policy
+    def __init__(self, group: Group, mining: MiningPolicy) -> None:
+        self.group, self.mining = group, mining
         # Sums of squares lose their last digits to a large mean; less a middle value, equal numbers are exactly 0.
         self.middle = float(np.partition(group.rr, group.n // 2)[group.n // 2])
         self.y = group.rr - self.middle
@@ -364,7 +364,7 @@ class Cube:
         self._test()
 
     def _read_columns(self) -> tuple[str, ...]:
-        least, n = self.policy.mining.min_trades, self.group.n
+        least, n = self.mining.min_trades, self.group.n
         minable: dict[str, tuple[int, Ints]] = {}
         for dimension, column in self.group.columns.items():
             counts = np.bincount(column.codes[column.codes >= 0], minlength=len(column.values))
@@ -372,7 +372,7 @@ class Cube:
             if (n - counts[frequent] >= least).any():
                 minable[dimension] = int(counts.sum()), frequent
         ranked = sorted(minable, key=lambda name: (name not in DIMENSIONS, -minable[name][0], name))
-        limit = self.policy.mining.max_dimensions
+        limit = self.mining.max_dimensions
         for dimension in sorted(ranked[:limit]):
             frequent, column = minable[dimension][1], self.group.columns[dimension]
             code_of = np.zeros(len(column.values) + 1, np.int64)  # the last is for -1
@@ -388,13 +388,11 @@ class Cube:
         self, above: _Branch | None, prefix: tuple[int, ...], values: Ints, ids: Ints, radix: int
     ) -> list[_Branch]:
         """Look for refinements of a prefix; ``values`` (radix - 1, k): what its ids stand for, ``ids`` (n,)."""
-        limit = self.policy.mining.max_conditions
+        limit = self.mining.max_conditions
         branches: list[_Branch] = []
         further = range(prefix[-1] + 1 if prefix else 0, len(self.codes))
         for dimension, (labels, (counts, marks, wins)) in self._group_bys(further, ids, radix, (self.marks, self.won)):
-            enough = np.flatnonzero(
-                (counts >= self.policy.mining.min_trades) & (labels >= radix) & (labels % radix > 0)
-            )
+            enough = np.flatnonzero((counts >= self.mining.min_trades) & (labels >= radix) & (labels % radix > 0))
             if not len(enough):
                 continue
             kept = labels[enough]
@@ -466,7 +464,7 @@ class Cube:
         wins = np.concatenate([np.empty(0), *(level.wins for level in self._levels)])
         self._levels.clear()
         order = np.lexsort((*conditions.T[::-1], lengths))
-        order = order[self.group.n - counts[order] >= self.policy.mining.min_trades]
+        order = order[self.group.n - counts[order] >= self.mining.min_trades]
         self.conditions = conditions[order]
         # Equal counts and equal sums of the trades' marks: most probably the same trades, which is then looked up.
         alike = np.lexsort((np.arange(len(order)), marks[order], counts[order]))
@@ -522,7 +520,7 @@ class Cube:
     def _test(self) -> None:
         """Number the cells that can still be compared, and compare within them."""
         _, cell = np.unique(self.cell, return_inverse=True)
-        usable = np.bincount(cell[self.seen], minlength=int(cell.max()) + 1) >= 2 * self.policy.mining.min_cell_trades
+        usable = np.bincount(cell[self.seen], minlength=int(cell.max()) + 1) >= 2 * self.mining.min_cell_trades
         self.seen = self.seen & usable[cell]
         self.cell = np.where(self.seen, (np.cumsum(usable) - 1)[cell], 0)
         self.width = max(int(usable.sum()), 1)
@@ -564,7 +562,7 @@ class Cube:
             inside = np.concatenate(sums, axis=1)
             if not self.accepted:
                 self.sums[:, some] = inside[:, :, 0]
-            result = compare(inside, self.cells, self.policy)
+            result = compare(inside, self.cells, self.mining)
             self.effect[some], self.t[some] = result.effect, result.t
             self.p[some], self.half_width[some] = result.p, result.half_width
         for branch in branches:
@@ -599,7 +597,7 @@ class Cube:
         s1 = np.bincount(spread, self.y, radix * self.width).reshape(shape)
         n, s, _ = self.cells
         n0 = n - n1
-        least = self.policy.mining.min_cell_trades
+        least = self.mining.min_cell_trades
         usable = (n1 >= least) & (n0 >= least)
         usable[0] = False
         n1, n0 = np.where(usable, n1, 1.0), np.where(usable, n0, 1.0)
@@ -619,7 +617,7 @@ class Cube:
         with np.errstate(all="ignore"):
             error = clustered_error(adds, g)
             effect = (share * (m1 - m0)).sum(axis=1)
-            p = np.where(g >= self.policy.mining.min_days, student_p(effect / error, g - 1), 1.0)
+            p = np.where(g >= self.mining.min_days, student_p(effect / error, g - 1), 1.0)
             half_width = t_half_width(error, g - 1, _LEVEL)
         numbers = self.numbers[branch.first : branch.first + len(branch.kept)]
         wanted = numbers >= 0
@@ -644,7 +642,7 @@ class Cube:
             average,
             left / (n - 1) if left > _NO_VARIANCE * squares else 0.0,
             float(self.wins[candidate]) / n,
-            average - self.policy.mining.baseline_rr,
+            average - self.mining.baseline_rr,
             effect if compared else None,
             effect - half_width if compared else None,
             effect + half_width if compared else None,
@@ -654,10 +652,10 @@ class Cube:
         )
 
 
-def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
+def _baseline(group: Group, mining: MiningPolicy) -> Lesson:
     """All trades of the group against the baseline: Student's t test of one sample."""
     average = float(group.rr.mean())
-    edge = average - policy.mining.baseline_rr
+    edge = average - mining.baseline_rr
     p, half_width = 1.0, None
     if group.n > 1:
         error = math.sqrt(group.variance / group.n)
@@ -686,8 +684,8 @@ def _baseline(group: Group, policy: LearningPolicy) -> Lesson:
 class _Selection:
     """Which candidates of all groups are lessons, and which are only shadows of these."""
 
-    def __init__(self, cubes: Sequence[Cube], policy: LearningPolicy) -> None:
-        self.cubes, self.policy = cubes, policy
+    def __init__(self, cubes: Sequence[Cube], mining: MiningPolicy) -> None:
+        self.cubes, self.mining = cubes, mining
         self.starts = np.cumsum([0, *(cube.size for cube in cubes)])
         self.q = np.empty(0)
         self.at_first = self._qualifying()
@@ -706,7 +704,7 @@ class _Selection:
         """
         while True:
             self.q = benjamini_hochberg(self._joined(cube.p for cube in self.cubes))
-            significant = self.q <= self.policy.mining.max_q
+            significant = self.q <= self.mining.max_q
             raised = False
             for cube, part in zip(self.cubes, np.split(significant, self.starts[1:-1]), strict=False):
                 for candidate in np.flatnonzero(part & ~cube.clustered):
@@ -714,7 +712,7 @@ class _Selection:
                     raised = True
             if not raised:
                 break
-        large: Bools = np.abs(self._joined(cube.effect for cube in self.cubes)) >= self.policy.mining.min_effect
+        large: Bools = np.abs(self._joined(cube.effect for cube in self.cubes)) >= self.mining.min_effect
         return significant & large
 
     def run(self) -> None:
@@ -751,14 +749,14 @@ class _Selection:
             yield cube.lesson(int(candidate), Standing.shadow, float(self.q[start + candidate]), explained_by)
 
 
-def mine(groups: Sequence[Group], policy: LearningPolicy) -> Mined:
+def mine(groups: Sequence[Group], mining: MiningPolicy) -> Mined:
     """All lessons of the groups of one run (of one book): their candidates are one family of tests."""
     groups = sorted((group for group in groups if group.n), key=lambda group: group.key)
-    cubes = [Cube(group, policy) for group in groups]
-    selection = _Selection(cubes, policy)
+    cubes = [Cube(group, mining) for group in groups]
+    selection = _Selection(cubes, mining)
     selection.run()
     lessons: list[Lesson] = []
     for place, (group, cube) in enumerate(zip(groups, cubes, strict=True)):
-        lessons += [_baseline(group, policy), *cube.accepted, *selection.shadows(place)]
+        lessons += [_baseline(group, mining), *cube.accepted, *selection.shadows(place)]
     left_out = {cube.group.key: cube.left_out for cube in cubes if cube.left_out}
     return Mined(lessons, sum(cube.size for cube in cubes), left_out)

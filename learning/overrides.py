@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.overrides import Match, Spoke
+from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
 _OPENING = frozenset({"entry", "add"})
 
@@ -20,34 +21,38 @@ class Sizing:
 
 
 def is_actionable(
-    accepted: bool, q: float | None, effect: float | None, half_life_hours: float | None, policy: LearningPolicy
+    accepted: bool,
+    q: float | None,
+    effect: float | None,
+    half_life_hours: float | None,
+    mining: MiningPolicy,
+    decay: DecayPolicy,
 ) -> bool:
     """Whether a lesson may change sizes: accepted, significant, large enough, and not gone too soon."""
     return (
         accepted
         and q is not None
         and effect is not None
-        and q <= policy.mining.max_q
-        and abs(effect) >= policy.mining.min_effect
-        and (half_life_hours is None or half_life_hours >= policy.decay.min_half_life_hours)
+        and q <= mining.max_q
+        and abs(effect) >= mining.min_effect
+        and (half_life_hours is None or half_life_hours >= decay.min_half_life_hours)
     )
 
 
-def sizing(effect: float, n: int, action_category: str, policy: LearningPolicy) -> Sizing:
+def sizing(effect: float, n: int, action_category: str, overrides: OverridesPolicy) -> Sizing:
     """What a lesson of ``n`` trades with this effect (R) changes.
 
-    The effect is shrunk by n / (n + 50), as if fifty trades without any had been seen before (a normal prior).
+    The effect is shrunk by n / (n + shrink_trades), as if that many trades without any had been seen before (a normal
+    prior).
 
-    >>> sizing(1.0, 150, "exit", LearningPolicy())
+    >>> sizing(1.0, 150, "exit", OverridesPolicy())
     Sizing(size_multiplier=1.15, threshold_adjustments={}, confidence=0.75)
     """
-    confidence = n / (n + policy.overrides.shrink_trades)
+    confidence = n / (n + overrides.shrink_trades)
     shrunk = effect * confidence
-    multiplier = _clamp(
-        1.0 + policy.overrides.size_slope * shrunk, policy.overrides.min_size, policy.overrides.max_size
-    )
-    limit = policy.overrides.threshold_limit
-    lowered = _clamp(policy.overrides.threshold_slope * shrunk, -limit, limit)
+    multiplier = _clamp(1.0 + overrides.size_slope * shrunk, overrides.min_size, overrides.max_size)
+    limit = overrides.threshold_limit
+    lowered = _clamp(overrides.threshold_slope * shrunk, -limit, limit)
     return Sizing(multiplier, {"ts_threshold": -lowered} if action_category in _OPENING else {}, confidence)
 
 
@@ -55,16 +60,16 @@ def _clamp(value: float, low: float, high: float) -> float:
     return min(max(value, low), high)
 
 
-def needs_approval(size_multiplier: float, policy: LearningPolicy) -> bool:
+def needs_approval(size_multiplier: float, overrides: OverridesPolicy) -> bool:
     """Whether it would move size by more than may happen without an operator."""
-    return abs(size_multiplier - 1.0) > policy.overrides.approval_limit
+    return abs(size_multiplier - 1.0) > overrides.approval_limit
 
 
-def expires_at(newest_trade: datetime, half_life_hours: float | None, policy: LearningPolicy) -> datetime:
+def expires_at(newest_trade: datetime, half_life_hours: float | None, overrides: OverridesPolicy) -> datetime:
     """When an override ends unless its lesson is renewed: counted from the entry of the lesson's newest trade."""
-    hours = 24.0 * policy.overrides.days_without_decay
+    hours = 24.0 * overrides.days_without_decay
     if half_life_hours is not None:
-        hours = policy.overrides.half_lives * half_life_hours
+        hours = overrides.half_lives * half_life_hours
     return newest_trade + timedelta(hours=hours)
 
 
@@ -79,35 +84,17 @@ class Override:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Voice:
-    """An override that spoke, and with what weight in the weighted mean."""
+def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> Match:
+    """The weighted mean of what overrides say, with weight confidence x (1 + conditions)^specificity_power.
 
-    override_id: str
-    scope: Mapping[str, str]
-    multiplier: float
-    weight: float
-
-
-@dataclass(frozen=True)
-class Match:
-    """What all overrides that apply say together, and which spoke; without any exactly 1.0 and no adjustment."""
-
-    size_multiplier: float = 1.0
-    threshold_adjustments: dict[str, float] = field(default_factory=dict)
-    spoke: tuple[Voice, ...] = ()
-
-
-def blend(overrides: Sequence[Override], policy: LearningPolicy) -> Match:
-    """The weighted mean of what they say, with weight confidence x (1 + conditions)^1.5; in any order the same.
-
-    A threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
+    It is the same in any order; without any override the multiplier is exactly 1 and no threshold is adjusted. A
+    threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
     """
-    speaking = sorted(overrides, key=lambda each: each.override_id)
-    weights = [each.confidence * (1 + len(each.scope)) ** policy.overrides.specificity_power for each in speaking]
+    speaking = sorted(applying, key=lambda each: each.override_id)
+    weights = [each.confidence * (1 + len(each.scope)) ** overrides.specificity_power for each in speaking]
     total = math.fsum(weights)
     if total <= 0:
-        return Match()
+        return Match(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
     adjustments = {}
     for threshold in sorted({name for each in speaking for name in each.threshold_adjustments}):
         said = [
@@ -117,12 +104,12 @@ def blend(overrides: Sequence[Override], policy: LearningPolicy) -> Match:
         ]
         adjustments[threshold] = _mean(said)
     return Match(
-        _mean([(each.size_multiplier, weight) for each, weight in zip(speaking, weights, strict=True)]),
-        adjustments,
-        tuple(
-            Voice(each.override_id, each.scope, each.size_multiplier, weight)
+        size_multiplier=_mean([(each.size_multiplier, weight) for each, weight in zip(speaking, weights, strict=True)]),
+        threshold_adjustments=adjustments,
+        spoke=[
+            Spoke(override_id=each.override_id, scope=dict(each.scope), multiplier=each.size_multiplier, weight=weight)
             for each, weight in zip(speaking, weights, strict=True)
-        ),
+        ],
     )
 
 

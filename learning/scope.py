@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import PatternsPolicy
 
 REGIME_DIMENSIONS = tuple(
     f"{driver}_{horizon}"
@@ -50,7 +50,7 @@ class Scope:
     unknown: tuple[str, ...]
 
 
-def flatten(entry_context: Mapping[str, Any] | None, policy: LearningPolicy) -> Scope:
+def flatten(entry_context: Mapping[str, Any] | None, patterns: PatternsPolicy) -> Scope:
     """The scope of a trade from its ``entry_context`` (see README, "Messages"); never raises.
 
     Regime dimensions come from ``regime_states`` (``{"btc_macro": "S3"}`` or ``{"btc": {"macro": "S3"}}``), the others
@@ -58,11 +58,11 @@ def flatten(entry_context: Mapping[str, Any] | None, policy: LearningPolicy) -> 
     the modes low, mid and high. A dimension without a value is absent. One that is not known is kept, up to 64 of
     them by name. Names and values are at most 64 bytes long; of a longer one a hash keeps it apart from others.
 
-    >>> flatten({"bucket": "nano", "A_value": 0.72, "scope": {"mood": True, "chain": None}}, LearningPolicy())
+    >>> flatten({"bucket": "nano", "A_value": 0.72, "scope": {"mood": True, "chain": None}}, PatternsPolicy())
     Scope(values={'A_mode': 'high', 'mcap_bucket': 'nano', 'mood': 'true'}, unknown=('mood',))
     """
     found: dict[str, str] = {}
-    for name, value in _pairs(entry_context or {}, policy):
+    for name, value in _pairs(entry_context or {}, patterns):
         written, dimension = _written(value), _bounded(name)
         if written and dimension:
             found.setdefault(dimension, written)
@@ -93,7 +93,7 @@ def regime_signature(scope: Mapping[str, str]) -> str:
     return "|".join(f"{name}={scope[dimension]}" for name, dimension in _SIGNATURE.items() if dimension in scope)
 
 
-def _pairs(context: Mapping[str, Any], policy: LearningPolicy) -> Iterator[tuple[str, Any]]:
+def _pairs(context: Mapping[str, Any], patterns: PatternsPolicy) -> Iterator[tuple[str, Any]]:
     """Names and values, those that win first."""
     for name, value in _mapping(context.get("regime_states")).items():
         if isinstance(value, Mapping):
@@ -105,20 +105,20 @@ def _pairs(context: Mapping[str, Any], policy: LearningPolicy) -> Iterator[tuple
     yield from ((name, context.get(name)) for name in TOKEN_DIMENSIONS)
     yield "mcap_bucket", context.get("bucket")
     for source in (scope, context):
-        yield "A_mode", _mode(source.get("A_value"), policy)
-        yield "E_mode", _mode(source.get("E_value"), policy)
+        yield "A_mode", _mode(source.get("A_value"), patterns)
+        yield "E_mode", _mode(source.get("E_value"), patterns)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _mode(value: Any, policy: LearningPolicy) -> str | None:
+def _mode(value: Any, patterns: PatternsPolicy) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    if value < policy.patterns.mode_low_below:
+    if value < patterns.mode_low_below:
         return "low"
-    return "high" if value >= policy.patterns.mode_high_from else "mid"
+    return "high" if value >= patterns.mode_high_from else "mid"
 
 
 def _written(value: Any) -> str:

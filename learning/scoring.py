@@ -8,6 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from closeloop.models.policy import ForecastsPolicy
+
 LONG: Final = 1
 SHORT: Final = -1
 FLAT: Final = 0
@@ -26,17 +28,16 @@ def returns_pct(p_issue: NDArray[np.float64], p_target: NDArray[np.float64]) -> 
     return 100 * (p_target - p_issue) / p_issue
 
 
-def correct(
-    action: NDArray[np.int8], return_pct: NDArray[np.float64], flat_band_pct: float = 0.25
-) -> NDArray[np.bool_]:
-    """Whether each action was right: long above 0, short below 0, flat within ``flat_band_pct`` (percent, inclusive).
+def correct(action: NDArray[np.int8], return_pct: NDArray[np.float64], forecasts: ForecastsPolicy) -> NDArray[np.bool_]:
+    """Whether each action was right: long above 0, short below 0, flat within the policy's band (percent, inclusive).
 
     A small rise makes both long and flat right; no change makes only flat right.
 
-    >>> correct(np.array([LONG, SHORT, FLAT, FLAT], np.int8), np.array([0.1, 0.1, 0.1, 0.3])).tolist()
+    >>> action, return_pct = np.array([LONG, SHORT, FLAT, FLAT], np.int8), np.array([0.1, 0.1, 0.1, 0.3])
+    >>> correct(action, return_pct, ForecastsPolicy()).tolist()
     [True, False, True, False]
     """
-    return np.where(action == FLAT, np.abs(return_pct) <= flat_band_pct, action * return_pct > 0)
+    return np.where(action == FLAT, np.abs(return_pct) <= forecasts.flat_band_pct, action * return_pct > 0)
 
 
 def brier(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from closeloop.learning.corpus import NoScore, destination, read_score, with_score
 from closeloop.models.corpus import CLASH, SkillFile, SkillPlan, SkillSkipped, SkillState
+from closeloop.models.policy import CorpusPolicy
 
 NEXT = {SkillState.pending: SkillState.active, SkillState.active: SkillState.archived}
 TWICE = "an active skill has the same name: neither is given the outcomes of the pattern, and this one stays pending"
@@ -80,11 +81,13 @@ def readable(files: Sequence[SkillFile]) -> tuple[list[Skill], list[SkillSkipped
     return skills, skipped
 
 
-def change_of(skill: Skill, plan_id: str, matches: int, outcome: int, taken: Collection[Place]) -> Change:
+def change_of(
+    skill: Skill, plan_id: str, matches: int, outcome: int, taken: Collection[Place], corpus: CorpusPolicy
+) -> Change:
     """The change that a skill's outcomes (their number, and their sum) lead to. ``taken``: where files lie already."""
     file, old, score = skill.file, skill.file.content, skill.score + outcome
     new = with_score(old, score) if outcome else old
-    to = NEXT[file.state] if skill.half_moved else destination(file.state, score)
+    to = NEXT[file.state] if skill.half_moved else destination(file.state, score, corpus)
     clashes = to is not None and not skill.half_moved and (to, file.name) in taken
     plan = SkillPlan(
         plan_id=plan_id,

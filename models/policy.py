@@ -6,6 +6,7 @@ changed that it depends on, whatever a release adds elsewhere.
 
 import hashlib
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -278,6 +279,11 @@ class DecayPolicy(PolicySection):
 class EdgePolicy(PolicySection):
     """How the factors of a lesson's edge score are weighed by regime."""
 
+    shrink_trades: float = Field(
+        default=50.0,
+        ge=0.0,
+        description="Trades of a regime at which its correlations are believed by half: n / (n + this) (count).",
+    )
     min_samples: int = Field(
         default=10,
         ge=3,
@@ -291,8 +297,7 @@ class OverridesPolicy(PolicySection):
     shrink_trades: float = Field(
         default=50.0,
         ge=0.0,
-        description="Trades at which a lesson is believed by half: n / (n + this) (count). Also of timeframes' "
-        "coefficients and regimes' weights.",
+        description="Trades at which a lesson is believed by half: n / (n + this) (count).",
     )
     size_slope: float = Field(
         default=0.2, ge=0.0, description="Size per R of shrunk effect (share of size). 0.2: the seed's example."
@@ -333,6 +338,11 @@ class OverridesPolicy(PolicySection):
 class CoefficientsPolicy(PolicySection):
     """How timeframes are weighed by their R."""
 
+    shrink_trades: float = Field(
+        default=50.0,
+        ge=0.0,
+        description="Trades of a timeframe at which its mean is believed by half: n / (n + this) (count).",
+    )
     method: Literal["decayed_mean", "seed"] = Field(
         default="decayed_mean",
         description="How timeframes' coefficients are learned: decayed means in any order, or the seed's own update, "
@@ -346,71 +356,103 @@ class CoefficientsPolicy(PolicySection):
     max_weight: float = Field(default=2.0, ge=1.0, description="Largest weight of a timeframe (factor).")
 
 
-# Names of 0.1, when the policy was flat, and where they are now. A policy file of that time is still read.
-FLAT_NAMES: dict[str, tuple[str, str]] = {
-    "karma_alpha": ("karma", "alpha"),
-    "karma_start": ("karma", "start"),
-    "default_preset": ("weights", "default_preset"),
-    "adjustment_window_days": ("weights", "window_days"),
-    "min_observations": ("weights", "min_observations"),
-    "min_pairs": ("weights", "min_pairs"),
-    "max_weight_delta": ("weights", "max_delta"),
-    "min_domain_weight": ("weights", "floor"),
-    "max_domain_weight": ("weights", "ceiling"),
-    "cold_start_days": ("weights", "cold_start_days"),
-    "warm_days": ("weights", "warm_days"),
-    "domain_score_sign": ("weights", "domain_score_sign"),
-    "min_cycle_positions": ("weights", "min_cycle_positions"),
-    "degrading_cycles": ("weights", "degrading_cycles"),
-    "approval_hours": ("approvals", "hours"),
-    "self_approve_max_q": ("weights", "self_approve_max_q"),
-    "forecast_grace_minutes": ("forecasts", "grace_minutes"),
-    "price_tolerance_minutes": ("forecasts", "price_tolerance_minutes"),
-    "flat_band_pct": ("forecasts", "flat_band_pct"),
-    "unresolvable_days": ("forecasts", "unresolvable_days"),
-    "performance_window_days": ("producers", "window_days"),
-    "performance_min_outcomes": ("producers", "min_outcomes"),
-    "agreement_block_hours": ("producers", "agreement_block_hours"),
-    "recalibration_min_outcomes": ("producers", "recalibration_min_outcomes"),
-    "recalibration_growth": ("producers", "recalibration_growth"),
-    "meta_min_outcomes": ("meta", "min_outcomes"),
-    "meta_min_episodes": ("meta", "min_episodes"),
-    "meta_min_share": ("meta", "min_share"),
-    "meta_state_hours": ("meta", "state_hours"),
-    "meta_approval_hours": ("approvals", "meta_hours"),
-    "health_min_observations": ("producers", "health_min_observations"),
-    "health_stale_minutes": ("producers", "health_stale_minutes"),
-    "mode_low_below": ("patterns", "mode_low_below"),
-    "mode_high_from": ("patterns", "mode_high_from"),
-    "mining_max_conditions": ("mining", "max_conditions"),
-    "mining_min_trades": ("mining", "min_trades"),
-    "mining_min_cell_trades": ("mining", "min_cell_trades"),
-    "mining_min_days": ("mining", "min_days"),
-    "mining_max_dimensions": ("mining", "max_dimensions"),
-    "mining_growth": ("mining", "growth"),
-    "lesson_max_q": ("mining", "max_q"),
-    "lesson_min_effect": ("mining", "min_effect"),
-    "lesson_baseline_rr": ("mining", "baseline_rr"),
-    "decay_shortest_hours": ("decay", "shortest_hours"),
-    "decay_longest_hours": ("decay", "longest_hours"),
-    "decay_min_evidence": ("decay", "min_evidence"),
-    "edge_min_samples": ("edge", "min_samples"),
-    "override_min_half_life_hours": ("decay", "min_half_life_hours"),
-    "override_shrink_trades": ("overrides", "shrink_trades"),
-    "override_size_slope": ("overrides", "size_slope"),
-    "override_min_size": ("overrides", "min_size"),
-    "override_max_size": ("overrides", "max_size"),
-    "override_threshold_slope": ("overrides", "threshold_slope"),
-    "override_threshold_limit": ("overrides", "threshold_limit"),
-    "override_approval_limit": ("overrides", "approval_limit"),
-    "override_half_lives": ("overrides", "half_lives"),
-    "override_days_without_decay": ("overrides", "days_without_decay"),
-    "override_specificity_power": ("overrides", "specificity_power"),
-    "coefficients_method": ("coefficients", "method"),
-    "coefficients_short_days": ("coefficients", "short_days"),
-    "coefficients_long_days": ("coefficients", "long_days"),
-    "coefficients_min_weight": ("coefficients", "min_weight"),
-    "coefficients_max_weight": ("coefficients", "max_weight"),
+class CorpusPolicy(PolicySection):
+    """At which scores skills move."""
+
+    promote_at: int = Field(
+        default=3,
+        ge=1,
+        description="Score from which on a pending skill becomes active (points; an outcome of its pattern adds 1 or "
+        "-1). 3: as the seed says; low on purpose, since what is active can still be archived.",
+    )
+    archive_at: int = Field(
+        default=-3,
+        le=-1,
+        description="Score down to which an active skill is archived (points). -3: as far below 0 as promotion is "
+        "above, so that one bad trade moves nothing.",
+    )
+
+
+class ResearchPolicy(PolicySection):
+    """What research tells of trades, and how much of them a prompt holds. No number learned depends on it."""
+
+    big_win_rr: float = Field(
+        default=2.0, gt=0.0, description="Above this a trade is tagged as a big win (R). 2: twice what was risked."
+    )
+    max_data_bytes: int = Field(
+        default=48_000,
+        ge=1_000,
+        description="Most data of a prompt (bytes of JSON). 48,000: a token is at least a byte, and prompts of 200,000 "
+        "tokens on cost more.",
+    )
+
+
+# Names of 0.1, when the policy was flat, and which fields have their numbers now: a policy file of that time is still
+# read. In their order of 0.1, on which the hash of that time depends.
+FLAT_NAMES: dict[str, tuple[str, ...]] = {
+    "karma_alpha": ("karma.alpha",),
+    "karma_start": ("karma.start",),
+    "default_preset": ("weights.default_preset",),
+    "adjustment_window_days": ("weights.window_days",),
+    "min_observations": ("weights.min_observations",),
+    "min_pairs": ("weights.min_pairs",),
+    "max_weight_delta": ("weights.max_delta",),
+    "min_domain_weight": ("weights.floor",),
+    "max_domain_weight": ("weights.ceiling",),
+    "cold_start_days": ("weights.cold_start_days",),
+    "warm_days": ("weights.warm_days",),
+    "domain_score_sign": ("weights.domain_score_sign",),
+    "min_cycle_positions": ("weights.min_cycle_positions",),
+    "degrading_cycles": ("weights.degrading_cycles",),
+    "approval_hours": ("approvals.hours",),
+    "self_approve_max_q": ("weights.self_approve_max_q",),
+    "forecast_grace_minutes": ("forecasts.grace_minutes",),
+    "price_tolerance_minutes": ("forecasts.price_tolerance_minutes",),
+    "flat_band_pct": ("forecasts.flat_band_pct",),
+    "unresolvable_days": ("forecasts.unresolvable_days",),
+    "performance_window_days": ("producers.window_days",),
+    "performance_min_outcomes": ("producers.min_outcomes",),
+    "agreement_block_hours": ("producers.agreement_block_hours",),
+    "recalibration_min_outcomes": ("producers.recalibration_min_outcomes",),
+    "recalibration_growth": ("producers.recalibration_growth",),
+    "meta_min_outcomes": ("meta.min_outcomes",),
+    "meta_min_episodes": ("meta.min_episodes",),
+    "meta_min_share": ("meta.min_share",),
+    "meta_state_hours": ("meta.state_hours",),
+    "meta_approval_hours": ("approvals.meta_hours",),
+    "health_min_observations": ("producers.health_min_observations",),
+    "health_stale_minutes": ("producers.health_stale_minutes",),
+    "mode_low_below": ("patterns.mode_low_below",),
+    "mode_high_from": ("patterns.mode_high_from",),
+    "mining_max_conditions": ("mining.max_conditions",),
+    "mining_min_trades": ("mining.min_trades",),
+    "mining_min_cell_trades": ("mining.min_cell_trades",),
+    "mining_min_days": ("mining.min_days",),
+    "mining_max_dimensions": ("mining.max_dimensions",),
+    "mining_growth": ("mining.growth",),
+    "lesson_max_q": ("mining.max_q",),
+    "lesson_min_effect": ("mining.min_effect",),
+    "lesson_baseline_rr": ("mining.baseline_rr",),
+    "decay_shortest_hours": ("decay.shortest_hours",),
+    "decay_longest_hours": ("decay.longest_hours",),
+    "decay_min_evidence": ("decay.min_evidence",),
+    "edge_min_samples": ("edge.min_samples",),
+    "override_min_half_life_hours": ("decay.min_half_life_hours",),
+    "override_shrink_trades": ("overrides.shrink_trades", "coefficients.shrink_trades", "edge.shrink_trades"),
+    "override_size_slope": ("overrides.size_slope",),
+    "override_min_size": ("overrides.min_size",),
+    "override_max_size": ("overrides.max_size",),
+    "override_threshold_slope": ("overrides.threshold_slope",),
+    "override_threshold_limit": ("overrides.threshold_limit",),
+    "override_approval_limit": ("overrides.approval_limit",),
+    "override_half_lives": ("overrides.half_lives",),
+    "override_days_without_decay": ("overrides.days_without_decay",),
+    "override_specificity_power": ("overrides.specificity_power",),
+    "coefficients_method": ("coefficients.method",),
+    "coefficients_short_days": ("coefficients.short_days",),
+    "coefficients_long_days": ("coefficients.long_days",),
+    "coefficients_min_weight": ("coefficients.min_weight",),
+    "coefficients_max_weight": ("coefficients.max_weight",),
 }
 
 
@@ -454,6 +496,12 @@ class LearningPolicy(BaseModel):
     coefficients: CoefficientsPolicy = Field(
         default=CoefficientsPolicy(), description="How timeframes are weighed by their R."
     )
+    corpus: CorpusPolicy = Field(default=CorpusPolicy(), description="At which scores skills move.")
+    research: ResearchPolicy = Field(
+        default=ResearchPolicy(),
+        description="What research tells of trades, and how much of them a prompt holds. No number learned depends on "
+        "it.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -463,14 +511,13 @@ class LearningPolicy(BaseModel):
             return values
         nested = {name: value for name, value in values.items() if name not in FLAT_NAMES}
         for name, value in values.items():
-            if name not in FLAT_NAMES:
-                continue
-            section, field = FLAT_NAMES[name]
-            into = nested.setdefault(section, {})
-            into = dict(into) if isinstance(into, dict) else into.model_dump(exclude_unset=True)
-            if field in into:
-                raise ValueError(f"{name}: is also given as {section}.{field}; remove one of them")
-            nested[section] = into | {field: value}
+            for place in FLAT_NAMES.get(name, ()):
+                section, field = place.split(".")
+                into = nested.get(section, {})
+                into = dict(into) if isinstance(into, dict) else into.model_dump(exclude_unset=True)
+                if field in into:
+                    raise ValueError(f"{name}: is also given as {place}; remove one of them")
+                nested[section] = into | {field: value}
         return nested
 
     @cached_property
@@ -480,9 +527,16 @@ class LearningPolicy(BaseModel):
 
     @cached_property
     def flat_hash(self) -> str:
-        """The hash that 0.1 gave to a policy of these numbers; what was decided under it stays decided."""
-        flat = {name: getattr(getattr(self, section), field) for name, (section, field) in FLAT_NAMES.items()}
+        """The hash that 0.1 gave to a policy of these numbers; what was decided under it stays decided.
+
+        Where fields that were one number then differ, no policy of 0.1 had these numbers, and the hash is none of its.
+        """
+        flat = {name: self._number_of_old(places) for name, places in FLAT_NAMES.items()}
         return hashlib.sha256(to_json(flat)).hexdigest()[:16]
+
+    def _number_of_old(self, places: tuple[str, ...]) -> Any:
+        numbers = [attrgetter(place)(self) for place in places]
+        return numbers[0] if all(number == numbers[0] for number in numbers) else numbers
 
 
 def hash_of(*sections: BaseModel) -> str:

@@ -1,6 +1,5 @@
 """Overrides: keeping them in line with lessons, listing them, and what they say of an action in a scope."""
 
-from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,7 +10,7 @@ from closeloop.learning.overrides import Override, blend
 from closeloop.learning.scope import flatten
 from closeloop.models import launches
 from closeloop.models.errors import NotAcceptable, NotOnRecord
-from closeloop.models.overrides import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideView, Spoke
+from closeloop.models.overrides import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideView
 from closeloop.models.policy import LearningPolicy
 from closeloop.services.launching import run
 
@@ -61,13 +60,8 @@ async def only_book(session: AsyncSession) -> str:
 
 async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
     """What the overrides in force at an instant say of an action in a scope: the read that engines make."""
-    scope = flatten({"scope": request.scope}, policy).values
+    scope = flatten({"scope": request.scope}, policy.patterns).values
     rows = await store.overrides.matching(
         session, request.book, request.pattern_key, request.action_category, scope, at
     )
-    found = blend([Override(**row) for row in rows], policy)
-    return Match(
-        size_multiplier=found.size_multiplier,
-        threshold_adjustments=found.threshold_adjustments,
-        spoke=[Spoke(**asdict(voice)) for voice in found.spoke],
-    )
+    return blend([Override(**row) for row in rows], policy.overrides)

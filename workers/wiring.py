@@ -186,7 +186,7 @@ def build_worker(
         imports.attribute_import,
         imports.report_import,
         karma.rebuild_karma,
-        CorpusActivities(sessions, SkillFolder(corpus_folder)).tend_corpus,
+        CorpusActivities(sessions, policy, SkillFolder(corpus_folder)).tend_corpus,
         weights.open_cycle,
         weights.decide,
         weights.expire,

@@ -9,7 +9,6 @@ import pytest
 
 from closeloop import store
 from closeloop.activities.attribution import attribute
-from closeloop.learning.karma import karma_of
 from closeloop.models.positions import PositionKey
 from closeloop.store.database import Sessions
 from tests.activities.attributing import (
@@ -27,6 +26,7 @@ from tests.activities.attributing import (
     tally,
 )
 from tests.closes import closed, message
+from tests.learning.plain_karma import karma_of
 from tests.store.databases import query
 
 NOTHING = Tally(positions=0, attributions=0, learning_events=0, attribution_events=0, convictions=0)

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.activities.attribution import RefusedClose, attribute
-from closeloop.learning.karma import karma_of
 from closeloop.models.positions import AttributedClose, ClosedPosition, RecordedConviction
 from closeloop.store.database import Sessions
 from tests.activities.attributing import (
@@ -28,6 +27,7 @@ from tests.activities.attributing import (
     tally,
 )
 from tests.closes import closed, series
+from tests.learning.plain_karma import karma_of
 from tests.store.databases import backend, query, wait_until_blocked
 
 Answers = list[AttributedClose | RefusedClose]

@@ -20,6 +20,7 @@ from closeloop.activities.corpus import CorpusActivities
 from closeloop.gateways.skills import EDITED, SkillFolder
 from closeloop.learning.skill_moves import TWICE
 from closeloop.models.corpus import CLASH, CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
+from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed
@@ -33,7 +34,7 @@ async def tend(sessions: Sessions, skills: SkillFolder, run: str = "run") -> Cor
     """One run of the activity."""
     environment = ActivityEnvironment()
     environment.info = replace(environment.info, workflow_run_id=run)
-    return await environment.run(CorpusActivities(sessions, skills).tend_corpus, CorpusRequest())
+    return await environment.run(CorpusActivities(sessions, LearningPolicy(), skills).tend_corpus, CorpusRequest())
 
 
 @dataclass

@@ -10,13 +10,13 @@ from temporalio.testing import ActivityEnvironment
 from closeloop import store
 from closeloop.activities.attribution import attribute
 from closeloop.activities.karma import KarmaActivities
-from closeloop.learning.karma import karma_of
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.store.database import Sessions
 from tests.activities.attributing import NOW, POLICY, attributed, karma_of_book
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, series
+from tests.learning.plain_karma import karma_of
 from tests.store.databases import (
     backend,
     query,

@@ -13,6 +13,7 @@ from closeloop import store
 from closeloop.activities.research import research_hash
 from closeloop.gateways.language_model import highest_cost
 from closeloop.learning.research import trade_question
+from closeloop.models.policy import ResearchPolicy
 from closeloop.models.research import Studied
 from tests.activities.researching import AS_OF, COST, PRICES, Laboratory, laboratory
 from tests.gateways.messages_api import (
@@ -32,7 +33,7 @@ from tests.learning.test_research import data_of, read
 from tests.store.databases import query
 
 # More than any question of these tests can cost, less than two can.
-ONE_CALL = highest_cost(trade_question(read()), PRICES) * Decimal("1.3")
+ONE_CALL = highest_cost(trade_question(read(), ResearchPolicy()), PRICES) * Decimal("1.3")
 
 
 @pytest.fixture

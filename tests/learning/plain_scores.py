@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from statistics import correlation, fmean
 
+import numpy as np
+from numpy.typing import NDArray
+
 Outcome = tuple[float, bool]
 """(confidence, correct)"""
 
@@ -76,3 +79,18 @@ def isotonic(outcomes: Sequence[Outcome]) -> Callable[[float], float]:
         return y0 if x0 == x1 else y0 + (y1 - y0) * (p - x0) / (x1 - x0)
 
     return mapped
+
+
+def independent_shares(
+    stream: NDArray[np.int64], target_at: NDArray[np.int64], horizon: NDArray[np.int64] | int
+) -> NDArray[np.float64]:
+    """What each outcome adds to the number of independent ones, as the SQL of store/producers.py computes it."""
+    order = np.lexsort((target_at, stream))
+    ordered_stream, ordered_target = stream[order], target_at[order]
+    lengths = np.broadcast_to(np.asarray(horizon), stream.shape)[order]
+    ordered = np.ones(len(stream))
+    follows = ordered_stream[1:] == ordered_stream[:-1]
+    ordered[1:][follows] = np.minimum(1.0, np.diff(ordered_target)[follows] / lengths[1:][follows])
+    shares = np.empty(len(stream))
+    shares[order] = ordered
+    return shares

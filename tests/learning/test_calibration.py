@@ -23,7 +23,6 @@ from closeloop.learning.calibration import (
     bin_of,
     dense,
     fit,
-    independent_shares,
     performance,
     recalibrate,
     reliability,
@@ -31,8 +30,9 @@ from closeloop.learning.calibration import (
     with_all,
 )
 from closeloop.learning.intervals import wilson_interval
+from closeloop.models.policy import ProducersPolicy
 from tests.learning import plain_scores
-from tests.learning.plain_scores import Outcome
+from tests.learning.plain_scores import Outcome, independent_shares
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HOUR = 3_600_000_000
@@ -40,6 +40,8 @@ DAY = 24 * HOUR
 DECOMPOSED = ("reliability", "resolution", "uncertainty", "within_bin_variance", "within_bin_covariance")
 
 # Round confidences make edges of bins, ties and constant columns common.
+POLICY, OF_ANY = ProducersPolicy(), ProducersPolicy(min_outcomes=1)
+
 confidences = st.one_of(st.integers(0, 20).map(lambda k: k / 20), st.floats(0, 1))
 outcome_lists = st.lists(st.tuples(confidences, st.booleans()), min_size=1, max_size=60)
 
@@ -51,7 +53,7 @@ def summed(outcomes: Sequence[Outcome], share: float = 1.0) -> NDArray[np.float6
 
 
 def scored(outcomes: Sequence[Outcome], share: float = 1.0) -> Performance:
-    return performance(summed(outcomes, share), min_outcomes=1)
+    return performance(summed(outcomes, share), OF_ANY)
 
 
 def same(one: Performance, other: Performance, abs_: float = 1e-9) -> bool:
@@ -92,7 +94,7 @@ def test_the_identity_holds_over_a_million_outcomes_added_up_by_day(kind: str) -
     p = {"spread": rng.random(n), "constant": np.full(n, 0.7), "two values": rng.choice([0.1, 0.3], n)}[kind]
     o = rng.random(n) < p
     by_day = sums(np.arange(n) * 90 // n, p, o, np.ones(n), 90)
-    found = performance(by_day.sum(axis=0, keepdims=True))
+    found = performance(by_day.sum(axis=0, keepdims=True), POLICY)
     rel, res, unc, wbv, wbc = (getattr(found, name)[0] for name in DECOMPOSED)
     brier = math.fsum(((p - o) ** 2).tolist()) / n
     assert rel - res + unc + wbv - wbc == pytest.approx(brier, abs=1e-12)
@@ -134,7 +136,7 @@ def test_sums_add_up_whatever_the_order_and_the_days(outcomes: list[Outcome], rn
         parts[rng.randrange(days)].append(outcome)
     added = np.concatenate([summed(part) for part in parts.values()]).sum(axis=0, keepdims=True)
     # The square root in standard errors turns a rounding of 1e-17 into one of 1e-9.
-    assert same(performance(added, 1), scored(outcomes), abs_=1e-6)
+    assert same(performance(added, OF_ANY), scored(outcomes), abs_=1e-6)
     rows = [(k, of[k]) for part in parts.values() for of in [summed(part)[0]] for k in range(BINS) if of[k].any()]
     gathered = dense(
         np.zeros(len(rows), np.int64), np.array([k for k, _ in rows]), np.array([row for _, row in rows]), 1
@@ -155,7 +157,7 @@ def test_groups_are_kept_apart() -> None:
 
 def test_on_few_outcomes_only_the_counts_are_known() -> None:
     few, enough = [(0.6, True)] * 4, [(0.6, True), (0.7, False)] * 3
-    found = performance(np.concatenate([summed(few), summed(enough), summed([])]), min_outcomes=5)
+    found = performance(np.concatenate([summed(few), summed(enough), summed([])]), POLICY)
     assert found.outcomes.tolist() == [4, 6, 0]
     assert found.correct.tolist() == [4, 3, 0]
     assert found.independent.tolist() == [4, 6, 0]
@@ -197,7 +199,7 @@ def test_a_perfect_forecaster_shows_the_error_that_is_printed_beside_it(n: int, 
     forecasters = 2000
     p = rng.uniform(0.3, 0.95, n * forecasters)
     group = np.repeat(np.arange(forecasters), n)
-    found = performance(sums(group, p, rng.random(len(p)) < p, np.ones(len(p)), forecasters))
+    found = performance(sums(group, p, rng.random(len(p)) < p, np.ones(len(p)), forecasters), POLICY)
     assert found.calibration_error.mean() == pytest.approx(about, rel=0.05)
     assert found.calibration_error_if_perfect.mean() == pytest.approx(found.calibration_error.mean(), rel=0.03)
 
@@ -239,7 +241,7 @@ def test_evenly_spaced_they_are_as_many_as_do_not_overlap(per_horizon: int, n: i
     outcomes = [(0.5, True)] * n
     p, o = np.array([p for p, _ in outcomes]), np.array([o for _, o in outcomes])
     horizon = per_horizon * step
-    found = performance(sums(np.zeros(n, np.int64), p, o, shares(targets, horizon), 1), 1)
+    found = performance(sums(np.zeros(n, np.int64), p, o, shares(targets, horizon), 1), OF_ANY)
     assert found.independent[0] == apart(targets, horizon)
 
 
@@ -275,7 +277,7 @@ def test_intervals_of_overlapping_outcomes_hold_the_truth() -> None:
     p = np.full(len(o), 0.5)
     holds = []
     for of in (share, np.ones(len(o))):
-        found = performance(sums(group, p, o, of, walks))
+        found = performance(sums(group, p, o, of, walks), POLICY)
         holds.append(np.mean((found.hit_low <= 0.5) & (found.hit_high >= 0.5)))
     assert holds[0] > 0.93
     assert holds[1] < 0.6  # as if they were independent
@@ -285,9 +287,9 @@ def test_repeating_every_forecast_adds_no_certainty() -> None:
     rng = np.random.default_rng(8)
     target, p, o = np.arange(50) * HOUR, rng.random(50), rng.random(50) < 0.5
     zeros = np.zeros(200, np.int64)
-    once = performance(sums(zeros[:50], p, o, shares(target.tolist(), HOUR), 1))
+    once = performance(sums(zeros[:50], p, o, shares(target.tolist(), HOUR), 1), POLICY)
     four = [np.tile(column, 4) for column in (target, p, o)]
-    often = performance(sums(zeros, four[1], four[2], independent_shares(zeros, four[0], HOUR), 1))
+    often = performance(sums(zeros, four[1], four[2], independent_shares(zeros, four[0], HOUR), 1), POLICY)
     assert (often.outcomes[0], often.independent[0]) == (200, 50)
     assert (often.hit_low[0], often.hit_high[0]) == pytest.approx((once.hit_low[0], once.hit_high[0]))
     assert often.brier_se[0] == pytest.approx(once.brier_se[0], rel=0.02)
@@ -327,7 +329,7 @@ def test_all_adds_everything_up_but_what_is_independent() -> None:
 def test_all_of_nothing_is_nothing() -> None:
     keys, of = with_all(np.empty((0, 4), np.int64), np.empty((0, BINS, len(COLUMNS))))
     assert (keys.shape, of.shape) == ((0, 4), (0, BINS, len(COLUMNS)))
-    assert performance(of).hit_rate.shape == (0,)
+    assert performance(of, POLICY).hit_rate.shape == (0,)
 
 
 # -- recalibration -----------------------------------------------------------------------------------------------------
@@ -360,7 +362,7 @@ LATER = 10**18
 
 @pytest.mark.parametrize("n", [120, 1000])
 def test_a_calibrated_producer_is_rarely_recalibrated(n: int) -> None:
-    adopted = sum(recalibrate(*history(n, seed, 1.0), LATER).adopted for seed in range(200))
+    adopted = sum(recalibrate(*history(n, seed, 1.0), LATER, POLICY).adopted for seed in range(200))
     assert adopted <= 8
 
 
@@ -369,13 +371,13 @@ def test_a_producer_whose_outcomes_overlap_is_rarely_recalibrated() -> None:
     adopted = 0
     for seed in range(100):
         issued, target, p, o = (np.repeat(column, 12) for column in history(150, seed, 1.0, step=DAY, horizon=DAY))
-        adopted += recalibrate(issued + np.tile(np.arange(12), 150), target, p, o, LATER).adopted
+        adopted += recalibrate(issued + np.tile(np.arange(12), 150), target, p, o, LATER, POLICY).adopted
     assert adopted <= 6
 
 
 def test_an_overconfident_producer_is_recalibrated_and_to_the_truth() -> None:
     for seed in range(20):
-        found = recalibrate(*history(2000, seed, 0.2), LATER)
+        found = recalibrate(*history(2000, seed, 0.2), LATER, POLICY)
         assert found.adopted
         assert found.reason == "better_out_of_sample"
         assert found.map is not None
@@ -408,7 +410,7 @@ def forward(columns: tuple[NDArray, ...], as_of: int) -> tuple[float, float, int
 @pytest.mark.parametrize("horizon", [HOUR, 4 * HOUR, 30 * HOUR])
 def test_the_evidence_is_that_of_forward_folds(n: int, horizon: int) -> None:
     columns = history(n, n, 0.4, horizon=horizon)
-    found = recalibrate(*columns, LATER)
+    found = recalibrate(*columns, LATER, POLICY)
     gain, se, tested, clusters = forward(columns, LATER)
     assert (found.gain, found.gain_se) == pytest.approx((gain, se), abs=1e-12)
     assert (found.tested, found.clusters, found.outcomes) == (tested, clusters, n)
@@ -423,26 +425,26 @@ def test_the_evidence_is_that_of_forward_folds(n: int, horizon: int) -> None:
 def test_nothing_after_as_of_changes_anything() -> None:
     columns = history(500, 3, 0.5, horizon=12 * HOUR)
     as_of = int(columns[1][299])
-    early = recalibrate(*(c[:300] for c in columns), as_of)
-    assert recalibrate(*columns, as_of) == early
+    early = recalibrate(*(c[:300] for c in columns), as_of, POLICY)
+    assert recalibrate(*columns, as_of, POLICY) == early
     assert early.outcomes == 300
-    assert recalibrate(*columns, as_of + 4 * HOUR) != early
+    assert recalibrate(*columns, as_of + 4 * HOUR, POLICY) != early
 
 
 def test_order_does_not_matter() -> None:
     columns = history(300, 1, 0.5)
     order = np.random.default_rng(0).permutation(300)
-    found, shuffled = recalibrate(*columns, LATER), recalibrate(*(c[order] for c in columns), LATER)
+    found, shuffled = recalibrate(*columns, LATER, POLICY), recalibrate(*(c[order] for c in columns), LATER, POLICY)
     assert found.map == shuffled.map
     assert (found.gain, found.gain_se) == pytest.approx((shuffled.gain, shuffled.gain_se))
 
 
 def test_too_little_is_said_to_be_too_little() -> None:
-    few: Recalibration = recalibrate(*history(99, 1, 0.2), LATER)
+    few: Recalibration = recalibrate(*history(99, 1, 0.2), LATER, POLICY)
     assert (few.reason, few.map, few.gain, few.adopted) == ("too_few_outcomes", None, None, False)
-    short = recalibrate(*history(400, 1, 0.2, step=HOUR // 10), LATER)
+    short = recalibrate(*history(400, 1, 0.2, step=HOUR // 10), LATER, POLICY)
     assert (short.reason, short.gain, short.adopted) == ("too_few_days", None, False)
     # Horizons so long that nothing had elapsed when the folds began: nothing can be tested.
-    blind = recalibrate(*history(400, 1, 0.2, step=HOUR, horizon=400 * HOUR), LATER)
+    blind = recalibrate(*history(400, 1, 0.2, step=HOUR, horizon=400 * HOUR), LATER, POLICY)
     assert (blind.reason, blind.tested, blind.adopted) == ("too_few_days", 0, False)
-    assert recalibrate(*(c[:0] for c in history(5, 1, 0.2)), LATER).reason == "too_few_outcomes"
+    assert recalibrate(*(c[:0] for c in history(5, 1, 0.2)), LATER, POLICY).reason == "too_few_outcomes"

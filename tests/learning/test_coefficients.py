@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from closeloop.learning.coefficients import DecayedMean, after, weight
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import CoefficientsPolicy
 
-POLICY, SEED = LearningPolicy(), LearningPolicy(coefficients_method="seed")
+POLICY, SEED = CoefficientsPolicy(), CoefficientsPolicy(method="seed")
 DAY = 86_400.0
 _TRADES = st.lists(st.tuples(st.floats(-5, 20), st.floats(0, 400)), min_size=1, max_size=30)
 
 
-def one_by_one(trades: list[tuple[float, float]], tau: float, policy: LearningPolicy = POLICY) -> DecayedMean:
+def one_by_one(trades: list[tuple[float, float]], tau: float, policy: CoefficientsPolicy = POLICY) -> DecayedMean:
     state = DecayedMean()
     for rr, day in trades:
         state = after(state, np.array([rr]), np.array([day * DAY]), tau, policy)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from closeloop.learning.corpus import NoScore, destination, read_score, with_score
 from closeloop.models.corpus import SkillState
+from closeloop.models.policy import CorpusPolicy
 
 endings = st.sampled_from([b"\n", b"\r\n", b"\r"])
 lines = st.binary(max_size=30).filter(lambda line: not line.startswith(b"score:") and not set(line) & set(b"\r\n"))
@@ -93,4 +94,10 @@ def test_scores_that_are_not(content: bytes, reason: str) -> None:
     ],
 )
 def test_where_a_score_takes_a_skill(state: str, score: int, to: str | None) -> None:
-    assert destination(SkillState(state), score) == to
+    assert destination(SkillState(state), score, CorpusPolicy()) == to
+
+
+def test_the_scores_are_the_policys() -> None:
+    high = CorpusPolicy(promote_at=5, archive_at=-1)
+    assert destination(SkillState.pending, 4, high) is None
+    assert destination(SkillState.active, -1, high) is SkillState.archived

@@ -5,9 +5,9 @@ import pytest
 from scipy import optimize
 
 from closeloop.learning.decay import half_life
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import DecayPolicy
 
-POLICY = LearningPolicy()
+POLICY = DecayPolicy()
 HOUR = 3600.0
 
 
@@ -51,7 +51,7 @@ def test_all_at_once() -> None:
 
 def test_the_grid_is_the_policys() -> None:
     t = np.arange(0.0, 400.0)
-    policy = LearningPolicy(decay_shortest_hours=50.0, decay_longest_hours=60.0)
+    policy = DecayPolicy(shortest_hours=50.0, longest_hours=60.0)
     found = half_life(t * HOUR, 0.5 ** (t / 10.0), policy)
     assert found == pytest.approx(50.0)
-    assert half_life(t * HOUR, 0.5 ** (t / 10.0), LearningPolicy(decay_min_evidence=1e9)) is None
+    assert half_life(t * HOUR, 0.5 ** (t / 10.0), DecayPolicy(min_evidence=1e9)) is None

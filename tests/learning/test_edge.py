@@ -18,9 +18,9 @@ from closeloop.learning.edge import (
     weights_of,
 )
 from closeloop.learning.mining import Group, Trade, group_of
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import EdgePolicy
 
-POLICY = LearningPolicy()
+POLICY = EdgePolicy()
 DAY = 86_400.0
 
 

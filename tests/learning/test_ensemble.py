@@ -1,7 +1,6 @@
 """The meta-producer and the agreement of pairs, against plain Python that looks at one forecast at a time."""
 
 import random
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,9 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from closeloop.learning.ensemble import PAIR_COLUMNS, Emission, History, agreement, emission, pair_counts, state
+from closeloop.learning.ensemble import Emission, History, agreement, emission, state
 from closeloop.learning.intervals import wilson_intervals
 from closeloop.learning.scoring import FLAT, LONG, SHORT
+from closeloop.models.policy import ForecastsPolicy, MetaPolicy, ProducersPolicy
 
 untimed = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 HOUR = 3_600_000_000
@@ -68,6 +68,12 @@ def plain_episodes(
 
 # Small numbers in place of microseconds: collisions, windows and distances are met often.
 BACK, HORIZON = 4, 3
+META, FORECASTS = MetaPolicy(), ForecastsPolicy()
+
+
+def meta(back: int) -> MetaPolicy:
+    """A state of this many microseconds; two episodes are enough."""
+    return MetaPolicy(state_hours=back / HOUR, min_episodes=2)
 
 
 @st.composite
@@ -80,10 +86,8 @@ def histories(draw: st.DrawFn) -> list[Row]:
     return [Row(p, t, t + HORIZON, a, moves[t]) for p, t, a in spoken]
 
 
-def emitted(rows: Sequence[Row], now: Mapping[int, int], as_of: int, **given: int) -> Emission:
-    return emission(
-        columns(rows), now, as_of, HORIZON, 500, **{"min_episodes": 2, "state_us": BACK, "shadow": False, **given}
-    )
+def emitted(rows: Sequence[Row], now: Mapping[int, int], as_of: int, back: int = BACK, **given: int) -> Emission:
+    return emission(columns(rows), now, as_of, HORIZON, 500, meta(back), FORECASTS, shadow=False, **given)
 
 
 @pytest.mark.parametrize("back", [2, 4])
@@ -92,7 +96,7 @@ def emitted(rows: Sequence[Row], now: Mapping[int, int], as_of: int, **given: in
 def test_episodes_are_the_instants_at_which_everyone_stood_so(
     back: int, rows: list[Row], now: dict[int, int], as_of: int
 ) -> None:
-    found = emitted(rows, now, as_of, state_us=back)
+    found = emitted(rows, now, as_of, back)
     episodes, every = plain_episodes(rows, now, as_of, HORIZON, back)
     n = len(episodes)
     assert found.n == n
@@ -118,20 +122,20 @@ def test_episodes_are_the_instants_at_which_everyone_stood_so(
 def test_the_state_is_where_each_producer_stands(rows: list[Row], as_of: int, itself: int | None) -> None:
     expected = stood(rows, as_of, BACK)
     expected.pop(itself, None) if itself is not None else None
-    assert state(columns(rows), as_of, itself=itself, state_us=BACK) == expected
+    assert state(columns(rows), as_of, meta(BACK), itself=itself) == expected
 
 
 @untimed
 @given(histories(), st.integers(0, 65), st.randoms())
 def test_what_comes_after_as_of_changes_nothing(rows: list[Row], as_of: int, rng: random.Random) -> None:
-    now = state(columns(rows), as_of, state_us=BACK)
+    now = state(columns(rows), as_of, meta(BACK))
     found = emitted(rows, now, as_of)
     # The future as it was, as it might have been, and not at all.
     other = [r if r.target_at <= as_of else r._replace(return_pct=rng.uniform(-5, 5)) for r in rows]
     other = [r if r.issued_at <= as_of else r._replace(action=rng.choice([-1, 0, 1])) for r in other]
     past = [r for r in rows if r.issued_at <= as_of]
     for changed in (other, past):
-        assert state(columns(changed), as_of, state_us=BACK) == now
+        assert state(columns(changed), as_of, meta(BACK)) == now
         assert emitted(changed, now, as_of) == found
 
 
@@ -139,7 +143,7 @@ def test_what_comes_after_as_of_changes_nothing(rows: list[Row], as_of: int, rng
 @given(histories(), st.integers(0, 65))
 def test_it_never_listens_to_itself(rows: list[Row], as_of: int) -> None:
     others = [r for r in rows if r.producer != 2]
-    now = state(columns(rows), as_of, itself=2, state_us=BACK)
+    now = state(columns(rows), as_of, meta(BACK), itself=2)
     assert emitted(rows, now | {2: LONG}, as_of, itself=2) == emitted(others, now, as_of)
 
 
@@ -161,7 +165,7 @@ def market(seed: int, planted: bool, hours: int = 24 * 60, producers: int = 3) -
 def test_a_planted_ensemble_is_found() -> None:
     for seed in range(10):
         rows, as_of = market(seed, planted=True)
-        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), shadow=False)
+        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), META, FORECASTS, shadow=False)
         assert (found.direction, found.abstention) == (LONG, None)
         assert found.confidence == pytest.approx(0.85, abs=0.1)
         assert found.base_rate == pytest.approx(0.5 + 0.35 / 4, abs=0.06)
@@ -173,7 +177,7 @@ def test_noise_seldom_speaks() -> None:
     for seed in range(300):
         rows, as_of = market(seed, planted=False, hours=24 * 15)
         now = {0: LONG, 1: SHORT, 2: LONG}
-        spoke += emission(columns(rows), now, as_of, HOUR, len(rows), shadow=False).abstention is None
+        spoke += emission(columns(rows), now, as_of, HOUR, len(rows), META, FORECASTS, shadow=False).abstention is None
     assert spoke <= 24
 
 
@@ -191,9 +195,10 @@ def test_noise_seldom_speaks() -> None:
 )
 def test_reasons_to_abstain(given_: dict[str, float], reason: str | None) -> None:
     rows, as_of = market(1, planted=True)
-    found = emission(
-        columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, **{"outcomes_in_all": len(rows), "shadow": False, **given_}
-    )
+    in_all, shadow = given_.get("outcomes_in_all", len(rows)), given_.get("shadow", False)
+    numbers = {name: given_[name] for name in given_.keys() & MetaPolicy.model_fields.keys()}
+    policy = META.model_copy(update=numbers)
+    found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, in_all, policy, FORECASTS, shadow=shadow)
     assert found.abstention == reason
     # What it would have said is known all the same.
     assert found.direction == LONG
@@ -202,15 +207,15 @@ def test_reasons_to_abstain(given_: dict[str, float], reason: str | None) -> Non
 
 def test_without_anyone_speaking_there_is_nothing_to_say() -> None:
     rows, as_of = market(1, planted=True)
-    assert emission(columns(rows), {}, as_of, HOUR, 5000).abstention == "insufficient_data"
-    assert emission(columns([]), {0: LONG}, as_of, HOUR, 5000).abstention == "insufficient_data"
+    assert emission(columns(rows), {}, as_of, HOUR, 5000, META, FORECASTS).abstention == "insufficient_data"
+    assert emission(columns([]), {0: LONG}, as_of, HOUR, 5000, META, FORECASTS).abstention == "insufficient_data"
 
 
 def test_a_direction_that_is_common_anyway_is_no_news() -> None:
     rng = random.Random(2)
     moves = [1.0 if rng.random() < 0.8 else -1.0 for _ in range(600)]
     rows = [Row(0, h * HOUR, (h + 1) * HOUR, rng.choice([LONG, SHORT]), move) for h, move in enumerate(moves)]
-    found = emission(columns(rows), {0: LONG}, 700 * HOUR, HOUR, 600, shadow=False)
+    found = emission(columns(rows), {0: LONG}, 700 * HOUR, HOUR, 600, META, FORECASTS, shadow=False)
     assert found.share is not None
     assert found.share > 0.6
     assert found.abstention == "low_confidence"
@@ -221,7 +226,7 @@ def test_its_confidence_is_worth_what_it_says() -> None:
     came_true, said = [], []
     for seed in range(150):
         rows, as_of = market(seed, planted=True, hours=24 * 30)
-        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), shadow=False)
+        found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, len(rows), META, FORECASTS, shadow=False)
         if found.abstention is None and found.direction is not None and found.confidence is not None:
             move = 1.0 if random.Random(f"next {seed}").random() < 0.85 else -1.0
             came_true.append(right(found.direction, move))
@@ -232,73 +237,10 @@ def test_its_confidence_is_worth_what_it_says() -> None:
 
 # -- agreement ---------------------------------------------------------------------------------------------------------
 
-Spoken = tuple[int, int, int, int, bool]
-"""(group, producer, issued_at, action, correct)"""
-spoken_lists = st.lists(
-    st.tuples(
-        st.integers(0, 2), st.integers(0, 4), st.integers(0, 30), st.sampled_from([LONG, SHORT, FLAT]), st.booleans()
-    ),
-    max_size=80,
-)
-BLOCK = 5
 
-
-def counted(spoken: Sequence[Spoken]) -> dict[tuple[int, int, int], list[int]]:
-    found = pair_counts(
-        np.array([x[0] for x in spoken], np.int64),
-        np.array([x[1] for x in spoken], np.int64),
-        np.array([x[2] for x in spoken], np.int64),
-        np.array([x[3] for x in spoken], np.int8),
-        np.array([x[4] for x in spoken], np.bool_),
-        block_us=BLOCK,
-    )
-    keys = zip(found.group.tolist(), found.first.tolist(), found.second.tolist(), strict=True)
-    rows = dict(zip(keys, found.counts.tolist(), strict=True))
-    assert len(rows) == len(found.group)
-    return rows
-
-
-def plain_counts(spoken: Sequence[Spoken]) -> dict[tuple[int, int, int], list[int]]:
-    last: dict[tuple[int, int], dict[int, Spoken]] = defaultdict(dict)
-    for x in spoken:
-        block = last[x[0], x[2] // BLOCK]
-        if x[1] not in block or x[2] >= block[x[1]][2]:
-            block[x[1]] = x
-    counts: dict[tuple[int, int, int], Counter[str]] = defaultdict(Counter)
-    for (group, _), block in last.items():
-        for first in block:
-            for second in block:
-                if first < second:
-                    a, b, pair = block[first], block[second], counts[group, first, second]
-                    agreed = "agreed" if a[3] == b[3] else "disagreed"
-                    pair.update(
-                        {"samples": 1, agreed: 1, f"{agreed}_correct_first": a[4], f"{agreed}_correct_second": b[4]}
-                    )
-    return {key: [pair[name] for name in PAIR_COLUMNS] for key, pair in counts.items()}
-
-
-@untimed
-@given(spoken_lists)
-def test_pairs_are_counted_block_by_block(spoken: list[Spoken]) -> None:
-    assert counted(spoken) == plain_counts(spoken)
-
-
-@untimed
-@given(spoken_lists, st.integers(0, 6))
-def test_counts_of_whole_blocks_add_up(spoken: list[Spoken], cut: int) -> None:
-    before = counted([x for x in spoken if x[2] < cut * BLOCK])
-    after = counted([x for x in spoken if x[2] >= cut * BLOCK])
-    nothing = [0] * len(PAIR_COLUMNS)
-    added = {
-        key: [a + b for a, b in zip(before.get(key, nothing), after.get(key, nothing), strict=True)]
-        for key in before.keys() | after.keys()
-    }
-    assert added == counted(spoken)
-
-
-def rates(counts: list[list[int]], horizon: int = HOUR, min_samples: int = 1) -> dict[str, NDArray[np.float64]]:
+def rates(counts: list[list[int]], horizon: int = HOUR, min_outcomes: int = 1) -> dict[str, NDArray[np.float64]]:
     of = np.array(counts, np.int64)
-    return vars(agreement(of, np.full(len(of), horizon, np.int64), min_samples=min_samples))
+    return vars(agreement(of, np.full(len(of), horizon, np.int64), ProducersPolicy(min_outcomes=min_outcomes)))
 
 
 def test_rates_and_their_intervals() -> None:
@@ -323,7 +265,7 @@ def test_blocks_shorter_than_the_horizon_count_for_less() -> None:
 
 
 def test_rates_of_too_little_are_unknown() -> None:
-    found = rates([[4, 4, 3, 3, 0, 0], [9, 5, 5, 5, 1, 3], [9, 4, 2, 1, 3, 2]], min_samples=5)
+    found = rates([[4, 4, 3, 3, 0, 0], [9, 5, 5, 5, 1, 3], [9, 4, 2, 1, 3, 2]], min_outcomes=5)
     assert np.isnan(found["agreement"]).tolist() == [True, False, False]
     assert np.isnan(found["hit_agreed"]).tolist() == [True, False, True]
     assert np.isnan(found["hit_first_disagreed"]).tolist() == [True, True, False]

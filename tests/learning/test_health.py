@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from closeloop.learning.health import Health, assess
+from closeloop.models.policy import ProducersPolicy
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 def health(successes: int, failures: int, minutes: float = 0) -> Health:
     last = NOW - timedelta(minutes=minutes) if successes else None
-    return assess(successes, failures, last, NOW, min_observations=20, stale_minutes=60)
+    return assess(successes, failures, last, NOW, ProducersPolicy())
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1e6))
@@ -68,4 +69,4 @@ def test_a_clock_that_runs_ahead_is_fresh() -> None:
 @pytest.mark.parametrize(("successes", "failures", "last"), [(-1, 0, None), (0, -1, None), (0, 5, NOW), (5, 0, None)])
 def test_impossible_counts_are_refused(successes: int, failures: int, last: datetime | None) -> None:
     with pytest.raises(ValueError, match=r"heartbeats cannot|one of the two"):
-        assess(successes, failures, last, NOW)
+        assess(successes, failures, last, NOW, ProducersPolicy())

@@ -12,10 +12,10 @@ import pytest
 from scipy import stats
 
 from closeloop.learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import MiningPolicy
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
-SMALL = LearningPolicy(mining_min_trades=12, mining_min_cell_trades=3, mining_min_days=4)
+SMALL = MiningPolicy(min_trades=12, min_cell_trades=3, min_days=4)
 Conditions = tuple[tuple[str, str], ...]
 
 
@@ -32,8 +32,8 @@ def random_trades(seed: int, n: int = 300, lift: float = 1.8) -> list[Trade]:
 class Oracle:
     """The selection of ALGORITHMS.md, section 7, trade by trade."""
 
-    def __init__(self, trades: list[Trade], policy: LearningPolicy) -> None:
-        self.policy = policy
+    def __init__(self, trades: list[Trade], mining: MiningPolicy) -> None:
+        self.mining = mining
         self.trades = sorted(trades, key=lambda trade: trade.trade_id)
         self.candidates = self._candidates()
         self.cells: dict[str, tuple[bool, ...]] = {trade.trade_id: () for trade in self.trades}
@@ -47,10 +47,10 @@ class Oracle:
     def _candidates(self) -> list[Conditions]:
         pairs = sorted({pair for trade in self.trades for pair in trade.scope.items()})
         found: dict[frozenset[str], Conditions] = {}
-        for size in range(1, (self.policy.mining.max_conditions or len(pairs)) + 1):
+        for size in range(1, (self.mining.max_conditions or len(pairs)) + 1):
             for conditions in itertools.combinations(pairs, size):
                 chosen = frozenset(trade.trade_id for trade in self.trades if self.inside(conditions, trade))
-                if min(len(chosen), len(self.trades) - len(chosen)) >= self.policy.mining.min_trades:
+                if min(len(chosen), len(self.trades) - len(chosen)) >= self.mining.min_trades:
                     found.setdefault(chosen, conditions)
         return list(found.values())
 
@@ -58,14 +58,14 @@ class Oracle:
         cells: dict[tuple[bool, ...], tuple[list[Trade], list[Trade]]] = defaultdict(lambda: ([], []))
         for trade in self.trades:
             cells[self.cells[trade.trade_id]][not self.inside(conditions, trade)].append(trade)
-        least = self.policy.mining.min_cell_trades
+        least = self.mining.min_cell_trades
         return [(a, b) for a, b in cells.values() if len(a) >= least and len(b) >= least]
 
     def test(self, conditions: Conditions) -> tuple[float, float]:
         """(p, effect)."""
         cells = self._usable(conditions)
         sizes = [sum(len(side[k]) for side in cells) for k in (0, 1)]
-        if min(sizes) < self.policy.mining.min_trades:
+        if min(sizes) < self.mining.min_trades:
             return 1.0, math.nan
         weights = [len(a) * len(b) / (len(a) + len(b)) for a, b in cells]
         total, effect, welch, pooled, below = sum(weights), 0.0, 0.0, 0.0, 0.0
@@ -94,7 +94,7 @@ class Oracle:
             for side, seen in zip(sides, days, strict=True):
                 seen |= {int(t.entered_at // DAY) for t in side}
         g = min(map(len, days))
-        if g < self.policy.mining.min_days:
+        if g < self.mining.min_days:
             return 1.0
         error = math.sqrt(sum(a * a for a in adds.values()) * g / (g - 1))
         return 2 * float(stats.t.sf(abs(self.test(conditions)[1]) / error, g - 1))
@@ -106,16 +106,14 @@ class Oracle:
     def qualifying(self) -> list[Conditions]:
         while True:
             q = self.q()
-            new = {each for each in self.candidates if q[each] <= self.policy.mining.max_q} - self.raised
+            new = {each for each in self.candidates if q[each] <= self.mining.max_q} - self.raised
             for each in new:
                 p, effect = self.tests[each]
                 self.tests[each] = max(p, self.by_day(each)), effect
             self.raised |= new
             if not new:
-                least = self.policy.mining.min_effect
-                return [
-                    c for c in self.candidates if q[c] <= self.policy.mining.max_q and abs(self.tests[c][1]) >= least
-                ]
+                least = self.mining.min_effect
+                return [c for c in self.candidates if q[c] <= self.mining.max_q and abs(self.tests[c][1]) >= least]
 
     def run(self) -> "Oracle":
         while qualifying := self.qualifying():
@@ -131,7 +129,7 @@ class Oracle:
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("limit", [1, 3, None])
 def test_the_same_as_trade_by_trade(seed: int, limit: int | None) -> None:
-    policy = SMALL.model_copy(update={"mining_max_conditions": limit})
+    policy = SMALL.model_copy(update={"max_conditions": limit})
     trades = random_trades(seed, lift=0.0 if seed == 5 else 1.8)
     wanted, mined = Oracle(trades, policy).run(), mine([group_of("k", "entry", trades)], policy)
     assert mined.candidates == len(wanted.candidates)
@@ -213,7 +211,7 @@ def test_many_values_of_many_dimensions() -> None:
     codes = np.column_stack((codes, rng.integers(0, 2, n)))
     rr = rng.normal(0, 1, n) + 4.0 * ((codes[:, 0] == 7) & (codes[:, 2] == 1))
     group = grouped(codes, rr, rng.integers(0, 200, n), ("x", "y", "z"))
-    found = [each for each in mine([group], LearningPolicy()).lessons if each.standing is Standing.accepted]
+    found = [each for each in mine([group], MiningPolicy()).lessons if each.standing is Standing.accepted]
     assert [dict(each.conditions) for each in found] in ([{"x": "v7"}], [{"x": "v7", "z": "v1"}])
     assert found[0].n == len(group.rows(found[0].conditions))
 
@@ -262,7 +260,7 @@ def test_a_small_selection_without_a_winner_is_no_certainty() -> None:
     inside[:, 0, 0], every[:, 0] = (40, rr[:40].sum(), (rr[:40] ** 2).sum()), (3_000, rr.sum(), (rr**2).sum())
     welch = stats.ttest_ind(rr[:40], rr[40:], equal_var=False).pvalue
     both = stats.ttest_ind(rr[:40], rr[40:]).statistic
-    p = compare(inside, every, LearningPolicy()).p[0]
+    p = compare(inside, every, MiningPolicy()).p[0]
     assert p == pytest.approx(2 * stats.norm.sf(abs(both)), rel=1e-9)
     assert p > 1e3 * welch
 
@@ -274,30 +272,30 @@ def test_few_days_prove_nothing() -> None:
         codes, day = rng.integers(0, 2, (2_000, 1)), rng.integers(0, 100, 2_000)
         codes[day >= days] = 0
         group = grouped(codes, rng.normal(0, 0.2, 2_000) + codes[:, 0], day, ("x",))
-        lessons = mine([group], LearningPolicy()).lessons
+        lessons = mine([group], MiningPolicy()).lessons
         assert any(each.standing is Standing.accepted for each in lessons) is found
 
 
 def test_a_limit_of_dimensions_keeps_the_known_ones() -> None:
     codes = np.random.default_rng(0).integers(0, 3, (300, 3))
     group = grouped(codes, np.arange(300.0), np.arange(300) % 20, ("aaa", "chain", "zzz"))
-    mined = mine([group], LearningPolicy(mining_max_dimensions=2))
+    mined = mine([group], MiningPolicy(max_dimensions=2))
     assert mined.left_out == {("k", "entry"): ("zzz",)}
-    assert mine([group], LearningPolicy(mining_max_dimensions=1)).left_out == {("k", "entry"): ("aaa", "zzz")}
+    assert mine([group], MiningPolicy(max_dimensions=1)).left_out == {("k", "entry"): ("aaa", "zzz")}
 
 
 def test_a_large_mean_costs_no_digits() -> None:
     group = planted([({"A_mode": "v0"}, 0.8)], 2_000, 1.0, 3)
     far = replace(group, rr=group.rr + 1e7)
-    near = [each for each in mine([group], LearningPolicy()).lessons if each.standing is Standing.accepted]
-    lessons = [each for each in mine([far], LearningPolicy()).lessons if each.standing is Standing.accepted]
+    near = [each for each in mine([group], MiningPolicy()).lessons if each.standing is Standing.accepted]
+    lessons = [each for each in mine([far], MiningPolicy()).lessons if each.standing is Standing.accepted]
     assert [(dict(each.conditions), each.p) for each in lessons] == [
         (dict(each.conditions), pytest.approx(each.p, rel=1e-5)) for each in near
     ]
 
 
 def test_a_group_is_due_after_a_tenth_of_new_trades() -> None:
-    policy = LearningPolicy()
+    policy = MiningPolicy()
     assert due(1, None, policy)
     assert [due(n, 1000, policy) for n in (1000, 1099, 1100)] == [False, False, True]
     assert [due(n, 5, policy) for n in (5, 6)] == [False, True]

@@ -9,15 +9,15 @@ from scipy import stats
 
 from closeloop.learning.mining import Group, Standing, mine
 from closeloop.learning.significance import benjamini_hochberg
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import MiningPolicy
 from tests.learning.trades import EIGHT, noise, planted
 
 SEEDS = range(20)
-UNLIMITED = LearningPolicy(mining_max_conditions=None)
+UNLIMITED = MiningPolicy(max_conditions=None)
 
 
-def accepted(group: Group, policy: LearningPolicy = UNLIMITED) -> list[dict[str, str]]:
-    return [dict(each.conditions) for each in mine([group], policy).lessons if each.standing is Standing.accepted]
+def accepted(group: Group, mining: MiningPolicy = UNLIMITED) -> list[dict[str, str]]:
+    return [dict(each.conditions) for each in mine([group], mining).lessons if each.standing is Standing.accepted]
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "day"])
@@ -29,7 +29,7 @@ def test_noise_gives_no_lessons(kind: str) -> None:
 
 def test_days_make_no_lessons_where_most_dimensions_are_regimes() -> None:
     """Half of 16 dimensions are constant within a day: the significant luck of days must not lend its rank."""
-    found = [len(accepted(noise("day", seed, n=6000, dimensions=16), LearningPolicy())) for seed in range(4)]
+    found = [len(accepted(noise("day", seed, n=6000, dimensions=16), MiningPolicy())) for seed in range(4)]
     assert found == [0, 0, 0, 0]
 
 
@@ -46,12 +46,12 @@ class TestPlanted:
     @pytest.mark.parametrize(("edges", "n"), [(TWO, 8_000), (THREE, 10_000)])
     def test_found_as_planted(self, edges: list[tuple[dict[str, str], float]], n: int) -> None:
         wanted = [conditions for conditions, _ in edges]
-        found = [accepted(planted(edges, n, 1.0, seed), LearningPolicy()) for seed in SEEDS]
+        found = [accepted(planted(edges, n, 1.0, seed), MiningPolicy()) for seed in SEEDS]
         assert sum(all(each in lessons for each in wanted) for lessons in found) >= 19
         assert max(len(lessons) for lessons in found) <= 4
 
     def test_shadows_are_explained_by_what_casts_them(self) -> None:
-        lessons = mine([planted(self.TWO, 8_000, 1.0, 1)], LearningPolicy()).lessons
+        lessons = mine([planted(self.TWO, 8_000, 1.0, 1)], MiningPolicy()).lessons
         shadows = [each for each in lessons if each.standing is Standing.shadow]
         assert len(shadows) > 10
         by = [each.conditions for each in lessons if each.standing is Standing.accepted]

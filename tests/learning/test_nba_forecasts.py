@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from closeloop.learning.calibration import Recalibration, performance, recalibrate, reliability, sums
 from closeloop.learning.scoring import brier, log_score
+from closeloop.models.policy import ProducersPolicy
 from tests.learning import plain_scores
 from tests.learning.plain_scores import Outcome
 
@@ -47,7 +48,7 @@ def by_season(games: Games) -> NDArray[np.float64]:
 
 
 def test_every_score_of_the_games(games: Games, outcomes: list[Outcome]) -> None:
-    found = performance(by_season(games))
+    found = performance(by_season(games), ProducersPolicy())
     assert found.outcomes[0] == len(outcomes) == 8886
     for name, expected in plain_scores.scores(outcomes).items():
         assert getattr(found, name)[0] == pytest.approx(expected, abs=1e-12), name
@@ -60,7 +61,7 @@ def test_the_brier_score_is_exact_and_so_is_its_decomposition(games: Games, outc
     exact = sum((Fraction(p) - o) ** 2 for p, o in outcomes) / len(outcomes)
     p, o = arrays(outcomes)
     assert brier(p, o).mean() == pytest.approx(float(exact), abs=1e-14)
-    f = performance(by_season(games))
+    f = performance(by_season(games), ProducersPolicy())
     parts = f.reliability - f.resolution + f.uncertainty + f.within_bin_variance - f.within_bin_covariance
     assert parts[0] == pytest.approx(float(exact), abs=1e-12)
     assert log_score(p, o).mean() == pytest.approx(
@@ -79,7 +80,7 @@ def test_the_reliability_diagram(games: Games, outcomes: list[Outcome]) -> None:
 
 def test_they_know_who_wins_and_overrate_the_team_named_first(games: Games) -> None:
     """Informative, but about five points too high, over four times what a perfect forecaster would show."""
-    found = performance(by_season(games))
+    found = performance(by_season(games), ProducersPolicy())
     assert found.brier[0] < found.uncertainty[0]
     assert found.resolution[0] > 5 * found.reliability[0]
     assert found.mean_confidence[0] - found.hit_high[0] > 0.03
@@ -88,7 +89,9 @@ def test_they_know_who_wins_and_overrate_the_team_named_first(games: Games) -> N
 
 def recalibrated(games: Games, p: NDArray[np.float64]) -> Recalibration:
     at = np.array([int(t.timestamp()) * 1_000_000 for t, _, _ in games])
-    return recalibrate(at, at + 3 * HOUR, p, np.array([o for _, _, o in games]), int(at.max()) + 3 * HOUR)
+    return recalibrate(
+        at, at + 3 * HOUR, p, np.array([o for _, _, o in games]), int(at.max()) + 3 * HOUR, ProducersPolicy()
+    )
 
 
 def test_recalibration_sees_it_and_mends_it(games: Games) -> None:

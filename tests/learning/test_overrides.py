@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from closeloop.learning.overrides import Match, Override, blend, expires_at, is_actionable, needs_approval, sizing
-from closeloop.models.policy import LearningPolicy
+from closeloop.learning.overrides import Override, blend, expires_at, is_actionable, needs_approval, sizing
+from closeloop.models.overrides import Match
+from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
-POLICY = LearningPolicy()
+POLICY = OverridesPolicy()
+NOTHING = Match(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
 
 
 def override(name: str, conditions: int, multiplier: float, confidence: float, **adjustments: float) -> Override:
@@ -53,7 +55,7 @@ def test_sizing(effect: float, n: int, category: str, multiplier: float, thresho
 def test_what_may_change_sizes(
     accepted: bool, q: float | None, effect: float | None, half_life: float | None, wanted: bool
 ) -> None:
-    assert is_actionable(accepted, q, effect, half_life, POLICY) is wanted
+    assert is_actionable(accepted, q, effect, half_life, MiningPolicy(), DecayPolicy()) is wanted
 
 
 @pytest.mark.parametrize(("multiplier", "asked"), [(1.25, False), (0.75, False), (1.2501, True), (0.7499, True)])
@@ -68,7 +70,7 @@ def test_when_an_override_ends() -> None:
 
 
 def test_without_a_match_nothing_changes() -> None:
-    assert blend([], POLICY) == Match(1.0, {}, ())
+    assert blend([], POLICY) == NOTHING
 
 
 def test_one_alone_says_exactly_what_it_says() -> None:
@@ -87,7 +89,7 @@ def test_the_more_exact_one_is_heard_more() -> None:
 
 
 def test_no_confidence_is_no_voice() -> None:
-    assert blend([override("a", 1, 1.5, 0.0)], POLICY) == Match()
+    assert blend([override("a", 1, 1.5, 0.0)], POLICY) == NOTHING
 
 
 _OVERRIDES = st.lists(

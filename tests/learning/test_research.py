@@ -14,19 +14,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from closeloop.learning.research import (
-    MAX_DATA_BYTES,
     book_question,
     book_sentences,
     judge,
     trade_question,
     trade_sentences,
 )
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import MiningPolicy, ResearchPolicy
 from closeloop.models.positions import Direction
 from closeloop.models.readings import BookFacts, GroupFacts, Hypothesis, LessonFacts, Record, TradeFacts, TradeToRead
 from closeloop.models.research import Day, Judgement, Sample
 
-POLICY = LearningPolicy()
+MINING, RESEARCH = MiningPolicy(), ResearchPolicy()
 CLOSED = datetime(2026, 1, 1, 6, tzinfo=UTC)
 
 
@@ -76,12 +75,12 @@ HOSTILE = [
 
 @pytest.mark.parametrize("said", HOSTILE)
 def test_what_an_engine_sent_stays_within_the_fence(said: str) -> None:
-    question = trade_question(read(symbol=said, exit_reason=said, producers=[said], scope={said: said}))
+    question = trade_question(read(symbol=said, exit_reason=said, producers=[said], scope={said: said}), RESEARCH)
     found = data_of(question.text)["trade"]
     assert (found["symbol"], found["exit_reason"], found["producers"]) == (said, said, [said])
     assert found["scope"] == {said: said}
     # Our own words are the same whatever the data says.
-    assert question.system == trade_question(read()).system
+    assert question.system == trade_question(read(), RESEARCH).system
     assert question.text.isascii()
     assert question.text.replace("\n", "").isprintable()
 
@@ -89,15 +88,17 @@ def test_what_an_engine_sent_stays_within_the_fence(said: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=200), st.dictionaries(st.text(max_size=60), st.text(max_size=60), max_size=20))
 def test_any_text_stays_within_the_fence(said: str, scope: dict[str, str]) -> None:
-    found = data_of(trade_question(read(symbol=said, scope=scope)).text)["trade"]
+    found = data_of(trade_question(read(symbol=said, scope=scope), RESEARCH).text)["trade"]
     assert (found["symbol"], found["scope"]) == (said, scope)
 
 
 def test_a_prompt_has_a_size_whatever_it_is_made_of() -> None:
     wide = {f"{'ü' * 190}{i}": "ü" * 200 for i in range(40)}
     for question in (
-        trade_question(read(scope=wide, producers=["ü" * 200] * 20)),
-        book_question(BookFacts(recent=[trade(scope=dict(list(wide.items())[:5]))] * 40, lessons=[], groups=[])),
+        trade_question(read(scope=wide, producers=["ü" * 200] * 20), RESEARCH),
+        book_question(
+            BookFacts(recent=[trade(scope=dict(list(wide.items())[:5]))] * 40, lessons=[], groups=[]), MINING, RESEARCH
+        ),
         book_question(
             BookFacts(
                 recent=[trade()] * 40,
@@ -111,39 +112,52 @@ def test_a_prompt_has_a_size_whatever_it_is_made_of() -> None:
                     )
                 ]
                 * 400,
-            )
+            ),
+            MINING,
+            RESEARCH,
         ),
     ):
         found = data_of(question.text)
         assert found["cut_short"] is True
         # Cut to size, not to nothing.
-        assert MAX_DATA_BYTES / 4 < len(question.text.encode()) <= MAX_DATA_BYTES + 100
-    assert "cut_short" not in data_of(trade_question(read()).text)
+        assert RESEARCH.max_data_bytes / 4 < len(question.text.encode()) <= RESEARCH.max_data_bytes + 100
+    assert "cut_short" not in data_of(trade_question(read(), RESEARCH).text)
 
 
 def test_the_same_facts_make_the_same_prompt() -> None:
     facts = BookFacts(recent=[trade()], lessons=[], groups=[])
-    assert book_question(facts) == book_question(facts.model_copy(deep=True))
+    assert book_question(facts, MINING, RESEARCH) == book_question(facts.model_copy(deep=True), MINING, RESEARCH)
 
 
 # The deterministic writer
 
 
+def test_the_numbers_of_a_prompt_are_the_policys() -> None:
+    facts = BookFacts(recent=[], lessons=[], groups=[])
+    assert "at least 33 trades must meet the condition and 33" in book_question(facts, MINING, RESEARCH).system
+    assert "at least 40 trades" in book_question(facts, MiningPolicy(min_trades=40), RESEARCH).system
+    assert "{" not in book_question(facts, MINING, RESEARCH).system
+    short = ResearchPolicy(max_data_bytes=1_000)
+    assert len(trade_question(read(scope={str(n): "v" * 100 for n in range(10)}), short).text.encode()) <= 1_100
+    assert "big-win" in trade_sentences(read(rr=2.1), RESEARCH).tags
+    assert "big-win" not in trade_sentences(read(rr=2.1), ResearchPolicy(big_win_rr=2.5)).tags
+
+
 def test_a_trade_in_plain_sentences() -> None:
-    said = trade_sentences(read())
+    said = trade_sentences(read(), RESEARCH)
     assert said.tags == ["win", "long", "big-win"]
     assert said.observation == (
         "BTC/USDT long won (+2.50 R) after 6.0 h. It was 0.40 % behind at worst and 1.30 % ahead at best. "
         "The book: 10 trades, 60 % won, mean +0.30 R."
     )
-    nothing = trade_sentences(read(rr=None, won=False, max_drawdown_pct=None))
+    nothing = trade_sentences(read(rr=None, won=False, max_drawdown_pct=None), RESEARCH)
     assert nothing.tags == ["loss", "long", "risk-unknown"]
     assert "risk unknown" in nothing.observation
     assert "%" not in nothing.observation.split("The book")[0]
 
 
 def test_what_an_engine_sent_is_bounded_and_printable_there_too() -> None:
-    said = trade_sentences(read(symbol="\x00\x1b[2J" + "x" * 190)).observation
+    said = trade_sentences(read(symbol="\x00\x1b[2J" + "x" * 190), RESEARCH).observation
     assert "\x00" not in said
     assert "\x1b" not in said
     assert len(said) <= 800
@@ -186,7 +200,7 @@ def judged(
         Day(len(a), sum(a), len(b), sum(b)) for a, b in ((inside[d::days], outside[d::days]) for d in range(days))
     ]
     samples = [Sample(len(s), statistics.fmean(s), statistics.variance(s)) for s in (inside, outside)]
-    return judge(claiming(claim), *samples, by_day, beside=beside, policy=POLICY)
+    return judge(claiming(claim), *samples, by_day, beside=beside, mining=MINING)
 
 
 def draw(seed: int, n: int, mean: float) -> list[float]:
@@ -247,7 +261,7 @@ def test_a_days_luck_supports_nothing() -> None:
         inside, outside = rows[:20], rows[20:]
         by_day = [Day(50, sum(row), 0, 0.0) for row in inside] + [Day(0, 0.0, 50, sum(row)) for row in outside]
         samples = [Sample(1000, float(np.mean(s)), float(np.var(s, ddof=1))) for s in (inside, outside)]
-        supported += judge(claiming(), *samples, by_day, beside=1, policy=POLICY).status == "supported"
+        supported += judge(claiming(), *samples, by_day, beside=1, mining=MINING).status == "supported"
     assert supported <= 16  # one-sided at 2.5 %, 200 times: 5 expected, 16 at most but once in 40,000
 
 
@@ -278,8 +292,8 @@ def test_too_little_to_tell(inside: int, outside: int, days: int, why: str) -> N
 
 def test_what_cannot_be_tested() -> None:
     none: list[Day] = []
-    assert "no trade" in judge(claiming(), Sample(0), Sample(0), none, beside=1, policy=POLICY).reason
-    twice = judge(claiming("better", "chain", "chain"), Sample(99), Sample(99), none, beside=1, policy=POLICY)
+    assert "no trade" in judge(claiming(), Sample(0), Sample(0), none, beside=1, mining=MINING).reason
+    twice = judge(claiming("better", "chain", "chain"), Sample(99), Sample(99), none, beside=1, mining=MINING)
     assert (twice.status, twice.reason) == ("untestable", "it names a dimension twice")
     still = judged([1.0] * 50, [1.0] * 50)
     assert (still.status, still.reason) == ("untestable", "the trades do not vary")

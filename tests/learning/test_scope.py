@@ -14,9 +14,9 @@ from closeloop.learning.scope import (
     flatten,
     regime_signature,
 )
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import PatternsPolicy
 
-POLICY = LearningPolicy()
+POLICY = PatternsPolicy()
 
 
 def values(context: Any) -> dict[str, str]:

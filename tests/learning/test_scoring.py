@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from closeloop.learning.scoring import ACTION_CODES, FLAT, LONG, SHORT, brier, correct, log_score, returns_pct
+from closeloop.models.policy import ForecastsPolicy
 
 prices = st.floats(1e-8, 1e8)
 confidences = st.floats(0, 1)
@@ -29,7 +30,7 @@ def test_returns_are_percent(issue: float, target: float) -> None:
 @given(st.lists(st.tuples(st.sampled_from(["long", "short", "flat"]), st.floats(-50, 50)), min_size=1), st.floats(0, 5))
 def test_correct_is_the_rule(forecasts: list[tuple[str, float]], band: float) -> None:
     codes = np.array([ACTION_CODES[action] for action, _ in forecasts], np.int8)
-    found = correct(codes, np.array([r for _, r in forecasts]), band).tolist()
+    found = correct(codes, np.array([r for _, r in forecasts]), ForecastsPolicy(flat_band_pct=band)).tolist()
     rules = {"long": lambda r: r > 0, "short": lambda r: r < 0, "flat": lambda r: abs(r) <= band}
     assert found == [rules[action](r) for action, r in forecasts]
 
@@ -49,7 +50,7 @@ def test_correct_is_the_rule(forecasts: list[tuple[str, float]], band: float) ->
     ],
 )
 def test_edges(action: int, return_pct: float, right: bool) -> None:
-    assert correct(np.array([action], np.int8), np.array([return_pct])).tolist() == [right]
+    assert correct(np.array([action], np.int8), np.array([return_pct]), ForecastsPolicy()).tolist() == [right]
 
 
 @given(st.lists(st.tuples(confidences, st.booleans()), min_size=1))

@@ -4,6 +4,7 @@ import pytest
 
 from closeloop.learning.skill_moves import TWICE, Skill, change_of, readable
 from closeloop.models.corpus import CLASH, SkillFile, SkillState
+from closeloop.models.policy import CorpusPolicy
 
 PENDING, ACTIVE, ARCHIVED = SkillState
 
@@ -33,7 +34,7 @@ def skill(state: SkillState, score: int) -> Skill:
 def test_a_score_takes_a_skill_to_the_next_folder(
     state: SkillState, score: int, outcome: int, to: SkillState | None
 ) -> None:
-    change = change_of(skill(state, score), "plan", abs(outcome), outcome, [(state, "flag")])
+    change = change_of(skill(state, score), "plan", abs(outcome), outcome, [(state, "flag")], CorpusPolicy())
     assert (change.plan.folder, change.plan.destination, change.clash) == (state, to, None)
     assert (change.plan.old_score, change.plan.new_score) == (score, score + outcome)
     assert change.content == f"score: {score + outcome}\n".encode()
@@ -42,17 +43,17 @@ def test_a_score_takes_a_skill_to_the_next_folder(
 
 
 def test_a_score_that_a_person_raised_moves_the_skill_without_outcomes() -> None:
-    change = change_of(skill(PENDING, 5), "plan", 0, 0, [])
+    change = change_of(skill(PENDING, 5), "plan", 0, 0, [], CorpusPolicy())
     assert (change.plan.destination, change.rewrites, change.is_needed) == (ACTIVE, False, True)
 
 
 def test_outcomes_that_cancel_out_are_settled_and_change_no_file() -> None:
-    change = change_of(skill(PENDING, 1), "plan", 2, 0, [])
+    change = change_of(skill(PENDING, 1), "plan", 2, 0, [], CorpusPolicy())
     assert (change.plan.destination, change.rewrites, change.is_needed) == (None, False, True)
 
 
 def test_a_skill_whose_place_is_taken_is_scored_and_stays() -> None:
-    change = change_of(skill(ACTIVE, -2), "plan", 1, -1, [(ARCHIVED, "flag")])
+    change = change_of(skill(ACTIVE, -2), "plan", 1, -1, [(ARCHIVED, "flag")], CorpusPolicy())
     assert change.clash is not None
     assert (change.clash.skill, change.clash.reason) == ("active/flag.md", CLASH)
     assert (change.plan.destination, change.plan.new_score, change.is_needed) == (None, -3, True)
@@ -68,7 +69,7 @@ def test_one_file_under_two_names_leaves_the_first_one() -> None:
     both = [file(PENDING, score=0), file(ACTIVE, score=0)]
     [[found], skipped] = readable(both)
     assert (found.file.state, found.half_moved, found.scorable, skipped) == (PENDING, True, False, [])
-    change = change_of(found, "plan", 0, 0, [(f.state, f.name) for f in both])
+    change = change_of(found, "plan", 0, 0, [(f.state, f.name) for f in both], CorpusPolicy())
     assert (change.plan.destination, change.clash, change.rewrites) == (ACTIVE, None, False)
 
 
