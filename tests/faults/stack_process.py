@@ -225,7 +225,7 @@ class StackProcess:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
                     os.kill(self.pid, signal.SIGINT)
                 with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                    await asyncio.wait_for(self.result(), 30)
+                    await asyncio.wait_for(self.result(), PATIENCE)
         finally:
             for process in self.family():
                 with contextlib.suppress(psutil.Error):

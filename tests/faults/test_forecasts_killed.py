@@ -29,7 +29,7 @@ from tests.activities.test_prices import AS_OF, MARKETS, assert_right, said
 from tests.conftest import NO_SOURCE
 from tests.faults.forecasts_worker import READY
 from tests.gateways.binance_server import BinanceServer
-from tests.waiting import until
+from tests.waiting import PATIENCE, until
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 from tests.workers.processes import line, script
@@ -50,7 +50,7 @@ async def worker(
 
 async def kill(process: asyncio.subprocess.Process) -> None:
     process.kill()
-    assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
 
 
 async def start(client: Client, as_of: datetime) -> WorkflowHandle[object, ResolutionReport]:
@@ -114,7 +114,7 @@ async def killed_while_resolving(floor: Floor, own: Client, folder: Path) -> Non
     assert 0 < killed["n"] < len(scored)
     async with worker(own, floor, folder):
         other = await start(own, as_of)  # does not wait for the one that was killed
-        reports = await asyncio.wait_for(asyncio.gather(handle.result(), other.result()), 90)
+        reports = await asyncio.wait_for(asyncio.gather(handle.result(), other.result()), PATIENCE)
     assert sum(report.resolved for report in reports) == len(scored)
     assert sum(report.abstained for report in reports) == len(forecasts) - len(scored)
     assert reports[0].resolved >= killed["n"]
@@ -151,7 +151,7 @@ async def killed_while_asking(floor: Floor, own: Client, folder: Path) -> None:
         assert await floor.outcomes() == {}
         server.behave()
         async with worker(own, floor, folder, server.url):
-            report = await asyncio.wait_for(handle.result(), 90)
+            report = await asyncio.wait_for(handle.result(), PATIENCE)
         await assert_right(floor, *forecasts)
         [rows] = await floor.sql("SELECT count(*) AS n FROM price_history")
         assert (report.resolved, report.pending, report.candles_fetched) == (len(forecasts), 0, rows["n"])
@@ -165,6 +165,6 @@ async def nobody_asks(floor: Floor, own: Client, folder: Path) -> None:
     await floor.trade("ADA/BTC", {T0: 1, T0 + 60 * MINUTE: 2})
     await floor.record(forecast("local"), forecast("other", asset="ETH/BTC"))
     async with own_worker(own, floor.engine, folder):
-        report = await asyncio.wait_for((await start(own, AS_OF)).result(), 60)
+        report = await asyncio.wait_for((await start(own, AS_OF)).result(), PATIENCE)
     assert (report.resolved, report.reasons) == (1, {"no worker asked the price source in time": 1})
     assert set(await floor.outcomes()) == {"local"}

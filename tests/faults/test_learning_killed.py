@@ -17,6 +17,7 @@ from closeloop.store.database import Sessions, open_engine, sessions_of
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
 from tests.faults.learning_worker import READY
 from tests.store.databases import backend, query, scratch_database, wait_until_it_blocks
+from tests.waiting import PATIENCE
 from tests.workers.processes import line, script
 
 
@@ -54,12 +55,12 @@ async def test_killed_while_a_close_is_learned_from(
         handle = await client.start_workflow(
             "PositionCloseWorkflow", position, id=f"killed/{book}", task_queue=queue, result_type=CloseReport
         )
-        assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
     committed = 0 if mode == "before" else 1
     assert len(await query(sessions, "SELECT 1 FROM attributions")) == committed
     assert len(await facts(sessions, book)) == committed, "learned with the attribution, or not at all"
     async with worker(client, dsn, queue, tmp_path):
-        report = await asyncio.wait_for(handle.result(), 120)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
     assert (report.already_attributed, report.learned) == (False, NAMES)
     assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1
     assert len(await facts(sessions, book)) == (await config(sessions, book))["global_rr"]["n"] == 1
@@ -105,11 +106,11 @@ async def test_killed_while_lessons_are_written(
             )
             await wait_until_it_blocks(sessions, await backend(holding))
             process.kill()
-            assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+            assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
         await holding.rollback()
     assert await query(sessions, "SELECT 1 FROM lesson_runs") == []
     async with worker(client, dsn, queue, tmp_path):
-        report = await asyncio.wait_for(handle.result(), 120)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
     assert [(built.version, built.actionable) for built in report.books] == [(1, 1)]
     assert len(await query(sessions, "SELECT 1 FROM lesson_runs")) == 1
     assert len(await query(sessions, "SELECT 1 FROM lesson_history")) == len(

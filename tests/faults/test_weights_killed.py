@@ -16,7 +16,7 @@ from closeloop.models.weights import CycleRequest, CycleState, CycleView, Decisi
 from tests.activities.weighing import AS_OF, BALANCED, Desk, desk_on, history, learn_from
 from tests.faults.weights_worker import READY
 from tests.store.databases import query
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tests.workers.processes import line, script
 
 
@@ -38,7 +38,7 @@ async def worker(desk: Desk, queue: str, mode: str = "lives") -> AsyncIterator[a
 
 
 async def killed(process: asyncio.subprocess.Process) -> None:
-    assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+    assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
 
 
 async def proposing(desk: Desk, book: str, queue: str) -> tuple[WorkflowHandle[Any, Any], CycleView]:
@@ -76,7 +76,7 @@ async def test_killed_while_a_proposal_waits(desk: Desk, book: str) -> None:
         assert (found.decided_by, found.note) == ("ann", "while it was dead")
         assert await desk.weights(book) == view.new
         word = {"verdict": "approve", "operator": "bob", "note": ""}
-        answer = await asyncio.wait_for(second.execute_update("decide", word, result_type=DecisionAnswer), 60)
+        answer = await asyncio.wait_for(second.execute_update("decide", word, result_type=DecisionAnswer), PATIENCE)
         assert answer.accepted
     assert await desk.kinds(book) == await desk.kinds(other) == ["proposed", "applied"]
 
@@ -117,7 +117,7 @@ async def test_a_file_deleted_while_no_worker_ran_is_a_revert(desk: Desk, book: 
     async with worker(desk, queue):
         report = await look_at_overlays(desk, book, queue)
         assert report["deleted"] == [{"cycle_id": view.cycle_id, "book": book}]
-        assert (await asyncio.wait_for(handle.result(), 60))["state"] == "reverted"
+        assert (await asyncio.wait_for(handle.result(), PATIENCE))["state"] == "reverted"
     assert await desk.weights(book) == BALANCED
 
 

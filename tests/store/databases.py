@@ -1,6 +1,5 @@
 """Databases of a test's own, and a look at who waits for whom."""
 
-import asyncio
 import uuid
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.store.database import Sessions, open_engine, sessions_of
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -60,6 +60,12 @@ async def wait_until_blocked(sessions: Sessions, backends: Collection[int]) -> N
     await _wait_for(len(backends), sessions, sql, pids=list(backends))
 
 
+async def wait_until_it_runs(sessions: Sessions, running: int, statement: str) -> None:
+    """Return once this connection is in the middle of a statement that begins so."""
+    sql = "SELECT pid FROM pg_stat_activity WHERE pid = :pid AND state = 'active' AND starts_with(query, :statement)"
+    await _wait_for(1, sessions, sql, pid=running, statement=statement)
+
+
 async def wait_until_it_blocks(sessions: Sessions, blocking: int) -> None:
     """Return once some connection waits for a lock that this one holds."""
     sql = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND :pid = ANY(pg_blocking_pids(pid))"
@@ -67,8 +73,7 @@ async def wait_until_it_blocks(sessions: Sessions, blocking: int) -> None:
 
 
 async def _wait_for(count: int, sessions: Sessions, sql: str, **values: Any) -> None:
-    for _ in range(1000):
-        if len(await query(sessions, sql, **values)) == count:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("nobody waited for a lock")
+    async def enough() -> bool:
+        return len(await query(sessions, sql, **values)) == count
+
+    await until("what others do in the database", enough)

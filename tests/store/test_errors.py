@@ -11,7 +11,7 @@ from temporalio.exceptions import ApplicationError
 from closeloop.activities.transactions import transaction
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.store.errors import is_permanent, is_unreachable
-from tests.store.databases import backend, query
+from tests.store.databases import backend, query, wait_until_it_runs
 
 NEVER = {
     "a number too large for its type": "SELECT CAST('1e200000' AS numeric)",
@@ -101,7 +101,7 @@ async def test_a_connection_that_is_cut_is_waited_for(sessions: Sessions) -> Non
     async with sessions() as session:
         pid = await backend(session)
         running = asyncio.create_task(session.execute(text("SELECT pg_sleep(60)")))
-        await asyncio.sleep(0.05)
+        await wait_until_it_runs(sessions, pid, "SELECT pg_sleep")
         await query(sessions, "SELECT pg_terminate_backend(:pid)", pid=pid)
         with pytest.raises((OSError, SQLAlchemyError)) as cut:
             await running

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import traceback
 from typing import Any
 
 import asyncpg
@@ -25,7 +26,6 @@ from tests.closes import closed, message
 from tests.workers.own_worker import own_worker
 
 QUERIES = 4
-OVER = (EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED, EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED)
 
 
 async def main(book: str) -> None:
@@ -74,14 +74,25 @@ async def main(book: str) -> None:
 
 
 async def first_task(handle: WorkflowHandle[Any, Any]) -> None:
-    """The sandbox has imported and begun the workflow: what its own lifecycle's tests go on with is not needed here."""
+    """The sandbox has imported and begun the workflow: what its own lifecycle's tests go on with is not needed here.
+
+    A task fails where the workflow's module cannot be imported or raises what is no failure of the workflow's own.
+    """
     async for event in handle.fetch_history_events(wait_new_event=True):
-        if event.event_type in OVER:
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED:
+            raise AssertionError(f"{handle.id}: {event.workflow_task_failed_event_attributes.failure.message}")
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
             break
     with contextlib.suppress(RPCError):  # it may have ended by itself
         await handle.terminate()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
-    os._exit(0)
+    status = 1
+    try:
+        asyncio.run(main(sys.argv[1]))
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(status)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.waiting import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 _OURS = ("CLOSELOOP_", "TEMPORAL_", "OTEL_", "DATABASE_URL")
 
@@ -35,13 +37,13 @@ async def script(
         await process.wait()
 
 
-async def line(process: asyncio.subprocess.Process, seconds: float = 60) -> str:
+async def line(process: asyncio.subprocess.Process, seconds: float = PATIENCE) -> str:
     """The next line that it prints; empty where it ended."""
     assert process.stdout is not None
     return (await asyncio.wait_for(process.stdout.readline(), seconds)).decode().strip()
 
 
-async def end(process: asyncio.subprocess.Process, seconds: float = 60) -> int:
+async def end(process: asyncio.subprocess.Process, seconds: float = PATIENCE) -> int:
     """Let it go on and end; its exit status."""
     assert process.stdin is not None
     process.stdin.write(b"\n")

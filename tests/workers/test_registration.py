@@ -15,7 +15,7 @@ from closeloop.services.positions import start_close
 from closeloop.workers.registration import missing_search_attributes, register_search_attributes
 from closeloop.workers.stack.home import StackError
 from tests.closes import closed, message
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tests.workers.namespaces import own_namespace
 
 NAMES = [key.name for key in search_attributes.ALL]
@@ -38,7 +38,7 @@ async def test_only_what_is_missing_is_registered(client: Client) -> None:
 
 async def test_workers_that_start_at_once_do_not_disturb_each_other(client: Client) -> None:
     own = await own_namespace(client)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         added = await asyncio.gather(*(register_search_attributes(own) for _ in range(5)))
     assert all(set(names) <= set(NAMES) for names in added)
     assert await missing_search_attributes(own) == []
@@ -47,7 +47,7 @@ async def test_workers_that_start_at_once_do_not_disturb_each_other(client: Clie
 async def test_an_attribute_of_another_type_is_told_and_not_waited_for(client: Client) -> None:
     own = await own_namespace(client)
     await add(own, "Book", IndexedValueType.INDEXED_VALUE_TYPE_TEXT)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         with pytest.raises((RPCError, RuntimeError, StackError), match="Book"):
             await register_search_attributes(own)
 

@@ -23,7 +23,7 @@ from closeloop.workers.schedules import SCHEDULES, apply_schedules
 from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import OF_THE_CLOSE, engine_writes
 from tests.store.databases import query, scratch_database
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
@@ -96,8 +96,8 @@ async def test_a_scheduled_run_starts_what_was_missed(dsn: str, client: Client, 
             await handle.trigger()
             actions = await eventually(lambda: runs(handle), bool)
             run = own.get_workflow_handle(actions[0], result_type=CatchUpReport)
-            assert await asyncio.wait_for(run.result(), 30) == CatchUpReport(started=1)
-            await asyncio.wait_for(own.get_workflow_handle("position-close/b/p-1").result(), 30)
+            assert await asyncio.wait_for(run.result(), PATIENCE) == CatchUpReport(started=1)
+            await asyncio.wait_for(own.get_workflow_handle("position-close/b/p-1").result(), PATIENCE)
         assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1
         await engine.dispose()
 
