@@ -165,7 +165,7 @@ def _outcome(
         producers=list(position.producers),
         attributed_at=now,
         attributed_by=by,
-        policy_hash=policy.policy_hash,
+        policy_hash=policy.karma.hash,
     )
 
 

@@ -85,7 +85,7 @@ class PatternEvents:
             "acted_at": action.at,
             "opened_at": outcome.opened_at,
             "closed_at": outcome.closed_at,
-            "policy_hash": self._policy.policy_hash,
+            "policy_hash": self._policy.patterns.hash,
         }
 
 
@@ -111,7 +111,7 @@ class TimeframeCoefficients:
     async def _add(
         self, session: AsyncSession, book: str, outcomes: Sequence[tuple[PositionOutcome, str | None]]
     ) -> None:
-        held = await store.patterns.hold_config(session, book, MODULE, self._policy.policy_hash)
+        held = await store.patterns.hold_config(session, book, MODULE, self._policy.coefficients.hash)
         sums: dict[str, dict[str, list[Any]]] = held["sums"]
         trades: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         for outcome, timeframe in outcomes:
@@ -129,7 +129,7 @@ class TimeframeCoefficients:
                 for memory, days in self._memories().items()
             }
         row = {"book_id": book, "module_id": MODULE, "config_data": self._config(sums), "sums": sums}
-        await store.patterns.set_config(session, row | {"policy_hash": self._policy.policy_hash})
+        await store.patterns.set_config(session, row | {"policy_hash": self._policy.coefficients.hash})
 
     def _memories(self) -> dict[str, float]:
         return {"short": self._policy.coefficients.short_days, "long": self._policy.coefficients.long_days}

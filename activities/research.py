@@ -53,7 +53,7 @@ BROKEN_BOOK = "BrokenBook"
 
 def research_hash(policy: LearningPolicy) -> str:
     """The hash of what research reads of the policy."""
-    return hash_of(policy.patterns, policy.mining)
+    return hash_of(policy.patterns, policy.mining, policy.research)
 
 
 class ResearchActivities:

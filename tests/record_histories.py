@@ -208,7 +208,7 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
 
 
 async def record_research(client: Client, engine: AsyncEngine) -> None:
-    """By statistics; by a model that is busy once; by one that rejects the key; over budget."""
+    """By statistics; by a model that is busy once; by one that rejects the key; over budget; where one book fails."""
     policy = LearningPolicy()
     async with sessions_of(engine).begin() as session:
         for book in ("statistics", "busy", "rejected", "budget"):
@@ -229,6 +229,15 @@ async def record_research(client: Client, engine: AsyncEngine) -> None:
                 )
                 await save(client, handle, f"LlmResearchWorkflow.{name}")
         await model.close()
+    async with sessions_of(engine).begin() as session:
+        for book in ("broken", "sound"):
+            await attribute(session, [closed(book, "live")], policy, datetime.now(UTC), str(uuid.uuid4()))
+        await session.execute(text("ALTER TABLE llm_learning ADD CONSTRAINT broken CHECK (book_id <> 'broken')"))
+    async with build_llm_worker(client, engine, policy, model=None, budget=Decimal(0)):
+        handle = await client.start_workflow(
+            "LlmResearchWorkflow", ResearchRequest(), id="research/all/recorded", task_queue=LLM_TASK_QUEUE
+        )
+        await save(client, handle, "LlmResearchWorkflow.one-book-fails")
 
 
 async def record_patterns(client: Client, sessions: Sessions) -> None:

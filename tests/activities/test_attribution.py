@@ -46,7 +46,7 @@ async def test_a_close_is_attributed_as_the_algorithm_says(book: str, sessions: 
     assert (outcome.rr, outcome.time_held_hours, outcome.direction_correct) == (2.0, 6.0, True)
     assert (outcome.max_drawdown_pct, outcome.max_favorable_pct, outcome.regime_at_entry) == (0.4, 1.3, "BULL")
     assert outcome.domain_scores_at_entry == {"onchain": 0.8, "social": 0.1}
-    assert (outcome.producers, outcome.policy_hash, outcome.attributed_at) == (["ta"], POLICY.policy_hash, NOW)
+    assert (outcome.producers, outcome.policy_hash, outcome.attributed_at) == (["ta"], POLICY.karma.hash, NOW)
     async with sessions() as session:
         stored = await store.attributions.load(session, [PositionKey(book=book, position_id="p-1")])
     assert stored == {PositionKey(book=book, position_id="p-1"): outcome}

@@ -69,7 +69,7 @@ async def test_an_action_becomes_a_row_with_the_scope_in_which_it_was_taken(book
     assert first["scope"] == second["scope"] == scope
     assert (first["pattern_key"], first["action_category"], first["rr"], first["pnl"]) == (PATTERN, "entry", 2.0, 10)
     assert (second["pattern_key"], second["action_category"], second["acted_at"]) == ("pm.trim", "trim", None)
-    assert (first["symbol"], first["policy_hash"]) == ("BTC/USDT", POLICY.policy_hash)
+    assert (first["symbol"], first["policy_hash"]) == ("BTC/USDT", POLICY.patterns.hash)
     assert await owed(sessions, book) == []
 
 
