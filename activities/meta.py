@@ -6,16 +6,14 @@ import hashlib
 import math
 from array import array
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
-from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.approvals import ask
 from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.producers import microseconds
@@ -23,14 +21,11 @@ from closeloop.activities.transactions import transaction
 from closeloop.learning.ensemble import Emission, History, emission, state
 from closeloop.learning.intervals import wilson_interval
 from closeloop.learning.scoring import ACTION_CODES
-from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
-from closeloop.models.events import EventType
 from closeloop.models.forecasts import Action, Forecast, seconds_of
 from closeloop.models.meta import META, MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
-KIND = "meta"
 _ACTIONS = {code: Action(name) for name, code in ACTION_CODES.items()}
 
 
@@ -166,99 +161,6 @@ class MetaActivities:
             report.abstained[said.abstention] = report.abstained.get(said.abstention, 0) + 1
 
 
-class LeavingShadow:
-    """What an operator decides on: whether a book's meta-producer speaks (activities/approvals.py)."""
-
-    kind = KIND
-
-    async def hold(self, session: AsyncSession, key: ApprovalKey) -> RecordApproval | ApprovalState | None:
-        """See Subject."""
-        if not key.id.isdecimal():
-            return None
-        row = await store.meta.hold_proposal(session, key.book, int(key.id))
-        if row is None:
-            return None
-        if row["verdict"] is None:
-            return ApprovalState(row["state"])
-        return RecordApproval(
-            **key.model_dump(include={"kind", "book", "id"}),
-            verdict=ApprovalVerdict(row["verdict"]),
-            operator=row["operator"],
-            note=row["note"],
-            at=row["decided_at"],
-        )
-
-    async def settle(self, session: AsyncSession, decision: RecordApproval, state: ApprovalState) -> str:
-        """See Subject."""
-        await store.meta.settle_proposal(
-            session,
-            decision.book,
-            int(decision.id),
-            state,
-            decision.verdict,
-            decision.operator,
-            decision.note,
-            decision.at,
-        )
-        if state != ApprovalState.approved:
-            return "the meta-producer stays in shadow"
-        if not await store.meta.set_mode(session, decision.book, True, decision.at, decision.operator, decision.note):
-            return "the meta-producer was live already"
-        return (
-            f"the meta-producer of {decision.book} speaks from now on; "
-            f"'closeloop meta shadow --book {decision.book} --by NAME' sends it back"
-        )
-
-
-async def propose_leaving_shadow(
-    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, evidence: dict[str, Any]
-) -> ApprovalRequest:
-    """Propose that a book's meta-producer leaves shadow, and start the workflow that waits for an operator.
-
-    Asked again while a proposal waits, it is the same proposal.
-    """
-    now = datetime.now(UTC)
-    async with transaction(sessions) as session:
-        await store.books.hold(session, book)
-        row = await store.meta.propose(
-            session,
-            {
-                "book_id": book,
-                "state": ApprovalState.pending,
-                "evidence": evidence,
-                "proposed_at": now,
-                "deadline": now + timedelta(hours=policy.approvals.meta_hours),
-                "policy_hash": policy.policy_hash,
-            },
-        )
-    request = ApprovalRequest(
-        kind=KIND,
-        book=book,
-        id=str(row["number"]),
-        proposal=f"Let the meta-producer of {book} speak: {record_sentence(row['evidence'])}{_gate(row['evidence'])}"[
-            :2000
-        ],
-        deadline=row["deadline"],
-    )
-    await ask(client, request)
-    return request
-
-
-async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str) -> bool:
-    """At once, without approval: it is the safe direction. False if it was in shadow."""
-    now = datetime.now(UTC)
-    async with transaction(sessions) as session:
-        await store.books.hold(session, book)
-        mode = await store.meta.mode(session, book)
-        if not (mode and mode["live"]):
-            return False
-        await store.meta.set_mode(session, book, False, now, operator, note)
-        told = {"book": book, "operator": operator, "note": note, "at": now, "was_live_since": mode["since"]}
-        event = (EventType.meta_shadowed, f"{book}/{now.isoformat()}", told)
-        await store.events.append(session, event)
-    return True
-
-
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> dict[str, Any]:
     """The gate, what it said and would have said, and how that turned out."""
     record = await store.meta.record(session, book, timedelta(hours=policy.meta.state_hours))
@@ -291,25 +193,3 @@ def _hit_rate(row: dict[str, Any]) -> dict[str, Any]:
     if interval is None:
         return {"hit_rate": None, "hit_low": None, "hit_high": None}
     return {"hit_rate": row["correct"] / row["n"], "hit_low": interval[0], "hit_high": interval[1]}
-
-
-def _gate(evidence: dict[str, Any]) -> str:
-    if evidence.get("gate_open", True):
-        return ""
-    needed = evidence["outcomes_needed"]
-    return f"; its gate is closed, {evidence['outcomes']} of {needed} outcomes: approved now, it speaks once that opens"
-
-
-def record_sentence(evidence: dict[str, Any]) -> str:
-    """A track record in a sentence."""
-    shadow = evidence.get("shadow")
-    if not shadow:
-        return "no track record yet: nothing that it would have said has been resolved"
-    others = evidence["producers_meanwhile"]
-    beside = (
-        f"; the producers it listened to: {others['hit_rate']:.1%}, Brier {others['brier']:.3f}" if others["n"] else ""
-    )
-    return (
-        f"in shadow it was right in {shadow['correct']} of {shadow['n']} ({shadow['hit_low']:.1%} to "
-        f"{shadow['hit_high']:.1%}), Brier {shadow['brier']:.3f}{beside}"
-    )

@@ -13,11 +13,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.activities.approvals import ask
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overrides import expires_at, needs_approval, sizing
-from closeloop.models.approvals import ApprovalKey, ApprovalRequest, ApprovalState, ApprovalVerdict, RecordApproval
+from closeloop.models.approvals import ApprovalVerdict
 from closeloop.models.events import EventType
 from closeloop.models.lessons import LessonView
 from closeloop.models.overrides import (
@@ -28,11 +27,11 @@ from closeloop.models.overrides import (
     ProposedOverride,
 )
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.sentences import short
+from closeloop.services.approvals import ask, asking
+from closeloop.services.override_decisions import OverrideProposal, override_key
+from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
-KIND = "override"
-EXPIRED = "expired"
 _DONE = EventType.overrides_materialized
 _NUMBERS = ["lesson_version", "size_multiplier", "threshold_adjustments", "confidence", "expires_at", "policy_hash"]
 
@@ -56,7 +55,7 @@ class OverrideActivities:
             await store.overrides.adopt(session, request.book, self._policy.flat_hash, self._policy.overrides.hash)
             if done := await store.events.payloads(session, _DONE, [f"{request.book}/{run}"]):
                 report = Materialized.model_validate(done[0])
-                plan = _Plan()
+                plan = None  # an attempt before this one made the changes
             else:
                 plan = await self._plan(session, request, run)
                 await store.overrides.end(session, plan.ended, request.as_of)
@@ -64,11 +63,11 @@ class OverrideActivities:
                 report = await self._report(session, request, plan)
                 event = (_DONE, f"{request.book}/{run}", report.model_dump(mode="json"))
                 await store.events.append(session, event)
-            waiting = await store.overrides.open_ones(session, request.book, OverrideStatus.pending)
-        for override in waiting:
-            await ask(self._client, self._question(override))
-            activity.heartbeat(override.override_id)
-        for override_id in plan.withdrawn:
+            waiting = await OverrideProposal().waiting(session, WaitingPage(book=request.book))
+        for proposal in waiting:
+            await ask(self._client, asking(proposal))
+            activity.heartbeat(proposal.id)
+        for override_id in plan.withdrawn if plan else []:
             await self._look(request.book, override_id)
         return report
 
@@ -96,7 +95,7 @@ class OverrideActivities:
         active = {o.lesson_id: o for o in before if o.status is OverrideStatus.active}
         pending = {o.lesson_id: o for o in before if o.status is OverrideStatus.pending}
         lessons = {lesson.lesson_id: lesson for lesson in await store.lessons.actionable(session, request.book)}
-        plan = _Plan()
+        plan = _Plan(deadline=datetime.now(UTC) + timedelta(hours=self._policy.approvals.hours))
         for lesson in lessons.values():
             proposed = self._proposed(lesson, request.as_of, run)
             in_force, waiting = active.get(lesson.lesson_id), pending.get(lesson.lesson_id)
@@ -133,22 +132,10 @@ class OverrideActivities:
             policy_hash=self._policy.overrides.hash,
         )
 
-    def _question(self, override: OverrideView) -> ApprovalRequest:
-        where = ", ".join(f"{d}={v}" for d, v in override.scope.items())
-        proposal = (
-            f"{override.book}: size x {override.size_multiplier:.3g} for {override.pattern_key} "
-            f"({override.action_category}) where {where}; lesson {override.lesson_id} v{override.lesson_version}"
-        )
-        wait = timedelta(hours=self._policy.approvals.hours)
-        return ApprovalRequest(
-            **_key(override).model_dump(), proposal=short(proposal, 1_900), deadline=override.created_at + wait
-        )
-
     async def _look(self, book: str, override_id: str) -> None:
         """Tell the workflow that waits that nothing is left to decide; it may have ended by itself."""
-        key = ApprovalKey(kind=KIND, book=book, id=override_id)
         try:
-            await self._client.get_workflow_handle(key.workflow_id).signal("look")
+            await self._client.get_workflow_handle(override_key(book, override_id).workflow_id).signal("look")
         except RPCError as error:
             if error.status != RPCStatusCode.NOT_FOUND:
                 raise
@@ -156,8 +143,12 @@ class OverrideActivities:
 
 @dataclass
 class _Plan:
-    """What a run does to a book's overrides: new ones, (id, reason) of those that end, ids of those withdrawn."""
+    """What a run does to a book's overrides: new ones, (id, reason) of those that end, ids of those withdrawn.
 
+    ``deadline``: until when the new ones wait that an operator must decide on.
+    """
+
+    deadline: datetime
     new: list[ProposedOverride] = field(default_factory=list)
     ended: dict[str, str] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
@@ -192,57 +183,10 @@ class _Plan:
         else:
             self.end([pending], f"replaced by {proposed.override_id}")
             if needs_approval(proposed.size_multiplier, policy.overrides) and not _approved_before(active, proposed):
-                self.new.append(replace(proposed, status=OverrideStatus.pending))
+                self.new.append(replace(proposed, status=OverrideStatus.pending, deadline=self.deadline))
             else:
                 self.end([active], f"replaced by {proposed.override_id}")
                 self.new.append(proposed)
-
-
-class OverrideApproval:
-    """An override that waits for an operator, as a subject of the ApprovalWorkflow."""
-
-    kind = KIND
-
-    async def hold(self, session: AsyncSession, key: ApprovalKey) -> RecordApproval | ApprovalState | None:
-        """See :class:`closeloop.activities.approvals.Subject`."""
-        await store.lessons.hold(session, key.book)
-        override = await store.overrides.find(session, key.id)
-        if override is None or override.book != key.book:
-            return None
-        if override.status is OverrideStatus.pending:
-            return ApprovalState.pending
-        if override.verdict is None or override.decided_at is None:
-            return ApprovalState.withdrawn
-        return RecordApproval(
-            **key.model_dump(),
-            verdict=None if override.verdict == EXPIRED else ApprovalVerdict(override.verdict),
-            operator=override.decided_by or "",
-            note=override.note or "",
-            at=override.decided_at,
-        )
-
-    async def settle(self, session: AsyncSession, decision: RecordApproval, state: ApprovalState) -> str:
-        """See :class:`closeloop.activities.approvals.Subject`."""
-        status, said = {
-            ApprovalState.approved: (OverrideStatus.active, "the override is in force"),
-            ApprovalState.rejected: (OverrideStatus.rejected, "the override stays out of force"),
-            ApprovalState.expired: (OverrideStatus.ended, "nobody decided before the deadline"),
-        }[state]
-        values = {
-            "status": status,
-            "reason": None if status is OverrideStatus.active else said,
-            "verdict": decision.verdict or EXPIRED,
-            "decided_by": decision.operator or None,
-            "decided_at": decision.at,
-            "note": decision.note or None,
-            "ended_at": None if status is OverrideStatus.active else decision.at,
-        }
-        await store.overrides.decide(session, decision.id, values)
-        return said
-
-
-def _key(override: OverrideView) -> ApprovalKey:
-    return ApprovalKey(kind=KIND, book=override.book, id=override.override_id)
 
 
 def _has_numbers_of(override: OverrideView | None, proposed: ProposedOverride) -> bool:

@@ -1,27 +1,93 @@
-"""Telling a workflow what an operator decided, and waiting for its answer."""
+"""What waits for an operator, across subjects: weights, overrides, the meta-producer leaving shadow."""
+
+from datetime import UTC, datetime
+from typing import Annotated
 
 import typer
-from temporalio.client import Client, WorkflowUpdateFailedError
-from temporalio.service import RPCError, RPCStatusCode
 
-from closeloop.cli.console import fail, out, print_json
-from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalVerdict
+from closeloop.cli.connections import database, database_sessions, temporal
+from closeloop.cli.console import (
+    AsJson,
+    BeforeOption,
+    BookOption,
+    By,
+    DecisionCommand,
+    LastOption,
+    Note,
+    at,
+    hinting,
+    out,
+    print_json,
+    run,
+)
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, ApprovalView
+from closeloop.services import approvals
+from closeloop.workers.wiring import SUBJECTS
+
+app = typer.Typer(help="What waits for you, of whatever kind: look at it, approve, reject.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="KIND/BOOK/ID", help="As 'approvals list' shows it.")]
 
 
-async def say(client: Client, key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer | None:
-    """Tell the workflow that waits what was decided, and wait for its answer; None if no workflow waits."""
-    word = {"verdict": verdict, "operator": by, "note": note}
-    try:
-        answer: ApprovalAnswer = await client.get_workflow_handle(key.workflow_id).execute_update(
-            "decide", word, result_type=ApprovalAnswer
-        )
-    except WorkflowUpdateFailedError as error:
-        fail(f"The workflow {key.workflow_id} did not answer: {error.cause}.")
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-        return None
-    return answer
+@app.command("list")
+def list_(
+    book: BookOption = None, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False
+) -> None:
+    """Everything that waits for an operator, the soonest deadline first."""
+
+    async def load() -> list[ApprovalView]:
+        async with database() as session:
+            return await approvals.waiting(session, SUBJECTS, book=book, last=last, before=before)
+
+    views = run(load())
+    if as_json:
+        return print_json(views)
+    if not views:
+        return out.print("Nothing waits for a decision.")
+    for view in views:
+        _print(view)
+    return None
+
+
+@app.command()
+def show(name: Name, as_json: AsJson = False) -> None:
+    """What is proposed, until when it waits, or what became of it."""
+
+    async def load() -> ApprovalView:
+        async with database() as session:
+            return await approvals.show(session, SUBJECTS, name)
+
+    view = run(load())
+    if as_json:
+        return print_json(view)
+    return _print(view)
+
+
+@app.command(cls=DecisionCommand)
+def approve(name: Name, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Carry out what is proposed; waits for the answer. Status 1 if it was refused."""
+    _decide(name, ApprovalVerdict.approve, by, note, as_json)
+
+
+@app.command(cls=DecisionCommand)
+def reject(name: Name, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Leave everything as it is; waits for the answer. Status 1 if it was refused."""
+    _decide(name, ApprovalVerdict.reject, by, note, as_json)
+
+
+def _decide(name: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bool) -> None:
+    async def decided() -> ApprovalAnswer:
+        async with database() as session:
+            found = await approvals.show(session, SUBJECTS, name)
+        return await say(found, verdict, by, note)
+
+    tell(run(hinting(decided())), as_json)
+
+
+async def say(key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
+    """Tell the workflow that waits what was decided, and wait for its answer."""
+    async with database_sessions() as sessions, temporal() as client:
+        return await approvals.say(client, sessions, SUBJECTS, key, verdict, by, note)
 
 
 def tell(answer: ApprovalAnswer, as_json: bool) -> None:
@@ -32,3 +98,23 @@ def tell(answer: ApprovalAnswer, as_json: bool) -> None:
         out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}")
     if not answer.accepted:
         raise typer.Exit(1)
+
+
+def _print(view: ApprovalView) -> None:
+    """So that a person can decide from it alone."""
+    out.print(f"\n{view.workflow_id}", style="bold", soft_wrap=True)
+    out.print(f"  {view.proposal}", soft_wrap=True)
+    if view.state is not ApprovalState.pending:
+        note = f" ({view.decision.note})" if view.decision and view.decision.note else ""
+        return out.print(f"  {view.outcome or view.state}{note}", soft_wrap=True)
+    if view.deadline <= datetime.now(UTC):
+        return out.print(f"  its deadline was {at(view.deadline)} UTC: it expires when a worker runs, nothing changes")
+    out.print(f"  waits until {at(view.deadline)} UTC, {_left(view.deadline)} from now; then nothing changes")
+    return out.print(
+        f"  closeloop approvals approve {view.workflow_id} --by NAME --note TEXT   (or reject)", soft_wrap=True
+    )
+
+
+def _left(deadline: datetime) -> str:
+    minutes = int((deadline - datetime.now(UTC)).total_seconds() // 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
+import typer.core
 from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +21,22 @@ from closeloop.store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
 from closeloop.workers.settings import Settings
 
 T = TypeVar("T")
+
+HIDDEN_ALIASES = {"by": "--operator", "note": "--reason"}
+"""What options of a decision were called in 0.1; help does not show them."""
+
+
+class DecisionCommand(typer.core.TyperCommand):
+    """A command with ``--by`` and ``--note``, by whatever name."""
+
+    def make_parser(self, ctx: Any) -> Any:
+        """The parser that click makes, with the aliases."""
+        parser = super().make_parser(ctx)
+        for parameter in self.params:
+            if isinstance(parameter, typer.core.TyperOption) and parameter.name in HIDDEN_ALIASES:
+                parser.add_option(parameter, [HIDDEN_ALIASES[parameter.name]], dest=parameter.name)
+        return parser
+
 
 # Into a file or a pipe, tables are as wide as they need to be.
 # Names in data may look like markup: nothing printed is read as such.

@@ -16,9 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.meta import record_sentence, track_record
+from closeloop.activities.meta import track_record
 from closeloop.cli import simulated_forecasts as simulated
-from closeloop.cli.connections import database, temporal
+from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
 from closeloop.cli.forecasts import resolve_forecasts
 from closeloop.cli.imports import run_import
@@ -35,17 +35,19 @@ from closeloop.cli.simulated_engine import (
     pattern_trades,
     positions,
 )
-from closeloop.cli.weights import active_weights, run_cycle, say
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.lessons import LessonRequest, LessonStatus
 from closeloop.models.overrides import MatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.models.sentences import signed
-from closeloop.models.weights import CycleState, CycleView, Verdict
+from closeloop.models.weights import CycleState, CycleView, WeightsVerdict
+from closeloop.services import weights
+from closeloop.services.books import preset_named
 from closeloop.services.imports import jsonl_source
 from closeloop.services.karma import listing as list_karma
 from closeloop.services.karma import rebuild as rebuild_karma
 from closeloop.services.lessons import build as build_lessons
+from closeloop.services.meta_decisions import record_sentence
 from closeloop.services.outcomes import summary as summarise
 from closeloop.services.overrides import match
 from closeloop.services.overrides import materialize as materialize_overrides
@@ -147,13 +149,14 @@ async def _weekly_cycles(client: Client, book: SimulatedBook) -> list[CycleView]
     weeks = DAYS // 7
     for week in range(1, weeks + 1):
         err.print(f"weekly cycle {week} of {weeks}, book {book.name}", end="\r" if err.is_terminal else "\n")
-        view = await run_cycle(client, book.name, FIRST_DAY + timedelta(weeks=week))
-        keep_pending = week == weeks and book is BOOKS[0]
-        if view.state == CycleState.proposed and not keep_pending:
-            await say(client, view, Verdict.approve, "demo script", "approved by the demo, without looking")
-            async with database() as session:
-                row = await store.weights.cycle(session, view.cycle_id)
-            view = store.weights.view(row) if row else view
+        async with database_sessions() as sessions:
+            view = await weights.run_cycle(client, sessions, book.name, FIRST_DAY + timedelta(weeks=week))
+            keep_pending = week == weeks and book is BOOKS[0]
+            if view.state == CycleState.proposed and not keep_pending:
+                why = "approved by the demo, without looking"
+                await weights.say(client, sessions, view.cycle_id, WeightsVerdict.approve, "demo script", why)
+                async with sessions() as session:
+                    view = await weights.find(session, view.cycle_id)
         views.append(view)
     return views
 
@@ -206,7 +209,10 @@ async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> Non
     counted = Counter(view.reason if view.state == CycleState.no_adjustment else str(view.state) for view in cycles)
     told = ", ".join(f"{number} {(what or '').replace('_', ' ')}" for what, number in counted.items())
     out.print(f"Weekly weight cycles of {book.name}, computed as of each simulated week: {told}.")
-    active = await active_weights(book.name)
+    policy = settings().learning_policy()
+    async with database() as session:
+        preset = preset_named(policy.weights.default_preset)
+        active = await weights.in_force(session, policy, preset, book.name)
     pending = next((view for view in cycles if view.state == CycleState.proposed), None)
     columns = ["domain", "at first", "now", "planted: how far its score leans to what comes true"]
     shown = table(*columns, *(["pending proposal"] if pending else []), numbers=("at first", "now", "pending proposal"))

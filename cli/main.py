@@ -37,6 +37,9 @@ class Commands(LazyGroup):
         "karma": Command("closeloop.cli.karma:app", "Trust in producers."),
         "events": Command("closeloop.cli.events:app", "The append-only record of what happened."),
         "books": Command("closeloop.cli.books:app", "Books: one for each strategy, with its preset of domain weights."),
+        "approvals": Command(
+            "closeloop.cli.approvals:app", "What waits for you, of whatever kind: look at it, approve, reject."
+        ),
         "weights": Command(
             "closeloop.cli.weights:app", "Governed weights: what is proposed and why; approve, reject, revert."
         ),

@@ -6,14 +6,15 @@ from typing import Any
 import typer
 
 from closeloop import store
-from closeloop.activities.meta import KIND, back_to_shadow, propose_leaving_shadow, track_record
+from closeloop.activities.meta import track_record
 from closeloop.cli.approvals import say, tell
-from closeloop.cli.connections import database, temporal
+from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
     Book,
     BookOption,
     By,
+    DecisionCommand,
     LastOption,
     Note,
     at,
@@ -27,9 +28,9 @@ from closeloop.cli.console import (
     settings,
     table,
 )
-from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalRequest, ApprovalVerdict
-from closeloop.store.database import open_engine, sessions_of
-from closeloop.workers.addresses import database_url
+from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict, ApprovalView
+from closeloop.services import approvals
+from closeloop.services.meta_decisions import LeavingShadow, back_to_shadow, propose_leaving_shadow
 
 app = typer.Typer(
     help="The meta-producer: it listens to the others and says what usually followed. In shadow until you decide.",
@@ -128,27 +129,24 @@ def propose(book: Book = "default", as_json: AsJson = False) -> None:
     return out.print(f"closeloop meta approve --book {book} --by NAME --note TEXT   (or reject)")
 
 
-async def _propose(book: str) -> ApprovalRequest:
+async def _propose(book: str) -> ApprovalView:
     policy = settings().learning_policy()
-    engine = open_engine(database_url(settings()), pool_size=1)
-    try:
-        async with sessions_of(engine)() as session:
+    async with database_sessions() as sessions:
+        async with sessions() as session:
             record = await track_record(session, policy, book, datetime.now(UTC))
         if record["mode"] == "live":
             fail(f"The meta-producer of {book} is live already, since {at(record['since'])} UTC.")
         async with temporal() as client:
-            return await propose_leaving_shadow(client, sessions_of(engine), policy, book, record)
-    finally:
-        await engine.dispose()
+            return await propose_leaving_shadow(client, sessions, policy, book, record)
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def approve(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Let the meta-producer speak, as proposed; waits for the answer. Status 1 if it was not accepted."""
     tell(run(hinting(_decide(book, ApprovalVerdict.approve, by, note))), as_json)
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def reject(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Leave the meta-producer in shadow; waits for the answer. Status 1 if it was not accepted."""
     tell(run(hinting(_decide(book, ApprovalVerdict.reject, by, note))), as_json)
@@ -156,18 +154,13 @@ def reject(by: By, book: Book = "default", note: Note = "", as_json: AsJson = Fa
 
 async def _decide(book: str, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
     async with database() as session:
-        rows = await store.meta.proposals(session, book, "pending")
-    answer = None
-    if rows:
-        key = ApprovalKey(kind=KIND, book=book, id=str(rows[0]["number"]))
-        async with temporal() as client:
-            answer = await say(client, key, verdict, by, note)
-    if answer is None:
+        waiting = await approvals.waiting(session, [LeavingShadow()], book=book)
+    if not waiting:
         fail(f"Nothing waits for a decision in book {book}: 'closeloop meta propose --book {book}' makes a proposal.")
-    return answer
+    return await say(waiting[0], verdict, by, note)
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def shadow(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Send the meta-producer back to shadow, at once: it is the safe direction."""
     changed = run(_shadow(book, by, note))
@@ -179,8 +172,5 @@ def shadow(by: By, book: Book = "default", note: Note = "", as_json: AsJson = Fa
 async def _shadow(book: str, by: str, note: str) -> bool:
     if not by.strip():
         raise typer.BadParameter("must not be empty", param_hint="--by")
-    engine = open_engine(database_url(settings()), pool_size=1)
-    try:
-        return await back_to_shadow(sessions_of(engine), book, by[:200], note[:4000])
-    finally:
-        await engine.dispose()
+    async with database_sessions() as sessions:
+        return await back_to_shadow(sessions, book, by[:200], note[:4000])

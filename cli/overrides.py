@@ -6,23 +6,21 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
-from temporalio.client import Client
 
-from closeloop import store
-from closeloop.activities.overrides import KIND
-from closeloop.cli import approvals
-from closeloop.cli.approvals import tell
+from closeloop.cli.approvals import say, tell
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
     AsOfOption,
     BeforeOption,
     BookOption,
+    By,
+    DecisionCommand,
     LastOption,
+    Note,
     at,
     book_name,
     err,
-    fail,
     hinting,
     number,
     out,
@@ -31,7 +29,7 @@ from closeloop.cli.console import (
     settings,
     table,
 )
-from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict
+from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.overrides import (
     Match,
@@ -43,12 +41,11 @@ from closeloop.models.overrides import (
 )
 from closeloop.models.refusals import describe
 from closeloop.services import overrides
+from closeloop.services.override_decisions import override_key
 
 app = typer.Typer(help="Overrides: what lessons change of size and thresholds.", no_args_is_help=True)
 
 OverrideId = Annotated[str, typer.Argument(metavar="ID", help="The override, as 'overrides list' shows it.")]
-Operator = Annotated[str, typer.Option("--operator", "--by", help="Who decides; stands in the audit trail.")]
-Reason = Annotated[str, typer.Option("--reason", "--note", help="Why; stands in the audit trail.")]
 
 
 @app.command()
@@ -114,7 +111,7 @@ def overrides_list(
     if waiting := [view.override_id for view in views if view.status is OverrideStatus.pending]:
         out.print(
             f"{len(waiting)} of them would move size by more than the policy allows, and wait for an operator:\n"
-            f"closeloop overrides approve {waiting[0]} --operator NAME --reason TEXT   (or reject)"
+            f"closeloop overrides approve {waiting[0]} --by NAME --note TEXT   (or reject)"
         )
     return None
 
@@ -189,51 +186,25 @@ async def _match(book: str | None, pattern: str, action: str, scope: dict[str, A
         return await overrides.match(session, request, as_of, policy)
 
 
-@app.command()
-def approve(override: OverrideId, operator: Operator, reason: Reason = "", as_json: AsJson = False) -> None:
+@app.command(cls=DecisionCommand)
+def approve(override: OverrideId, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Put an override that waits in force; waits for the answer. Status 1 if it was not accepted."""
-    _decide(override, ApprovalVerdict.approve, operator, reason, as_json)
+    _decide(override, ApprovalVerdict.approve, by, note, as_json)
 
 
-@app.command()
-def reject(override: OverrideId, operator: Operator, reason: Reason = "", as_json: AsJson = False) -> None:
+@app.command(cls=DecisionCommand)
+def reject(override: OverrideId, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Keep an override that waits out of force; waits for the answer. Status 1 if it was not accepted."""
-    _decide(override, ApprovalVerdict.reject, operator, reason, as_json)
+    _decide(override, ApprovalVerdict.reject, by, note, as_json)
 
 
-def _decide(override: str, verdict: ApprovalVerdict, operator: str, reason: str, as_json: bool) -> None:
-    tell(run(hinting(_say(override, verdict, operator, reason))), as_json)
+def _decide(override: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bool) -> None:
+    async def decided() -> ApprovalAnswer:
+        async with database() as session:
+            view = await overrides.find(session, override)
+        return await say(override_key(view.book, view.override_id), verdict, by, note)
 
-
-async def _say(override: str, verdict: ApprovalVerdict, operator: str, reason: str) -> ApprovalAnswer:
-    view = await _find(override)
-    if view is None:
-        fail(f"There is no override {override}: 'closeloop overrides list' shows what waits.")
-    async with temporal() as client:
-        return await say(client, view, verdict, operator, reason)
-
-
-async def _find(override: str) -> OverrideView | None:
-    async with database() as session:
-        return await store.overrides.find(session, override)
-
-
-async def say(
-    client: Client, view: OverrideView, verdict: ApprovalVerdict, operator: str, reason: str
-) -> ApprovalAnswer:
-    """Tell the workflow that waits for a decision what an operator decided, and wait for its answer."""
-    key = ApprovalKey(kind=KIND, book=view.book, id=view.override_id)
-    if answer := await approvals.say(client, key, verdict, operator, reason):
-        return answer
-    view = await _find(view.override_id) or view
-    if view.status is OverrideStatus.pending:
-        fail("Nobody has been asked about it yet: run 'closeloop overrides materialize' and try again.")
-    by_whom = f" by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
-    state = {"approve": ApprovalState.approved, "reject": ApprovalState.rejected, "expired": ApprovalState.expired}.get(
-        view.verdict or "", ApprovalState.withdrawn
-    )
-    said = "nobody needs to decide on it" if state is ApprovalState.withdrawn else f"it was {state}{by_whom}"
-    return ApprovalAnswer(accepted=False, state=state, reason=f"too late: {said}; it is {view.status}")
+    tell(run(hinting(decided())), as_json)
 
 
 def _pairs(values: dict[str, Any]) -> str:

@@ -1,29 +1,24 @@
 """Governed weights: proposals, decisions, history."""
 
-import asyncio
 import math
-import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
-from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
-from temporalio.service import RPCError, RPCStatusCode
 
-from closeloop import store
-from closeloop.activities.weights import preset_version, preset_weights
-from closeloop.cli.connections import database, temporal
+from closeloop.cli.approvals import tell
+from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
     AsOfOption,
+    BeforeOption,
     Book,
     BookOption,
     By,
+    DecisionCommand,
+    LastOption,
     Note,
     at,
-    fail,
     hinting,
     number,
     out,
@@ -32,20 +27,9 @@ from closeloop.cli.console import (
     settings,
     table,
 )
-from closeloop.gateways.presets import UnknownPreset, load_preset
-from closeloop.learning.weights import InfeasibleBounds
-from closeloop.models.events import EventType
-from closeloop.models.launches import TASK_QUEUE
-from closeloop.models.search_attributes import BOOK, LIFECYCLE
-from closeloop.models.weights import (
-    ActiveWeights,
-    Cadence,
-    CycleRequest,
-    CycleState,
-    CycleView,
-    DecisionAnswer,
-    Verdict,
-)
+from closeloop.models.approvals import ApprovalAnswer
+from closeloop.models.weights import ActiveWeights, CycleState, CycleView, WeightsHistory, WeightsVerdict
+from closeloop.services import books, weights
 
 app = typer.Typer(help="Governed weights: what is proposed and why; approve, reject, revert.", no_args_is_help=True)
 
@@ -77,55 +61,21 @@ def cycle(
 
 
 async def _cycle(book: str, as_of: datetime, deadline: timedelta | None) -> CycleView:
-    async with temporal() as client:
-        return await run_cycle(client, book, as_of, deadline)
-
-
-async def run_cycle(client: Client, book: str, as_of: datetime, deadline: timedelta | None = None) -> CycleView:
-    """Start the cycle, unless it has been, and wait for its proposal or its reason for none."""
-    async with database() as session:
-        row = await store.books.find(session, book)
-    cycle_id = f"{book}/{Cadence(row['cadence'] if row else Cadence.weekly).period(as_of)}"
-    handle: WorkflowHandle[Any, Any]
-    try:
-        handle = await client.start_workflow(
-            "WeightAdjustmentWorkflow",
-            CycleRequest(book=book, as_of=as_of, deadline=deadline),
-            id=f"weights/{cycle_id}",
-            task_queue=TASK_QUEUE,
-            id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
-            static_summary=f"Weights of {book}, cycle {cycle_id}",
-            search_attributes=TypedSearchAttributes(
-                [SearchAttributePair(LIFECYCLE, "weights"), SearchAttributePair(BOOK, book)]
-            ),
-        )
-    except WorkflowAlreadyStartedError:
-        handle = client.get_workflow_handle(f"weights/{cycle_id}")
-    ended = asyncio.create_task(handle.result())
-    try:
-        while True:
-            if view := await _find(cycle_id):
-                return view
-            if ended.done():
-                ended.result()
-            await asyncio.wait((ended,), timeout=0.2)
-    except WorkflowFailureError as error:
-        cause = error.cause
-        fail(f"The cycle was refused: {cause.message if isinstance(cause, ApplicationError) else cause}.")
-    finally:
-        ended.cancel()
-
-
-async def _find(cycle_id: str) -> CycleView | None:
-    async with database() as session:
-        row = await store.weights.cycle(session, cycle_id)
-        return None if row is None else store.weights.view(row)
+    async with database_sessions() as sessions, temporal() as client:
+        return await weights.run_cycle(client, sessions, book, as_of, deadline)
 
 
 @app.command()
 def show(book: Book, as_json: AsJson = False) -> None:
     """The weights in force: what an engine reads."""
-    active = run(active_weights(book))
+
+    async def load() -> ActiveWeights:
+        policy = settings().learning_policy()
+        preset = books.preset_named(policy.weights.default_preset)
+        async with database() as session:
+            return await weights.in_force(session, policy, preset, book)
+
+    active = run(load())
     if as_json:
         return print_json(active)
     since = f" since {at(active.since)} UTC" if active.since else ""
@@ -135,29 +85,15 @@ def show(book: Book, as_json: AsJson = False) -> None:
     return None
 
 
-async def active_weights(book: str) -> ActiveWeights:
-    """The weights in force; a book that nobody met yet would start with the default preset."""
-    policy = settings().learning_policy()
-    async with database() as session:
-        if active := await store.weights.active(session, book):
-            return active
-        row = await store.books.find(session, book)
-    chosen = row["preset_weights"] if row else None
-    try:
-        return preset_version(
-            book, chosen or preset_weights(load_preset(policy.weights.default_preset), policy), policy
-        )
-    except (InfeasibleBounds, UnknownPreset) as error:
-        fail(f"The policy cannot be used: {error}")
-
-
 @app.command()
-def proposals(book: BookOption = None, as_json: AsJson = False) -> None:
+def proposals(
+    book: BookOption = None, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False
+) -> None:
     """What waits for a decision, with the evidence."""
 
     async def load() -> list[CycleView]:
         async with database() as session:
-            return await store.weights.cycles(session, book, CycleState.proposed)
+            return await weights.proposals(session, book, last, before)
 
     views = run(load())
     if as_json:
@@ -169,90 +105,55 @@ def proposals(book: BookOption = None, as_json: AsJson = False) -> None:
     return None
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def approve(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Apply a proposal; waits for the answer. Status 1 if it was not accepted."""
-    _decide(proposal, Verdict.approve, by, note, as_json)
+    _decide(proposal, WeightsVerdict.approve, by, note, as_json)
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def reject(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Leave the weights as they are; waits for the answer. Status 1 if it was not accepted."""
-    _decide(proposal, Verdict.reject, by, note, as_json)
+    _decide(proposal, WeightsVerdict.reject, by, note, as_json)
 
 
-@app.command()
+@app.command(cls=DecisionCommand)
 def revert(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
     """Undo an applied adjustment while it is watched; waits for the answer. Status 1 if it was not accepted."""
-    _decide(proposal, Verdict.revert, by, note, as_json)
+    _decide(proposal, WeightsVerdict.revert, by, note, as_json)
 
 
-def _decide(proposal: str, verdict: Verdict, by: str, note: str, as_json: bool) -> None:
-    answer = run(hinting(_ask(proposal, verdict, by, note)))
-    if as_json:
-        print_json(answer)
-    else:
-        out.print(f"{'accepted' if answer.accepted else 'not accepted'}: {answer.reason}")
-    if not answer.accepted:
-        raise typer.Exit(1)
+def _decide(proposal: str, verdict: WeightsVerdict, by: str, note: str, as_json: bool) -> None:
+    async def decided() -> ApprovalAnswer:
+        async with database_sessions() as sessions, temporal() as client:
+            return await weights.say(client, sessions, proposal, verdict, by, note)
 
-
-async def _ask(proposal: str, verdict: Verdict, by: str, note: str) -> DecisionAnswer:
-    view = await _find(proposal)
-    if view is None:
-        fail(f"There is no proposal {proposal}: 'closeloop weights proposals' shows what waits.")
-    async with temporal() as client:
-        return await say(client, view, verdict, by, note)
-
-
-async def say(client: Client, view: CycleView, verdict: Verdict, by: str, note: str) -> DecisionAnswer:
-    """Tell a cycle what an operator decided, and wait for its answer."""
-    word = {"verdict": verdict, "operator": by, "note": note}
-    try:
-        answer: DecisionAnswer = await client.get_workflow_handle(view.workflow_id).execute_update(
-            "decide", word, result_type=DecisionAnswer
-        )
-        return answer
-    except WorkflowUpdateFailedError as error:
-        fail(f"The cycle did not answer: {error.cause}.")
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-    view = await _find(view.cycle_id) or view
-    async with database() as session, session.begin():
-        refused = word | {"book": view.book, "cycle_id": view.cycle_id, "outcome": "the cycle has ended"}
-        event = (EventType.weights_word_refused, f"{view.cycle_id}/{uuid.uuid4().hex}", refused)
-        await store.events.append(session, event)
-    by_whom = f" by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
-    return DecisionAnswer(
-        accepted=False, state=view.state, reason=f"too late: the cycle has ended, {view.state}{by_whom}"
-    )
+    tell(run(hinting(decided())), as_json)
 
 
 @app.command()
-def history(book: Book, as_json: AsJson = False) -> None:
+def history(book: Book, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False) -> None:
     """Every version that was in force and every cycle, with who decided and why."""
-    report = run(_history(book))
+
+    async def load() -> WeightsHistory:
+        async with database() as session:
+            return await weights.history(session, book, last, before)
+
+    found = run(load())
     if as_json:
-        return print_json(report)
-    if not report["versions"] and not report["cycles"]:
+        return print_json(found)
+    if not found.versions and not found.cycles:
         return out.print(f"Book {book} has had no cycle yet.")
     shown = table("version", "in force since (UTC)", "weights of", "why", numbers=("version",), title=f"Book {book}")
-    for version in report["versions"]:
-        shown.add_row(str(version["version"]), at(version["since"]), version["source"], version["reason"])
+    for version in found.versions:
+        shown.add_row(str(version.version), at(version.since), version.source, version.reason)
     out.print(shown)
     shown = table("cycle", "as of (UTC)", "state", "reason", "decided by", "note")
-    for view in report["cycles"]:
+    for view in found.cycles:
         shown.add_row(
             view.cycle_id, at(view.as_of), view.state, view.reason or "-", view.decided_by or "-", view.note or "-"
         )
     return out.print(shown)
-
-
-async def _history(book: str) -> dict[str, Any]:
-    async with database() as session:
-        versions = [dict(row) for row in await store.weights.changes(session, book)]
-        return {"book": book, "versions": versions, "cycles": await store.weights.cycles(session, book)}
 
 
 def _print_cycle(view: CycleView) -> None:

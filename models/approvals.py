@@ -1,4 +1,4 @@
-"""What waits for an operator, and what operators say."""
+"""What waits for an operator, and what operators decide."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -7,15 +7,6 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from closeloop.models.values import BookId, Identifier, Text, Utc
-
-
-class DecisionRequest(BaseModel):
-    """An operator's word, as a signal or update carries it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    operator: Annotated[Text, Field(max_length=200)]
-    note: Annotated[Text, Field(max_length=4000)] = ""
 
 
 class ApprovalVerdict(StrEnum):
@@ -35,8 +26,28 @@ class ApprovalState(StrEnum):
     withdrawn = "withdrawn"
 
 
+class DecisionRequest(BaseModel):
+    """An operator's word, as a signal or update carries it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    operator: Annotated[Text, Field(max_length=200)]
+    note: Annotated[Text, Field(max_length=4000)] = ""
+
+
+class Decision(BaseModel):
+    """Who decided what, why and when."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verdict: ApprovalVerdict
+    operator: str
+    note: str = ""
+    at: datetime = Field(description="When the word reached Temporal's server: it counts against the deadline.")
+
+
 class ApprovalKey(BaseModel):
-    """Names something that waits for an operator: ``kind`` says which subject (activities/approvals.py) it is of."""
+    """Names something that waits for an operator: ``kind`` says which subject (services/approvals.py) it is of."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,8 +57,14 @@ class ApprovalKey(BaseModel):
 
     @property
     def workflow_id(self) -> str:
-        """The id under which its workflow runs; starting it twice is harmless."""
+        """``kind/book/id``: the id of the workflow that waits, which makes starting it twice harmless."""
         return f"{self.kind}/{self.book}/{self.id}"
+
+    @classmethod
+    def named(cls, name: str) -> "ApprovalKey":
+        """The key of a name. Raises ValueError where it is none."""
+        parts = [*name.split("/", 2), "", ""]
+        return cls(kind=parts[0], book=parts[1], id=parts[2])
 
 
 class ApprovalRequest(ApprovalKey):
@@ -55,6 +72,32 @@ class ApprovalRequest(ApprovalKey):
 
     proposal: Annotated[str, Field(max_length=2000)]
     deadline: Utc
+
+
+class ApprovalView(ApprovalKey):
+    """Something that waits for an operator, or waited; ``kind/book/id`` is the id of its workflow."""
+
+    proposal: str = Field(description="What is proposed, in a sentence.")
+    deadline: datetime = Field(description="Until when it waits. A word that reached the server later is refused.")
+    state: ApprovalState
+    decision: Decision | None = Field(default=None, description="What an operator decided; null: nobody has.")
+    outcome: str | None = Field(
+        default=None, description="What became of it, and by whom, in a few words; null while it waits."
+    )
+    waits_in: str | None = Field(
+        default=None, exclude=True, description="Its workflow's id where somebody started that under another one."
+    )
+
+
+class ApprovalAnswer(BaseModel):
+    """Whether a word was carried out, and if not, why. ``state``: where the proposal stands now."""
+
+    accepted: bool
+    state: ApprovalState
+    reason: str
+
+
+# -- between workflows and activities: fields are only ever added ------------------------------------------------------
 
 
 class RecordApproval(ApprovalKey):
@@ -65,13 +108,12 @@ class RecordApproval(ApprovalKey):
     note: str = ""
     at: datetime
 
-
-class ApprovalAnswer(BaseModel):
-    """Whether a word was carried out, and if not, why."""
-
-    accepted: bool
-    state: ApprovalState
-    reason: str
+    @property
+    def decision(self) -> Decision | None:
+        """The word; None where nobody said one before the deadline."""
+        if self.verdict is None:
+            return None
+        return Decision(verdict=self.verdict, operator=self.operator, note=self.note, at=self.at)
 
 
 class RefusedApproval(ApprovalKey):
@@ -81,3 +123,13 @@ class RefusedApproval(ApprovalKey):
     number: int
     word: str
     reason: str
+    operator: str = Field(default="", description="Who said it, where that can be told.")
+
+
+class SignalTimeRequest(BaseModel):
+    """When did the n-th signal (from 0) of this name reach the server?"""
+
+    workflow_id: str
+    run_id: str
+    name: str
+    number: int

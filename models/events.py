@@ -37,6 +37,7 @@ class EventType(StrEnum):
     approval_approved = "learning.approval.approved.v1"
     approval_rejected = "learning.approval.rejected.v1"
     approval_expired = "learning.approval.expired.v1"
+    approval_reminder = "learning.approval.reminder.v1"
     approval_word_refused = "learning.approval.word_refused.v1"
     skill_promoted = "learning.skill.promoted.v1"
     skill_archived = "learning.skill.archived.v1"

@@ -85,6 +85,7 @@ class OverrideView(BaseModel):
     reason: str | None
     run: str
     as_of: datetime
+    deadline: datetime | None = Field(default=None, description="Until when it waits, or waited, for an operator.")
     verdict: str | None = Field(description="approve or reject; expired where nobody decided; null: nobody was asked.")
     decided_by: str | None
     decided_at: datetime | None
@@ -114,6 +115,7 @@ class ProposedOverride:
     as_of: datetime
     policy_hash: str
     status: OverrideStatus = OverrideStatus.active
+    deadline: datetime | None = None
 
 
 class Spoke(BaseModel):
@@ -154,6 +156,7 @@ class PmOverride(SQLModel, table=True):
         ForeignKeyConstraint(["lesson_id"], ["learning_lessons.lesson_id"]),
         Index("pm_overrides_active", "lesson_id", unique=True, postgresql_where=text("status = 'active'")),
         Index("pm_overrides_pending", "lesson_id", unique=True, postgresql_where=text("status = 'pending'")),
+        Index("pm_overrides_waiting", "deadline", postgresql_where=text("status = 'pending'")),
         Index(
             "pm_overrides_match",
             "book_id",
@@ -180,6 +183,7 @@ class PmOverride(SQLModel, table=True):
     reason: str | None = Col(default=None, sa_column=Column(Text))
     run: str = Col(sa_column=Column(Text, nullable=False))
     as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    deadline: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
     verdict: str | None = Col(default=None, sa_column=Column(Text))
     decided_by: str | None = Col(default=None, sa_column=Column(Text))
     decided_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))

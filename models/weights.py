@@ -22,9 +22,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.approvals import ApprovalKey
 from closeloop.models.values import BookId, Finite, Identifier, Utc
 
 Weights = dict[str, float]
+WEIGHTS = "weights"  # the kind of what waits for an operator here, and the lifecycle's name
 
 
 class Cadence(StrEnum):
@@ -63,8 +65,8 @@ class CycleState(StrEnum):
     reverted = "reverted"
 
 
-class Verdict(StrEnum):
-    """What an operator may decide."""
+class WeightsVerdict(StrEnum):
+    """What an operator may say to a cycle: decide on its proposal, and undo what was applied while it is watched."""
 
     approve = "approve"
     reject = "reject"
@@ -120,43 +122,20 @@ class OpenedCycle(BaseModel):
     self_approved: bool = False
 
 
-class RecordDecision(BaseModel):
-    """Carry out a decision on a cycle."""
+class RecordRevert(ApprovalKey):
+    """Undo what a cycle applied."""
 
-    cycle_id: str
-    book: str
-    verdict: Verdict
     operator: str
-    note: str
-    at: datetime = Field(description="When the operator spoke: it counts against the deadline.")
-    while_watched: bool = Field(default=True, description="A revert counts only until the next cycle begins.")
+    note: str = ""
+    at: datetime = Field(description="When the word reached Temporal's server.")
+    while_watched: bool = Field(default=True, description="It counts only until the next cycle begins.")
 
 
-class DecisionAnswer(BaseModel):
-    """Whether a decision was carried out, and if not, why."""
-
-    accepted: bool
-    state: CycleState
-    reason: str
-    version: int | None = None
-
-
-class Standing(BaseModel):
+class CycleStanding(BaseModel):
     """Where a cycle stands on record, and whether the book's next cycle has begun."""
 
     state: CycleState
     next_has_begun: bool
-
-
-class RefusedWord(BaseModel):
-    """A signal that could not be understood, for the audit trail."""
-
-    run_id: str = ""
-    cycle_id: str
-    book: str
-    signal: str
-    number: int
-    reason: str
 
 
 class CycleKey(BaseModel):
@@ -165,14 +144,10 @@ class CycleKey(BaseModel):
     cycle_id: str
     book: str
 
-
-class SignalTimeRequest(BaseModel):
-    """When did the n-th signal (from 0) of this name reach the server?"""
-
-    workflow_id: str
-    run_id: str
-    name: str
-    number: int
+    @property
+    def approval(self) -> ApprovalKey:
+        """The same as something that waits for an operator."""
+        return ApprovalKey(kind=WEIGHTS, book=self.book, id=self.cycle_id.removeprefix(f"{self.book}/"))
 
 
 class CycleView(BaseModel):
@@ -196,6 +171,23 @@ class CycleView(BaseModel):
     policy_hash: str
 
 
+class CycleRecord(CycleView):
+    """A cycle as it is recorded: also what its evaluation came to."""
+
+    learned: bool = Field(description="Whether learned weights were in force, not the preset.")
+    performance_n: int = 0
+    performance_pnl: float | None = None
+    performance_r: float | None = None
+    streak: int = Field(default=0, description="In how many cycles in a row, up to this one, performance fell.")
+    unknown_domains: list[str] = []
+    version: int | None = Field(default=None, description="The weights that it put in force.")
+
+    @property
+    def view(self) -> CycleView:
+        """What others see of it."""
+        return CycleView.model_validate(self.model_dump(include=set(CycleView.model_fields)))
+
+
 class ActiveWeights(BaseModel):
     """What an engine reads."""
 
@@ -205,6 +197,29 @@ class ActiveWeights(BaseModel):
     source: str
     since: datetime | None
     policy_hash: str
+
+
+class VersionView(BaseModel):
+    """Weights that were in force, why, and who decided that."""
+
+    version: int
+    source: str
+    since: datetime
+    reason: str
+    cycle_id: str | None
+    weights: Weights
+    policy_hash: str
+    created_at: datetime
+    operator: str | None
+    note: str | None
+
+
+class WeightsHistory(BaseModel):
+    """Every version of a book's weights and every cycle, the oldest first."""
+
+    book: str
+    versions: list[VersionView]
+    cycles: list[CycleView]
 
 
 class OverlayReport(BaseModel):

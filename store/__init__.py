@@ -1,6 +1,7 @@
 """Every SQL statement of the project, as async functions over a session."""
 
 from closeloop.store import (
+    approvals,
     attributions,
     books,
     convictions,
@@ -25,6 +26,7 @@ from closeloop.store import (
 )
 
 __all__ = [
+    "approvals",
     "attributions",
     "books",
     "convictions",

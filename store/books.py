@@ -1,13 +1,16 @@
 """Books: one for each strategy."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from pydantic_core import to_json
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.models.books import BookSummary, BookView
 from closeloop.models.positions import Book
 from closeloop.store.rows import Write, execute, insertion
+
+_COLUMNS = "book_id AS book, preset, preset_weights, cadence, created_at"
 
 
 def meeting(books: Collection[str]) -> Write | None:
@@ -20,32 +23,32 @@ async def names(session: AsyncSession) -> list[str]:
     return list((await session.execute(text("SELECT book_id FROM books ORDER BY book_id"))).scalars())
 
 
-async def hold(session: AsyncSession, book: str) -> RowMapping:
-    """Meet a book and hold it for a decision until the transaction ends; closes go on meanwhile."""
+async def hold(session: AsyncSession, book: str) -> BookView:
+    """Set up a book, if nobody has, and hold it for a decision until the transaction ends; closes go on meanwhile."""
     await execute(session, meeting([book]))
-    result = await session.execute(
-        text("SELECT book_id, preset, preset_weights, cadence FROM books WHERE book_id = :book FOR NO KEY UPDATE"),
-        {"book": book},
-    )
-    return result.mappings().one()
+    query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book FOR NO KEY UPDATE")  # noqa: S608
+    return BookView.model_validate(dict((await session.execute(query, {"book": book})).mappings().one()))
 
 
-async def find(session: AsyncSession, book: str) -> RowMapping | None:
-    """A book's row."""
-    query = text("SELECT book_id AS book, preset, preset_weights, cadence, created_at FROM books WHERE book_id = :book")
-    return (await session.execute(query, {"book": book})).mappings().first()
+async def find(session: AsyncSession, book: str) -> BookView | None:
+    """A book."""
+    query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book")  # noqa: S608
+    row = (await session.execute(query, {"book": book})).mappings().first()
+    return None if row is None else BookView.model_validate(dict(row))
 
 
-async def listing(session: AsyncSession) -> Sequence[RowMapping]:
-    """All books with how many positions were attributed in each."""
+async def listing(session: AsyncSession, last: int | None = None, before: str | None = None) -> list[BookSummary]:
+    """Books by name; at most the ``last`` ones of those that come before ``before``."""
     result = await session.execute(
         text(
-            "SELECT book_id AS book, preset, preset_weights, cadence, created_at, "
+            f"SELECT * FROM (SELECT {_COLUMNS}, "  # noqa: S608
             "(SELECT count(*) FROM attributions a WHERE a.book_id = b.book_id) AS positions "
-            "FROM books b ORDER BY book_id"
-        )
+            "FROM books b WHERE CAST(:before AS text) IS NULL OR book_id < :before "
+            "ORDER BY book_id DESC LIMIT CAST(:last AS bigint)) page ORDER BY book"
+        ),
+        {"last": last, "before": before},
     )
-    return result.mappings().all()
+    return [BookSummary.model_validate(dict(row)) for row in result.mappings()]
 
 
 async def set_preset(

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.models.meta import META, MetaDecision, MetaProposal
+from closeloop.store.approvals import WaitingPage, waiting_page
 from closeloop.store.rows import execute, insertion
 
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
@@ -167,12 +168,17 @@ async def propose(session: AsyncSession, row: Mapping[str, Any]) -> RowMapping:
     return pending[0]
 
 
+_PROPOSALS = (
+    "SELECT book_id AS book, number, state, evidence, proposed_at, deadline, verdict, operator, note, decided_at, "
+    "policy_hash FROM meta_proposals "
+)
+
+
 async def proposals(session: AsyncSession, book: str | None, state: str | None = None) -> Sequence[RowMapping]:
     """Proposals to leave shadow, oldest first."""
     result = await session.execute(
         text(
-            "SELECT book_id AS book, number, state, evidence, proposed_at, deadline, verdict, operator, note, "
-            "decided_at, policy_hash FROM meta_proposals WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
+            _PROPOSALS + "WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
             "AND (CAST(:state AS text) IS NULL OR state = :state) ORDER BY book_id, number"
         ),
         {"book": book, "state": state},
@@ -180,16 +186,17 @@ async def proposals(session: AsyncSession, book: str | None, state: str | None =
     return result.mappings().all()
 
 
-async def hold_proposal(session: AsyncSession, book: str, number: int) -> RowMapping | None:
-    """A proposal, held until the transaction ends."""
-    result = await session.execute(
-        text(
-            "SELECT state, verdict, operator, note, decided_at FROM meta_proposals "
-            "WHERE book_id = :book AND number = :number FOR UPDATE"
-        ),
-        {"book": book, "number": number},
-    )
-    return result.mappings().first()
+async def waiting(session: AsyncSession, page: WaitingPage) -> Sequence[RowMapping]:
+    """Proposals to leave shadow that wait for an operator, the soonest deadline first."""
+    name = "'meta/' || p.book || '/' || p.number"
+    result = await session.execute(waiting_page(_PROPOSALS + "WHERE state = 'pending'", name), page.values)
+    return result.mappings().all()
+
+
+async def proposal(session: AsyncSession, book: str, number: int) -> RowMapping | None:
+    """A proposal to leave shadow."""
+    query = text(_PROPOSALS + "WHERE book_id = :book AND number = :number")
+    return (await session.execute(query, {"book": book, "number": number})).mappings().first()
 
 
 async def settle_proposal(
@@ -200,9 +207,9 @@ async def settle_proposal(
     verdict: str | None,
     operator: str,
     note: str,
-    at: datetime,
+    at: datetime | None,
 ) -> None:
-    """Record what was decided. The caller holds the proposal."""
+    """Record what was decided. The caller holds the book."""
     await session.execute(
         text(
             "UPDATE meta_proposals SET state = :state, verdict = :verdict, operator = :operator, note = :note, "

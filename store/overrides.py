@@ -10,13 +10,14 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.overrides import OverrideStatus, OverrideView, PmOverride, ProposedOverride
+from closeloop.store.approvals import WaitingPage, waiting_page
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "override_id, book_id AS book, pattern_key, action_category, scope, size_multiplier, threshold_adjustments, "
-    "confidence, expires_at, lesson_id, lesson_version, status, reason, run, as_of, verdict, decided_by, decided_at, "
-    "note, created_at, ended_at, policy_hash"
+    "confidence, expires_at, lesson_id, lesson_version, status, reason, run, as_of, deadline, verdict, decided_by, "
+    "decided_at, note, created_at, ended_at, policy_hash"
 )
 MATCHING = (
     "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
@@ -96,6 +97,13 @@ async def books(session: AsyncSession) -> list[str]:
         text("SELECT DISTINCT book_id FROM pm_overrides WHERE status = 'active' ORDER BY book_id")
     )
     return list(result.scalars())
+
+
+async def waiting(session: AsyncSession, page: WaitingPage) -> list[OverrideView]:
+    """Overrides that wait for an operator, the soonest deadline first."""
+    pending = f"SELECT {_COLUMNS} FROM pm_overrides WHERE status = 'pending'"  # noqa: S608
+    result = await session.execute(waiting_page(pending, "'override/' || p.book || '/' || p.override_id"), page.values)
+    return [_view(row) for row in result.mappings()]
 
 
 async def find(session: AsyncSession, override_id: str) -> OverrideView | None:

@@ -1,23 +1,44 @@
 """Governed weights: versions, cycles and what they are computed from."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Row, RowMapping, text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.weights import (
+    WEIGHTS,
     ActiveWeights,
+    CycleRecord,
     CycleState,
     CycleView,
-    Evidence,
     LearningWeight,
+    VersionView,
     WeightCycle,
     Weights,
     WeightVersion,
 )
+from closeloop.store.approvals import WaitingPage, waiting_page
 from closeloop.store.rows import execute, insertion
+
+
+class CycleClose(NamedTuple):
+    """What a cycle reads of a closed position."""
+
+    direction: str
+    direction_correct: bool
+    realized_pnl: float
+    rr: float | None
+    domain_scores: dict[str, float]
+
+
+class OverlayState(NamedTuple):
+    """The overlay of a version: ``due``, ``written`` or ``removed``, in the folder of this identity."""
+
+    version: int
+    cycle_id: str
+    overlay: str
+    overlay_folder: str | None
 
 
 async def active(session: AsyncSession, book: str) -> ActiveWeights | None:
@@ -89,7 +110,7 @@ async def first_close(session: AsyncSession, book: str, as_of: datetime) -> date
 
 async def closes_between(
     session: AsyncSession, book: str, after: datetime | None, until: datetime, opened_from: datetime | None
-) -> Sequence[RowMapping]:
+) -> list[CycleClose]:
     """Positions closed in (after, until] and opened at or after ``opened_from``, by (closed_at, position_id)."""
     result = await session.execute(
         text(
@@ -101,7 +122,7 @@ async def closes_between(
         ),
         {"book": book, "after": after, "until": until, "opened_from": opened_from},
     )
-    return result.mappings().all()
+    return [CycleClose(d, right, float(pnl), rr, scores or {}) for d, right, pnl, rr, scores in result]
 
 
 _CYCLE = (
@@ -112,35 +133,43 @@ _CYCLE = (
 )
 
 
-async def cycle(session: AsyncSession, cycle_id: str) -> RowMapping | None:
-    """A cycle's row."""
-    return (await session.execute(text(_CYCLE + "WHERE cycle_id = :id"), {"id": cycle_id})).mappings().first()
+async def cycle(session: AsyncSession, cycle_id: str) -> CycleRecord | None:
+    """A cycle."""
+    return await _one_cycle(session, "WHERE cycle_id = :id", {"id": cycle_id})
 
 
-async def last_cycle(session: AsyncSession, book: str) -> RowMapping | None:
+async def last_cycle(session: AsyncSession, book: str) -> CycleRecord | None:
     """The book's newest cycle."""
-    query = text(_CYCLE + "WHERE book_id = :book ORDER BY as_of DESC LIMIT 1")
-    return (await session.execute(query, {"book": book})).mappings().first()
+    return await _one_cycle(session, "WHERE book_id = :book ORDER BY as_of DESC LIMIT 1", {"book": book})
 
 
-async def last_counting_cycle(session: AsyncSession, book: str, min_positions: int, learned: bool) -> RowMapping | None:
+async def last_counting_cycle(
+    session: AsyncSession, book: str, min_positions: int, learned: bool
+) -> CycleRecord | None:
     """The newest cycle, under learned weights or under the preset, that had enough positions to compare with.
 
     Under learned weights: only since the preset was last in force, for which a newer preset cycle would stand.
     """
-    query = text(
-        _CYCLE  # noqa: S608
-        + "WHERE book_id = :book AND performance_n >= :n AND (NOT :learned OR (learned AND as_of > coalesce("
+    return await _one_cycle(
+        session,
+        "WHERE book_id = :book AND performance_n >= :n AND (NOT :learned OR (learned AND as_of > coalesce("
         "(SELECT max(as_of) FROM weight_cycles WHERE book_id = :book AND NOT learned), '-infinity'))) "
-        "AND (:learned OR NOT learned) ORDER BY as_of DESC LIMIT 1"
+        "AND (:learned OR NOT learned) ORDER BY as_of DESC LIMIT 1",
+        {"book": book, "n": min_positions, "learned": learned},
     )
-    values = {"book": book, "n": min_positions, "learned": learned}
-    return (await session.execute(query, values)).mappings().first()
 
 
-async def insert_cycle(session: AsyncSession, row: dict[str, Any]) -> None:
-    """Record a cycle."""
-    await execute(session, insertion(WeightCycle, [row]))
+async def insert_cycle(session: AsyncSession, record: CycleRecord) -> None:
+    """Record a cycle that nobody has decided on yet."""
+    row = record.model_dump(exclude={"book", "proposal_id", "decided_by", "decided_at", "note"})
+    await execute(session, insertion(WeightCycle, [{"book_id": record.book, **row}]))
+
+
+async def waiting(session: AsyncSession, page: WaitingPage) -> list[CycleRecord]:
+    """Cycles whose proposals wait for an operator, the soonest deadline first."""
+    statement = waiting_page(_CYCLE + "WHERE state = 'proposed'", f"'{WEIGHTS}/' || p.cycle_id")
+    result = await session.execute(statement, page.values)
+    return [_record(row) for row in result.mappings()]
 
 
 async def settle_cycle(
@@ -173,32 +202,45 @@ async def settle_cycle(
     )
 
 
-async def cycles(session: AsyncSession, book: str | None, state: str | None = None) -> list[CycleView]:
-    """Cycles, the oldest first."""
+async def cycles(
+    session: AsyncSession,
+    book: str | None,
+    state: CycleState | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> list[CycleView]:
+    """Cycles by (as_of, book); at most the ``last`` ones of those that come before the cycle ``before``."""
     result = await session.execute(
         text(
-            _CYCLE + "WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
-            "AND (CAST(:state AS text) IS NULL OR state = :state) ORDER BY as_of, book_id"
+            f"SELECT * FROM ({_CYCLE} WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+            "AND (CAST(:state AS text) IS NULL OR state = :state) AND (CAST(:before AS text) IS NULL "
+            "OR (as_of, book_id) < (SELECT b.as_of, b.book_id FROM weight_cycles b WHERE b.cycle_id = :before)) "
+            "ORDER BY as_of DESC, book_id DESC LIMIT CAST(:last AS bigint)) page ORDER BY as_of, book"
         ),
-        {"book": book, "state": state},
+        {"book": book, "state": state, "last": last, "before": before},
     )
-    return [view(row) for row in result.mappings()]
+    return [_record(row).view for row in result.mappings()]
 
 
-async def changes(session: AsyncSession, book: str) -> Sequence[RowMapping]:
-    """Every version that was in force, with its reason and who decided on it, the oldest first."""
+async def changes(
+    session: AsyncSession, book: str, last: int | None = None, before: str | None = None
+) -> list[VersionView]:
+    """Versions that were in force, with their reason and who decided on them, the oldest first; at most the ``last``
+    ones of those that came into force before the cycle ``before``."""
     result = await session.execute(
         text(
-            "SELECT v.version, v.source, v.since, v.reason, v.cycle_id, v.weights, v.policy_hash, v.created_at, "
-            "e.payload ->> 'operator' AS operator, e.payload ->> 'note' AS note "
+            "SELECT * FROM (SELECT v.version, v.source, v.since, v.reason, v.cycle_id, v.weights, v.policy_hash, "
+            "v.created_at, e.payload ->> 'operator' AS operator, e.payload ->> 'note' AS note "
             "FROM weight_versions v LEFT JOIN events e ON e.type IN "
             "('learning.weights.applied.v1', 'learning.weights.reverted.v1') "
             "AND e.payload ->> 'book' = v.book_id AND e.payload ->> 'version' = v.version::text "
-            "WHERE v.book_id = :book ORDER BY v.version"
+            "WHERE v.book_id = :book AND (CAST(:before AS text) IS NULL "
+            "OR v.since < (SELECT b.as_of FROM weight_cycles b WHERE b.cycle_id = :before)) "
+            "ORDER BY v.version DESC LIMIT CAST(:last AS bigint)) page ORDER BY version"
         ),
-        {"book": book},
+        {"book": book, "last": last, "before": before},
     )
-    return result.mappings().all()
+    return [VersionView.model_validate(dict(row)) for row in result.mappings()]
 
 
 async def version(session: AsyncSession, book: str, number: int) -> ActiveWeights | None:
@@ -214,8 +256,8 @@ async def version(session: AsyncSession, book: str, number: int) -> ActiveWeight
     return None if row is None else ActiveWeights.model_validate(dict(row))
 
 
-async def overlay_state(session: AsyncSession, book: str) -> Row[Any] | None:
-    """(version, cycle_id, overlay, overlay_folder) of the version in force; its overlay is due, written or removed."""
+async def overlay_state(session: AsyncSession, book: str) -> OverlayState | None:
+    """What is on record of the overlay of the version in force."""
     result = await session.execute(
         text(
             "SELECT version, cycle_id, overlay, overlay_folder FROM weight_versions WHERE book_id = :book "
@@ -223,7 +265,8 @@ async def overlay_state(session: AsyncSession, book: str) -> Row[Any] | None:
         ),
         {"book": book},
     )
-    return result.first()
+    row = result.first()
+    return None if row is None else OverlayState(*row)
 
 
 async def mark_overlay(session: AsyncSession, book: str, version: int, state: str, folder: str) -> None:
@@ -242,13 +285,6 @@ async def books_with_versions(session: AsyncSession) -> list[str]:
     return list((await session.execute(text("SELECT DISTINCT book_id FROM weight_versions ORDER BY 1"))).scalars())
 
 
-def view(row: RowMapping) -> CycleView:
-    """A row as others see it."""
-    values = dict(row)
-    evidence = {domain: Evidence.model_validate(e) for domain, e in values.pop("evidence").items()}
-    return CycleView.model_validate(values | {"evidence": evidence})
-
-
 async def workflow_before(session: AsyncSession, book: str, as_of: datetime) -> str | None:
     """The workflow of the book's cycle before the one of this instant."""
     result = await session.execute(
@@ -259,3 +295,12 @@ async def workflow_before(session: AsyncSession, book: str, as_of: datetime) -> 
     )
     found: str | None = result.scalar_one_or_none()
     return found
+
+
+async def _one_cycle(session: AsyncSession, where: str, values: dict[str, Any]) -> CycleRecord | None:
+    row = (await session.execute(text(_CYCLE + where), values)).mappings().first()
+    return None if row is None else _record(row)
+
+
+def _record(row: RowMapping) -> CycleRecord:
+    return CycleRecord.model_validate(dict(row))

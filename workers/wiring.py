@@ -12,21 +12,24 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from closeloop.activities.approvals import ApprovalActivities, Subject
+from closeloop.activities.approvals import ApprovalActivities
 from closeloop.activities.corpus import CorpusActivities
 from closeloop.activities.forecasts import ForecastActivities
 from closeloop.activities.imports import ImportActivities
 from closeloop.activities.karma import KarmaActivities
 from closeloop.activities.learners import Learner, LearnerActivities
 from closeloop.activities.lessons import LessonActivities
-from closeloop.activities.meta import LeavingShadow, MetaActivities
-from closeloop.activities.overrides import OverrideActivities, OverrideApproval
+from closeloop.activities.meta import MetaActivities
+from closeloop.activities.overlays import OverlayActivities
+from closeloop.activities.overrides import OverrideActivities
 from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
 from closeloop.activities.positions import PositionActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.activities.research import ResearchActivities
-from closeloop.activities.weights import WeightActivities
+from closeloop.activities.weight_cycles import WeightCycleActivities
+from closeloop.activities.weight_decisions import WeightDecisionActivities
+from closeloop.activities.weights_0_1 import WeightsOf01
 from closeloop.gateways.binance import Binance
 from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
 from closeloop.gateways.overlay import OverlayFolder
@@ -34,6 +37,10 @@ from closeloop.gateways.presets import load_preset
 from closeloop.gateways.skills import SkillFolder
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
+from closeloop.services.approvals import Subjects
+from closeloop.services.meta_decisions import LeavingShadow
+from closeloop.services.override_decisions import OverrideProposal
+from closeloop.services.weight_decisions import WeightsProposal
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.addresses import database_url, temporal_config
 from closeloop.workers.settings import Settings
@@ -71,8 +78,8 @@ WORKFLOWS = [
     MetaForecastWorkflow,
 ]
 
-# What an operator decides on through the ApprovalWorkflow (activities/approvals.py).
-SUBJECTS: Sequence[Subject] = (OverrideApproval(), LeavingShadow())
+# What waits for an operator (services/approvals.py).
+SUBJECTS: Subjects = (WeightsProposal(), OverrideProposal(), LeavingShadow())
 
 LLM_CONCURRENCY = 4
 
@@ -173,10 +180,11 @@ def build_worker(
     lessons = LessonActivities(sessions, policy)
     forecasts = ForecastActivities(sessions, policy)
     producers = ProducerActivities(sessions, policy)
-    approvals = ApprovalActivities(sessions, SUBJECTS)
-    weights = WeightActivities(
-        sessions, policy, load_preset(policy.weights.default_preset), OverlayFolder(overlay_folder), client
-    )
+    approvals = ApprovalActivities(sessions, SUBJECTS, client)
+    cycles = WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset))
+    weights = WeightDecisionActivities(sessions)
+    overlays = OverlayActivities(sessions, policy, OverlayFolder(overlay_folder), client)
+    weights_0_1 = WeightsOf01(approvals, weights)
     activities: list[Callable[..., Any]] = [
         positions.attribute_close,
         positions.record_conviction,
@@ -187,20 +195,22 @@ def build_worker(
         imports.report_import,
         karma.rebuild_karma,
         CorpusActivities(sessions, policy, SkillFolder(corpus_folder)).tend_corpus,
-        weights.open_cycle,
-        weights.decide,
-        weights.expire,
-        weights.remind,
-        weights.refuse_word,
-        weights.when_signalled,
-        weights.standing,
-        weights.write_overlay,
-        weights.check_overlays,
-        weights.revert_deleted_overlay,
-        weights.books_due,
+        cycles.open_cycle,
+        cycles.standing,
+        cycles.books_due,
+        weights.revert,
+        overlays.write_overlay,
+        overlays.check_overlays,
+        overlays.revert_deleted_overlay,
         approvals.decide,
         approvals.standing,
+        approvals.remind,
         approvals.refuse_word,
+        approvals.when_signalled,
+        weights_0_1.decide,
+        weights_0_1.expire,
+        weights_0_1.remind,
+        weights_0_1.refuse_word,
         lessons.books,
         lessons.build,
         OverrideActivities(sessions, policy, client).materialize,

@@ -10,9 +10,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from closeloop import store
-from closeloop.activities.weights import preset_weights
 from closeloop.gateways.presets import UnknownPreset, load_preset
 from closeloop.learning.weights import InfeasibleBounds
+from closeloop.services.weights import preset_weights
 from closeloop.store.database import sessions_of
 from closeloop.store.errors import DATABASE_ERRORS
 from closeloop.workers.garbage import collect_rarely

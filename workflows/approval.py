@@ -1,12 +1,11 @@
 """Something waits for an operator: approved, rejected, expired or withdrawn."""
 
-from datetime import timedelta
+from datetime import datetime
 
 from temporalio import workflow
 
-from closeloop.workflows.decisions import Deciding
+from closeloop.workflows.decisions import Deciding, Word
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -17,10 +16,7 @@ with workflow.unsafe.imports_passed_through():
         ApprovalRequest,
         ApprovalState,
         ApprovalVerdict,
-        RecordApproval,
-        RefusedApproval,
     )
-    from closeloop.models.sentences import short
 
 
 @workflow.defn(name="ApprovalWorkflow")
@@ -42,14 +38,14 @@ class ApprovalWorkflow(Deciding):
         """See the class."""
         self._request = request = expect(message, ApprovalRequest)
         self._enter(ApprovalState.pending, request.proposal)
-        wait = max(request.deadline - workflow.now(), timedelta(0))
-        try:
-            await workflow.wait_condition(lambda: self._state != ApprovalState.pending, timeout=wait)
-        except TimeoutError:
-            # Words that reached the server in time are carried out first, even if no worker ran until now.
-            await workflow.wait_condition(workflow.all_handlers_finished)
-            if self._state == ApprovalState.pending:
-                await self._settle(None)
+        if workflow.patched("reminder"):
+            answer = await self._wait_for_decision(request.deadline)
+        elif not await self._decided_within(request.deadline - workflow.now()):  # one that was begun by 0.1
+            answer = await self._expire()
+        else:
+            answer = None
+        if answer is not None and answer.state != self._state:
+            self._enter(answer.state, f"nobody decided: {answer.reason}")
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self._state
 
@@ -58,71 +54,49 @@ class ApprovalWorkflow(Deciding):
         """Where it stands."""
         return self._state
 
-    def _has_begun(self) -> bool:
-        return self._request is not None
-
-    async def _decide(self, verdict: str, operator: str, note: str, signal: int | None = None) -> ApprovalAnswer:
-        answer = await self._settle(ApprovalVerdict(verdict), operator, note)
-        if answer.accepted:
-            workflow.upsert_search_attributes(
-                [sa.DECISION.value_set(verdict), sa.OPERATOR.value_set(short(operator, 200))]
-            )
-        return answer
-
-    async def _settle(self, verdict: ApprovalVerdict | None, operator: str = "", note: str = "") -> ApprovalAnswer:
+    async def _hear(self, word: Word) -> ApprovalAnswer:
         async with self._one_at_a_time:
-            answer = await workflow.execute_activity_method(
-                ApprovalActivities.decide,
-                RecordApproval(
-                    **self._key().model_dump(), verdict=verdict, operator=operator, note=note, at=workflow.now()
-                ),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary=short(f"{operator or 'somebody'} says {verdict}" if verdict else "The deadline has passed"),
-            )
-            said = f"{operator} said {verdict}" + (f" ({note})" if note else "") if verdict else "nobody decided"
+            answer = await self._decide(word)
             if answer.state != self._state:
-                self._enter(answer.state, f"{said}: {answer.reason}")
-            return answer
+                why = f" ({word.note})" if word.note else ""
+                self._enter(answer.state, f"{word.operator} said {word.verdict}{why}: {answer.reason}")
+        if answer.accepted:
+            self._publish_decision(word)
+        return answer
 
     async def _look(self) -> None:
         async with self._one_at_a_time:
-            state = await workflow.execute_activity_method(
-                ApprovalActivities.standing,
-                self._key(),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary="What does the record say?",
-            )
+            state = await self._transaction(ApprovalActivities.standing, self._key(), "What does the record say?")
             if state != self._state:
                 self._enter(state, "the record changed elsewhere")
 
-    async def _not_understood(self, name: str, reason: str) -> ApprovalAnswer:
-        number = self._words["not understood"]
-        self._words["not understood"] += 1
-        await workflow.execute_activity_method(
-            ApprovalActivities.refuse_word,
-            RefusedApproval(
-                **self._key().model_dump(),
-                run_id=workflow.info().run_id,
-                number=number,
-                word=short(name, 200),
-                reason=short(reason, 1_000),
-            ),
-            start_to_close_timeout=A_TRANSACTION,
-            retry_policy=UNTIL_DONE,
-            summary=short(f"A {name} that could not be understood"),
-        )
-        return ApprovalAnswer(accepted=False, state=self._state, reason=reason)
+    def _asks_when_signalled(self) -> bool:
+        return workflow.patched("time-of-word")  # 0.1 took the time at which a worker heard it
+
+    # -- where it stands -----------------------------------------------------------------------------------------------
+
+    def _has_begun(self) -> bool:
+        return self._request is not None
+
+    def _begun(self) -> ApprovalRequest:
+        assert self._request is not None, "it has begun"
+        return self._request
 
     def _key(self) -> ApprovalKey:
-        assert self._request is not None, "it has begun"
-        return ApprovalKey(kind=self._request.kind, book=self._request.book, id=self._request.id)
+        return ApprovalKey(kind=self._begun().kind, book=self._begun().book, id=self._begun().id)
+
+    def _deadline(self) -> datetime | None:
+        return self._begun().deadline
+
+    def _waits(self) -> bool:
+        return self._state is ApprovalState.pending
+
+    def _standing(self) -> ApprovalState:
+        return self._state
 
     def _enter(self, state: ApprovalState, sentence: str) -> None:
         self._state = state
-        request = self._request
-        assert request is not None, "it has begun"
+        request = self._begun()
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set(request.kind), sa.BOOK.value_set(request.book), sa.CYCLE_STATE.value_set(state)]
         )

@@ -1,10 +1,11 @@
-"""Workflows that people talk to: an operator's words, by signal or update, whatever shape they come in."""
+"""Workflows in which something waits for an operator: words by signal or update, a deadline, a reminder half-way."""
 
 import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -12,11 +13,43 @@ from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
 
+from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
+
 with workflow.unsafe.imports_passed_through():
-    from closeloop.models.approvals import DecisionRequest
+    from closeloop.activities.approvals import ApprovalActivities
+    from closeloop.models import search_attributes as sa
+    from closeloop.models.approvals import (
+        ApprovalAnswer,
+        ApprovalKey,
+        ApprovalState,
+        ApprovalVerdict,
+        DecisionRequest,
+        RecordApproval,
+        RefusedApproval,
+        SignalTimeRequest,
+    )
     from closeloop.models.refusals import describe
+    from closeloop.models.sentences import short
 
 LOOK = "look"
+
+
+@dataclass(frozen=True)
+class Word:
+    """What an operator said."""
+
+    verdict: str
+    operator: str
+    note: str
+    heard_at: datetime
+    """When a worker took it up. For an update, which is kept nowhere until a worker accepts it, this is what counts."""
+    signal: int | None = None
+    """Its number among the signals of its name; None: it was an update, or is the policy's own."""
+
+    @property
+    def sentence(self) -> str:
+        """For summaries: ``ann says approve``."""
+        return short(f"{self.operator or 'somebody'} says {self.verdict}")
 
 
 class Deciding(ABC):
@@ -25,6 +58,9 @@ class Deciding(ABC):
     A signal is named by its verdict and carries ``{"operator": ..., "note": ...}``; the update ``decide`` has the
     verdict beside them and waits for the answer: accepted, or why not. closeloop itself sends ``look`` where the record
     changed elsewhere.
+
+    The database decides on every word, and by the time at which it reached the server: so a word that was sent before
+    the deadline counts although no worker ran until after it, and one that was sent after it does not.
     """
 
     verdicts: ClassVar[type[StrEnum]]
@@ -32,63 +68,180 @@ class Deciding(ABC):
     def __init__(self) -> None:
         self._words: Counter[str] = Counter()
         self._one_at_a_time = asyncio.Lock()
+        self._last_heard_at = datetime.min.replace(tzinfo=UTC)
 
     @abstractmethod
     def _has_begun(self) -> bool:
         """Whether there is something to decide on yet: words wait until then."""
 
     @abstractmethod
+    def _key(self) -> ApprovalKey:
+        """What waits."""
+
+    @abstractmethod
+    def _waits(self) -> bool:
+        """Whether it still waits for an operator, as far as this workflow knows."""
+
+    @abstractmethod
+    def _standing(self) -> ApprovalState:
+        """Where it stands, as far as this workflow knows."""
+
+    @abstractmethod
     async def _look(self) -> None:
         """The record changed elsewhere."""
 
     @abstractmethod
-    async def _decide(self, verdict: str, operator: str, note: str, signal: int | None = None) -> Any:
-        """Carry out a word and answer; ``signal`` is its number among the signals of its name, null for an update."""
+    async def _hear(self, word: Word) -> ApprovalAnswer:
+        """Carry out a word, or refuse it."""
+
+    # -- what the database is asked to do ------------------------------------------------------------------------------
+
+    async def _decide(self, word: Word) -> ApprovalAnswer:
+        """Have a word carried out; call it one at a time."""
+        record = RecordApproval(
+            **self._key().model_dump(),
+            verdict=ApprovalVerdict(word.verdict),
+            operator=word.operator,
+            note=word.note,
+            at=await self._reached_server_at(word),
+        )
+        answer: ApprovalAnswer = await self._transaction(ApprovalActivities.decide, record, word.sentence)
+        return answer
+
+    async def _reached_server_at(self, word: Word) -> datetime:
+        """When a word reached the server: when it was heard, unless that was too late and no worker may have run."""
+        deadline = self._deadline()
+        if word.signal is None or deadline is None or word.heard_at < deadline or not self._asks_when_signalled():
+            return word.heard_at
+        info = workflow.info()
+        request = SignalTimeRequest(
+            workflow_id=info.workflow_id, run_id=info.run_id, name=word.verdict, number=word.signal
+        )
+        reached: datetime | None = await self._transaction(
+            ApprovalActivities.when_signalled, request, "When did this word reach the server?"
+        )
+        return reached or word.heard_at
 
     @abstractmethod
-    async def _not_understood(self, name: str, reason: str) -> Any:
-        """Put a word on record that could not be understood, and answer why."""
+    def _deadline(self) -> datetime | None:
+        """Until when it waits; None: nothing was proposed."""
+
+    def _asks_when_signalled(self) -> bool:
+        """Whether this run asks the server at all when a word reached it."""
+        return True
+
+    async def _wait_for_decision(self, deadline: datetime) -> ApprovalAnswer | None:
+        """Until somebody decided, with a reminder half-way; the answer of the database if nobody did in time."""
+        if await self._decided_within((deadline - workflow.now()) / 2):
+            return None
+        await self._transaction(ApprovalActivities.remind, self._key(), "Remind: this waits for an operator")
+        if await self._decided_within(deadline - workflow.now()):
+            return None
+        return await self._expire()
+
+    async def _decided_within(self, wait: timedelta) -> bool:
+        try:
+            await workflow.wait_condition(lambda: not self._waits(), timeout=max(wait, timedelta(0)))
+        except TimeoutError:
+            return False
+        return True
+
+    async def _expire(self) -> ApprovalAnswer | None:
+        # Words that reached the server in time are carried out first, even if no worker ran until now.
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        async with self._one_at_a_time:
+            if not self._waits():
+                return None
+            record = RecordApproval(**self._key().model_dump(), verdict=None, at=workflow.now())
+            answer: ApprovalAnswer = await self._transaction(
+                ApprovalActivities.decide, record, "The deadline has passed"
+            )
+            return answer
+
+    async def _not_understood(self, name: str, reason: str, operator: str = "") -> ApprovalAnswer:
+        """Put a word on record that cannot be understood, and answer why."""
+        number = self._words["not understood"]
+        self._words["not understood"] += 1
+        word = RefusedApproval(
+            **self._key().model_dump(),
+            run_id=workflow.info().run_id,
+            number=number,
+            word=short(name, 200),
+            reason=short(reason, 1_000),
+            operator=operator,
+        )
+        await self._transaction(ApprovalActivities.refuse_word, word, f"A {name} that could not be understood")
+        return ApprovalAnswer(accepted=False, state=self._standing(), reason=reason)
+
+    async def _transaction(self, activity: Callable[..., Any], message: Any, summary: str) -> Any:
+        """An activity that is one short transaction, and must happen."""
+        return await workflow.execute_activity(
+            activity,
+            message,
+            start_to_close_timeout=A_TRANSACTION,
+            retry_policy=UNTIL_DONE,
+            summary=short(summary),
+        )
+
+    def _publish_decision(self, word: Word) -> None:
+        workflow.upsert_search_attributes(
+            [sa.DECISION.value_set(word.verdict), sa.OPERATOR.value_set(short(word.operator, 200))]
+        )
+
+    # -- what operators say --------------------------------------------------------------------------------------------
 
     @workflow.signal(dynamic=True)
     async def hear(self, name: str, words: Sequence[RawValue]) -> None:
         """A verdict as a signal: one handler for whatever is sent."""
+        heard_at = self._hearing_at()
         await workflow.wait_condition(self._has_begun)
         number = self._words[name]
         self._words[name] += 1
         if name == LOOK:
             await self._look()
             return
+        operator = ""
         try:
-            verdict = self.verdicts(name)
-            said = DecisionRequest.model_validate(_one_of(words))
+            word = _one_of(words)
+            operator = _operator_in(word)
+            verdict = self._verdict_of(name, "there is no signal {}")
+            said = DecisionRequest.model_validate(word)
         except ValidationError as error:
-            await self._not_understood(name, describe(error))
+            await self._not_understood(name, describe(error), operator)
         except ValueError as error:
-            await self._not_understood(name, str(error))
+            await self._not_understood(name, str(error), operator)
         else:
-            await self._decide(verdict, said.operator, said.note, number)
+            await self._hear(Word(verdict, said.operator, said.note, heard_at, number))
 
     @workflow.update(dynamic=True)
-    async def answer(self, name: str, words: Sequence[RawValue]) -> Any:
+    async def answer(self, name: str, words: Sequence[RawValue]) -> ApprovalAnswer:
         """``decide`` as an update, because its caller waits for the answer."""
+        heard_at = self._hearing_at()
         await workflow.wait_condition(self._has_begun)
+        operator = ""
         try:
             if name != "decide":
                 raise ValueError(f"there is no update {name}: say 'decide'")
             word = _one_of(words)
+            operator = _operator_in(word)
             said = DecisionRequest.model_validate(word)
-            verdict = self._verdict_of(word)
+            verdict = self._verdict_of(str(word.get("verdict")), "verdict")
         except ValidationError as error:
-            return await self._not_understood(name, describe(error))
+            return await self._not_understood(name, describe(error), operator)
         except ValueError as error:
-            return await self._not_understood(name, str(error))
-        return await self._decide(verdict, said.operator, said.note)
+            return await self._not_understood(name, str(error), operator)
+        return await self._hear(Word(verdict, said.operator, said.note, heard_at))
 
-    def _verdict_of(self, word: dict[str, Any]) -> StrEnum:
+    def _hearing_at(self) -> datetime:
+        """Now, a microsecond later for each word that is taken up at once: words are told apart by their time."""
+        self._last_heard_at = max(workflow.now(), self._last_heard_at + timedelta(microseconds=1))
+        return self._last_heard_at
+
+    def _verdict_of(self, name: str, what: str) -> StrEnum:
         try:
-            return self.verdicts(str(word.get("verdict")))
+            return self.verdicts(name)
         except ValueError:
-            raise ValueError(f"verdict: must be one of {', '.join(self.verdicts)}") from None
+            raise ValueError(f"{what.format(name)}: must be one of {', '.join(self.verdicts)}") from None
 
 
 def scheduled_time() -> datetime:
@@ -107,3 +260,9 @@ def _one_of(words: Sequence[RawValue]) -> Any:
         return workflow.payload_converter().from_payload(words[0].payload, dict[str, Any])
     except Exception:
         raise ValueError('the argument is no JSON object such as {"operator": "ann", "note": "why"}') from None
+
+
+def _operator_in(word: Any) -> str:
+    """Who said a word that may be refused for its shape, without what a database cannot hold; empty: nobody says."""
+    operator = word.get("operator") if isinstance(word, dict) else None
+    return "".join(c for c in operator if c.isprintable())[:200] if isinstance(operator, str) else ""

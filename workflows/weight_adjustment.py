@@ -1,5 +1,7 @@
 """A book's weight cycle: propose with evidence, wait for a person, apply, watch, undo."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -7,31 +9,53 @@ from temporalio import workflow
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
-from closeloop.workflows.decisions import Deciding, scheduled_time
+from closeloop.workflows import weights_0_1
+from closeloop.workflows.decisions import Deciding, Word, scheduled_time
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
-    from closeloop.activities.weights import WeightActivities
+    from closeloop.activities.approvals import ApprovalActivities
+    from closeloop.activities.overlays import OverlayActivities
+    from closeloop.activities.weight_cycles import WeightCycleActivities
+    from closeloop.activities.weight_decisions import WeightDecisionActivities
     from closeloop.models import search_attributes as sa
-    from closeloop.models.sentences import moved_weights, short
+    from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, RecordApproval
+    from closeloop.models.sentences import moved_weights
     from closeloop.models.weights import (
+        WEIGHTS,
         BooksDue,
         CycleKey,
         CycleRequest,
+        CycleStanding,
         CycleState,
-        DecisionAnswer,
         DispatchReport,
         OpenCycle,
         OpenedCycle,
         OverlayReport,
-        RecordDecision,
-        RefusedWord,
-        SignalTimeRequest,
-        Verdict,
+        RecordRevert,
+        WeightsVerdict,
     )
 
 POLICY_ITSELF = "policy"
+_VERDICTS = {
+    WeightsVerdict.approve: CycleState.applied,
+    WeightsVerdict.reject: CycleState.rejected,
+    WeightsVerdict.revert: CycleState.reverted,
+}
+_CYCLE_STATES = {
+    ApprovalState.approved: CycleState.applied,
+    ApprovalState.rejected: CycleState.rejected,
+    ApprovalState.expired: CycleState.expired,
+    ApprovalState.withdrawn: CycleState.expired,
+}
+_APPROVAL_STATES = {
+    CycleState.proposed: ApprovalState.pending,
+    CycleState.applied: ApprovalState.approved,
+    CycleState.reverted: ApprovalState.approved,
+    CycleState.rejected: ApprovalState.rejected,
+    CycleState.expired: ApprovalState.expired,
+}
 
 
 @workflow.defn(name="WeightAdjustmentWorkflow")
@@ -40,14 +64,14 @@ class WeightAdjustmentWorkflow(Deciding):
 
     1. *Evaluate* the cycle that ended and *propose* new weights, or record why none (one transaction). The cycle before
        ends here: its watch is over, a proposal that still waits has expired.
-    2. *Wait* for an operator up to the deadline, with a reminder half-way.
+    2. *Wait* for an operator up to the deadline, with a reminder half-way, as everything that waits (decisions.py).
     3. *Apply* in one transaction; the overlay file follows.
     4. *Watch* until the next cycle begins: an operator may revert at any time.
 
     The database decides every race: a decision is carried out in the transaction that looks at the cycle's state.
     """
 
-    verdicts = Verdict
+    verdicts = WeightsVerdict
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,19 +79,25 @@ class WeightAdjustmentWorkflow(Deciding):
         self._state: CycleState | None = None
         self._over = False
         self._overlay_due = False
+        self._begun_by_0_1 = False
 
     @workflow.run
     async def run(self, message: CycleRequest | None = None) -> OpenedCycle:
         """See the class."""
+        self._begun_by_0_1 = not workflow.patched("one-decision")
         request = expect(message, CycleRequest)
         cycle = await self._open(request)
         if cycle.workflow_id != workflow.info().workflow_id:
             return cycle  # the same cycle, started under another id: that workflow carries it on
         await self._end_predecessor(cycle)
         if cycle.self_approved:
-            await self._decide(Verdict.approve, POLICY_ITSELF, "every changed domain is statistically supported")
+            why = "every changed domain is statistically supported"
+            await self._hear(Word(WeightsVerdict.approve, POLICY_ITSELF, why, workflow.now()))
         if self._state == CycleState.proposed:
-            await self._wait_for_decision(cycle)
+            assert cycle.deadline is not None, "a proposal has a deadline"
+            answer = await self._wait_for_decision(cycle.deadline)
+            if answer is not None and answer.state is not ApprovalState.pending and self._waits():
+                self._enter(_CYCLE_STATES[answer.state], "nobody decided before the deadline: nothing changes")
         await self._watch(cycle)
         await workflow.wait_condition(workflow.all_handlers_finished)
         assert self._state is not None, "the cycle was opened"
@@ -77,7 +107,7 @@ class WeightAdjustmentWorkflow(Deciding):
         info = workflow.info()
         try:
             cycle = await workflow.execute_activity_method(
-                WeightActivities.open_cycle,
+                WeightCycleActivities.open_cycle,
                 OpenCycle(
                     book=request.book,
                     as_of=request.as_of or workflow.now(),
@@ -102,65 +132,19 @@ class WeightAdjustmentWorkflow(Deciding):
             except ApplicationError:
                 workflow.logger.info("the cycle before has ended already")
 
-    async def _wait_for_decision(self, cycle: OpenedCycle) -> None:
-        assert cycle.deadline is not None, "a proposal has a deadline"
-        if not await self._decided_within((cycle.deadline - workflow.now()) / 2):
-            await workflow.execute_activity_method(
-                WeightActivities.remind,
-                self._key(),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary=f"Remind: the proposal for {cycle.book} waits for an operator",
-            )
-            if not await self._decided_within(cycle.deadline - workflow.now()):
-                await self._expire()
-
-    async def _decided_within(self, wait: timedelta) -> bool:
-        def decided() -> bool:
-            return self._over or self._state != CycleState.proposed
-
-        try:
-            await workflow.wait_condition(decided, timeout=max(wait, timedelta(0)))
-        except TimeoutError:
-            return False
-        return True
-
-    async def _expire(self) -> None:
-        # Words that reached the server in time are carried out first, even if no worker ran until now.
-        await workflow.wait_condition(workflow.all_handlers_finished)
-        async with self._one_at_a_time:
-            state = await workflow.execute_activity_method(
-                WeightActivities.expire,
-                self._key(),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary="The deadline has passed",
-            )
-            if state != self._state:
-                self._enter(state, "nobody decided before the deadline: nothing changes")
-
     async def _watch(self, cycle: OpenedCycle) -> None:
         """While the cycle's weights are in force; and the overlay file follows every change."""
         while True:
             if self._overlay_due:
                 self._overlay_due = False
-                await workflow.execute_activity_method(
-                    WeightActivities.write_overlay,
-                    self._key(),
-                    start_to_close_timeout=A_TRANSACTION,
-                    retry_policy=UNTIL_DONE,
-                    summary=f"Overlay file of {cycle.book}",
+                await self._transaction(
+                    OverlayActivities.write_overlay, self._cycle_key(), f"Overlay file of {cycle.book}"
                 )
             if self._over or self._state != CycleState.applied:
                 if not self._overlay_due:
                     return
                 continue
             await workflow.wait_condition(lambda: self._overlay_due or self._over or self._state != CycleState.applied)
-
-    # -- what operators say --------------------------------------------------------------------------------------
-
-    def _has_begun(self) -> bool:
-        return self._cycle is not None
 
     @workflow.query
     def cycle(self) -> dict[str, Any]:
@@ -169,90 +153,92 @@ class WeightAdjustmentWorkflow(Deciding):
             return {"state": None, "proposal": None}
         return {"state": self._state, "proposal": self._cycle.model_dump(mode="json")}
 
+    # -- what operators say --------------------------------------------------------------------------------------------
+
+    async def _hear(self, word: Word) -> ApprovalAnswer:
+        if self._opened().new is None and not self._begun_by_0_1:
+            reason = f"nothing to decide: the cycle is {self._state}"
+            return await self._not_understood(word.verdict, reason, word.operator)
+        async with self._one_at_a_time:
+            if self._begun_by_0_1:
+                word = replace(word, heard_at=workflow.now())
+            answer = await (self._revert if word.verdict == WeightsVerdict.revert else self._decide)(word)
+            if answer.accepted:
+                state = _VERDICTS[WeightsVerdict(word.verdict)]
+                self._overlay_due = state in (CycleState.applied, CycleState.reverted)
+                self._publish_decision(word)
+                why = f" ({word.note})" if word.note else ""
+                self._enter(state, f"{word.operator} said {word.verdict}: {answer.reason}{why}")
+            return answer
+
+    async def _revert(self, word: Word) -> ApprovalAnswer:
+        """Undo what was applied: no deadline counts."""
+        at = await self._reached_server_at(word)
+        record = RecordRevert(**self._key().model_dump(), operator=word.operator, note=word.note, at=at)
+        answer: ApprovalAnswer = await self._transaction(WeightDecisionActivities.revert, record, word.sentence)
+        return answer
+
     async def _look(self) -> None:
         """The record changed elsewhere: the next cycle has begun, or the overlay file was deleted."""
         async with self._one_at_a_time:
-            standing = await workflow.execute_activity_method(
-                WeightActivities.standing,
-                self._key(),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary="What does the record say?",
+            standing: CycleStanding = await self._transaction(
+                WeightCycleActivities.standing, self._cycle_key(), "What does the record say?"
             )
             self._over = self._over or standing.next_has_begun
             if standing.state != self._state:
                 because = "the next cycle has begun" if standing.next_has_begun else "the overlay file was deleted"
                 self._enter(standing.state, because)
 
-    async def _decide(self, verdict: str, operator: str, note: str, signal: int | None = None) -> DecisionAnswer:
+    async def _expire(self) -> ApprovalAnswer | None:
+        if self._begun_by_0_1:
+            return await self._expire_as_0_1()
+        return await super()._expire()
+
+    async def _expire_as_0_1(self) -> ApprovalAnswer | None:
+        """Asks the record also where an operator's word has just been carried out."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
         async with self._one_at_a_time:
-            at = await self._spoken_at(Verdict(verdict), signal)
-            answer = await workflow.execute_activity_method(
-                WeightActivities.decide,
-                RecordDecision(
-                    **self._key().model_dump(), verdict=Verdict(verdict), operator=operator, note=note, at=at
-                ),
-                start_to_close_timeout=A_TRANSACTION,
-                retry_policy=UNTIL_DONE,
-                summary=short(f"{operator or 'somebody'} says {verdict}"),
+            record = RecordApproval(**self._key().model_dump(), verdict=None, at=workflow.now())
+            answer: ApprovalAnswer = await self._transaction(
+                ApprovalActivities.decide, record, "The deadline has passed"
             )
-            if answer.accepted:
-                self._overlay_due = answer.state in (CycleState.applied, CycleState.reverted)
-                workflow.upsert_search_attributes(
-                    [sa.DECISION.value_set(verdict), sa.OPERATOR.value_set(short(operator, 200))]
-                )
-                self._enter(
-                    answer.state, f"{operator} said {verdict}: {answer.reason}" + (f" ({note})" if note else "")
-                )
             return answer
 
-    async def _spoken_at(self, verdict: Verdict, signal: int | None) -> datetime:
-        """When the operator spoke: now, unless the deadline has passed and a signal may have waited for a worker."""
-        cycle = self._cycle
-        now = workflow.now()
-        if signal is None or cycle is None or cycle.deadline is None or now < cycle.deadline:
-            return now
-        info = workflow.info()
-        reached = await workflow.execute_activity_method(
-            WeightActivities.when_signalled,
-            SignalTimeRequest(workflow_id=info.workflow_id, run_id=info.run_id, name=verdict, number=signal),
-            start_to_close_timeout=A_TRANSACTION,
-            retry_policy=UNTIL_DONE,
-            summary="When did this word reach the server?",
-        )
-        return reached or now
+    async def _transaction(self, activity: Callable[..., Any], message: Any, summary: str) -> Any:
+        if self._begun_by_0_1:
+            return await weights_0_1.transaction(activity, message, summary)
+        return await super()._transaction(activity, message, summary)
 
-    async def _not_understood(self, signal: str, reason: str) -> DecisionAnswer:
-        number = self._words["not understood"]
-        self._words["not understood"] += 1
-        await workflow.execute_activity_method(
-            WeightActivities.refuse_word,
-            RefusedWord(
-                **self._key().model_dump(),
-                run_id=workflow.info().run_id,
-                signal=short(signal, 200),
-                number=number,
-                reason=short(reason, 1_000),
-            ),
-            start_to_close_timeout=A_TRANSACTION,
-            retry_policy=UNTIL_DONE,
-            summary=short(f"A {signal} that could not be understood"),
-        )
-        assert self._state is not None, "the cycle was opened"
-        return DecisionAnswer(accepted=False, state=self._state, reason=reason)
+    # -- where it stands -----------------------------------------------------------------------------------------------
 
-    # -- what others see -----------------------------------------------------------------------------------------
+    def _has_begun(self) -> bool:
+        return self._cycle is not None
 
-    def _key(self) -> CycleKey:
+    def _opened(self) -> OpenedCycle:
         assert self._cycle is not None, "the cycle was opened"
-        return CycleKey(cycle_id=self._cycle.cycle_id, book=self._cycle.book)
+        return self._cycle
+
+    def _key(self) -> ApprovalKey:
+        return self._cycle_key().approval
+
+    def _cycle_key(self) -> CycleKey:
+        return CycleKey(cycle_id=self._opened().cycle_id, book=self._opened().book)
+
+    def _deadline(self) -> datetime | None:
+        return self._opened().deadline
+
+    def _waits(self) -> bool:
+        return not self._over and self._state == CycleState.proposed
+
+    def _standing(self) -> ApprovalState:
+        assert self._state is not None, "the cycle was opened"
+        return _APPROVAL_STATES.get(self._state, ApprovalState.withdrawn)
 
     def _enter(self, state: CycleState, sentence: str) -> None:
         self._state = state
-        cycle = self._cycle
-        assert cycle is not None, "the cycle was opened"
+        cycle = self._opened()
         workflow.upsert_search_attributes(
-            [sa.LIFECYCLE.value_set("weights"), sa.BOOK.value_set(cycle.book), sa.CYCLE_STATE.value_set(state)]
+            [sa.LIFECYCLE.value_set(WEIGHTS), sa.BOOK.value_set(cycle.book), sa.CYCLE_STATE.value_set(state)]
         )
         workflow.upsert_memo({"outcome": sentence})
         details = f"**{cycle.cycle_id}: {state}**\n\n{sentence}"
@@ -275,7 +261,7 @@ class WeightDispatchWorkflow:
         as_of = scheduled_time()
         report = DispatchReport()
         for due in await workflow.execute_activity_method(
-            WeightActivities.books_due,
+            WeightCycleActivities.books_due,
             BooksDue(as_of=as_of),
             start_to_close_timeout=A_TRANSACTION,
             retry_policy=UNTIL_DONE,
@@ -308,14 +294,14 @@ class OverlayWatchWorkflow:
     async def run(self) -> OverlayReport:
         """See the class."""
         report = await workflow.execute_activity_method(
-            WeightActivities.check_overlays,
+            OverlayActivities.check_overlays,
             start_to_close_timeout=timedelta(minutes=2),
             retry_policy=UNTIL_DONE,
             summary="Are the overlay files as they were written?",
         )
         for key in report.deleted:
-            await workflow.execute_activity_method(
-                WeightActivities.revert_deleted_overlay,
+            await workflow.execute_activity(
+                "revert_deleted_overlay",  # by its name: nobody reads what it answers, which 0.1 worded otherwise
                 key,
                 start_to_close_timeout=A_TRANSACTION,
                 retry_policy=UNTIL_DONE,

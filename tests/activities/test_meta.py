@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import RowMapping
-from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.approvals import ApprovalActivities
-from closeloop.activities.meta import KIND, LeavingShadow, MetaActivities, back_to_shadow, track_record
+from closeloop.activities.meta import MetaActivities, track_record
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
+from closeloop.models.errors import NotOnRecord
 from closeloop.models.forecasts import Forecast
 from closeloop.models.meta import MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
+from closeloop.services import approvals
+from closeloop.services.meta_decisions import META_MODE, LeavingShadow, back_to_shadow
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
 
 POLICY = LearningPolicy(meta_min_outcomes=80)
@@ -201,7 +202,7 @@ async def propose(floor: Floor, book: str = "b", deadline: datetime = AS_OF + DA
                 "policy_hash": POLICY.policy_hash,
             },
         )
-    return ApprovalKey(kind=KIND, book=book, id=str(row["number"]))
+    return ApprovalKey(kind=META_MODE, book=book, id=str(row["number"]))
 
 
 async def decide(
@@ -214,7 +215,8 @@ async def decide(
         note="because",
         at=at,
     )
-    return await ApprovalActivities(floor.sessions, [LeavingShadow()]).decide(word)
+    async with floor.sessions.begin() as session:
+        return await approvals.decide(session, approvals.subject_of([LeavingShadow()], key), word)
 
 
 async def mode(floor: Floor, book: str = "b") -> RowMapping | None:
@@ -294,11 +296,10 @@ async def test_of_many_words_at_once_one_is_carried_out(floor: Floor) -> None:
 
 @pytest.mark.parametrize("number", ["1", "7", "x", "-1", "1.0", "9" * 30, "٣"])
 async def test_what_nobody_proposed_cannot_be_decided(floor: Floor, number: str) -> None:
-    key = ApprovalKey(kind=KIND, book="nobody", id=number)
-    with pytest.raises(ApplicationError) as refused:
+    key = ApprovalKey(kind=META_MODE, book="nobody", id=number)
+    with pytest.raises(NotOnRecord):
         await decide(floor, key, "approve")
-    assert refused.value.non_retryable
-    with pytest.raises(ApplicationError):
+    with pytest.raises(NotOnRecord):
         await decide(floor, ApprovalKey(kind="nothing", book="b", id="1"), "approve")
     assert await floor.sql("SELECT * FROM meta_modes") == []
 

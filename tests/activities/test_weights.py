@@ -13,7 +13,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.activities.weights import preset_weights
+from closeloop.models.approvals import ApprovalState, ApprovalVerdict, RecordApproval, RefusedApproval
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.values import Direction
 from closeloop.models.weights import (
@@ -21,12 +21,11 @@ from closeloop.models.weights import (
     CycleState,
     OpenedCycle,
     Preset,
-    RecordDecision,
-    RefusedWord,
-    Verdict,
     Weights,
+    WeightsVerdict,
 )
-from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
+from closeloop.services.weights import preset_weights
+from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, key_of, learn_from
 from tests.learning.test_weights import expected
 from tests.store.databases import query
 
@@ -50,7 +49,7 @@ async def proposed(desk: Desk, book: str, as_of: datetime = AS_OF) -> OpenedCycl
 async def approved(desk: Desk, book: str) -> OpenedCycle:
     """A cycle whose proposal is in force."""
     cycle = await proposed(desk, book)
-    assert (await desk.decide(cycle, Verdict.approve)).accepted
+    assert (await desk.decide(cycle, WeightsVerdict.approve)).accepted
     return cycle
 
 
@@ -164,7 +163,7 @@ async def test_a_bearish_score_that_opened_a_winning_short_was_right(desk: Desk,
     assert of_shorts.new == of_longs.new
     assert of_shorts.evidence == of_longs.evidence
     # Where an engine's scores already mean "for this trade", a short's are taken as they are.
-    trade = desk.activities(LearningPolicy(domain_score_sign="trade"))
+    trade = desk.cycles(LearningPolicy(domain_score_sign="trade"))
     assert (await desk.open(for_trade, activities=trade)).new == of_longs.new
     reversed_ = await desk.open(mixed)
     assert reversed_.new is not None
@@ -218,7 +217,7 @@ async def test_a_preset_outside_the_bounds_is_brought_inside(desk: Desk, book: s
     own = Preset(name="own", weights={"onchain": 0.9, "social": 0.06, "technical": 0.04})
     policy = LearningPolicy(max_domain_weight=0.5)
     await learn_from(desk, history(book))
-    cycle = await desk.open(book, activities=desk.activities(policy, own))
+    cycle = await desk.open(book, activities=desk.cycles(policy, own))
     assert cycle.old == pytest.approx({"onchain": 0.5, "social": 0.26, "technical": 0.24}, abs=1e-12)
     assert sum(cycle.old.values()) == 1.0
     assert cycle.new is not None
@@ -236,7 +235,7 @@ async def test_an_infeasible_policy_fails_with_a_type(desk: Desk, book: str) -> 
         await store.books.hold(session, book)
         await store.books.set_preset(session, book, "balanced", BALANCED, None)
     with pytest.raises(ApplicationError, match="lower the floor") as failed:
-        await desk.open(book, activities=desk.activities(INFEASIBLE))
+        await desk.open(book, activities=desk.cycles(INFEASIBLE))
     assert (failed.value.type, failed.value.non_retryable) == ("PolicyInfeasible", True)
     assert await desk.kinds(book) == []
 
@@ -245,7 +244,7 @@ async def test_an_infeasible_policy_fails_with_a_type_for_a_book_that_nobody_set
     """Otherwise the activity is retried for ever and the cycle hangs."""
     await learn_from(desk, history(book))
     with pytest.raises(ApplicationError, match="lower the floor") as failed:
-        await desk.open(book, activities=desk.activities(INFEASIBLE))
+        await desk.open(book, activities=desk.cycles(INFEASIBLE))
     assert (failed.value.type, failed.value.non_retryable) == ("PolicyInfeasible", True)
 
 
@@ -320,7 +319,7 @@ async def test_a_repeated_attempt_answers_what_the_first_answered(desk: Desk, bo
     await approved(desk, book)
     strange = [close(book, f"s-{i}", AS_OF + DAY, 1.0 if i % 2 else -1.0, {"astrology": 0.9}) for i in range(3)]
     await learn_from(desk, strange)
-    activities = desk.activities(LearningPolicy(self_approve_max_q=limit))
+    activities = desk.cycles(LearningPolicy(self_approve_max_q=limit))
     first = await desk.open(book, AS_OF + WEEK, activities)
     assert first.predecessor == f"weights/{book}/2026-W15"
     assert first.unknown_domains == ["astrology"]
@@ -332,8 +331,9 @@ async def test_a_repeated_attempt_answers_what_the_first_answered(desk: Desk, bo
 
 async def test_approved_weights_are_in_force_with_a_row_a_domain(desk: Desk, book: str) -> None:
     cycle = await proposed(desk, book)
-    answer = await desk.decide(cycle, Verdict.approve, "ann", note="looks right")
-    assert (answer.accepted, answer.state, answer.version) == (True, CycleState.applied, 1)
+    answer = await desk.decide(cycle, WeightsVerdict.approve, "ann", note="looks right")
+    assert (answer.accepted, answer.state) == (True, ApprovalState.approved)
+    assert answer.reason == "version 1 is in force"
     active = await desk.active(book)
     assert active is not None
     assert (active.weights, active.source, active.version) == (cycle.new, "learned", 1)
@@ -351,20 +351,23 @@ async def test_approved_weights_are_in_force_with_a_row_a_domain(desk: Desk, boo
 
 async def test_a_repeated_attempt_at_a_decision_changes_nothing(desk: Desk, book: str) -> None:
     cycle = await proposed(desk, book)
-    for verdict in (Verdict.approve, Verdict.revert):
+    for verdict in (WeightsVerdict.approve, WeightsVerdict.revert):
         at = datetime.now(UTC)
         first = await desk.decide(cycle, verdict, at=at)
         again = await desk.decide(cycle, verdict, at=at)
-        assert (again.accepted, again.state, again.version) == (True, first.state, first.version)
+        assert (again.accepted, again.state) == (True, first.state)
+        assert again.reason == "this very word was carried out"
     assert await desk.kinds(book) == ["proposed", "applied", "reverted"]
 
 
 async def test_of_two_approvals_at_once_one_is_accepted(desk: Desk, book: str) -> None:
     cycle = await proposed(desk, book)
-    answers = await asyncio.gather(*(desk.decide(cycle, Verdict.approve, name) for name in ("ann", "bob", "cid")))
+    answers = await asyncio.gather(
+        *(desk.decide(cycle, WeightsVerdict.approve, name) for name in ("ann", "bob", "cid"))
+    )
     assert sorted(answer.accepted for answer in answers) == [False, False, True]
     by = (await desk.view(cycle.cycle_id)).decided_by
-    assert all(f"applied by {by} at " in answer.reason for answer in answers if not answer.accepted)
+    assert all(f"approved by {by} at " in answer.reason for answer in answers if not answer.accepted)
     assert sorted(await desk.kinds(book)) == ["applied", "proposed", "word_refused", "word_refused"]
     assert len(await query(desk.sessions, "SELECT 1 FROM weight_versions WHERE book_id = :book", book=book)) == 1
 
@@ -372,7 +375,7 @@ async def test_of_two_approvals_at_once_one_is_accepted(desk: Desk, book: str) -
 @pytest.mark.parametrize("operator", ["", "   ", "\t"])
 async def test_nobody_decides_nothing(desk: Desk, book: str, operator: str) -> None:
     cycle = await proposed(desk, book)
-    answer = await desk.decide(cycle, Verdict.approve, operator)
+    answer = await desk.decide(cycle, WeightsVerdict.approve, operator)
     assert (answer.accepted, answer.reason) == (False, "operator: must not be empty")
     assert await desk.active(book) is None
     assert await desk.kinds(book) == ["proposed", "word_refused"]
@@ -381,10 +384,10 @@ async def test_nobody_decides_nothing(desk: Desk, book: str, operator: str) -> N
 async def test_the_deadline_itself_is_too_late(desk: Desk, book: str) -> None:
     cycle = await proposed(desk, book)
     assert cycle.deadline is not None
-    late = await desk.decide(cycle, Verdict.approve, at=cycle.deadline)
+    late = await desk.decide(cycle, WeightsVerdict.approve, at=cycle.deadline)
     assert not late.accepted
     assert late.reason.startswith("expired: the deadline was ")
-    assert (await desk.decide(cycle, Verdict.approve, at=cycle.deadline - timedelta(microseconds=1))).accepted
+    assert (await desk.decide(cycle, WeightsVerdict.approve, at=cycle.deadline - timedelta(microseconds=1))).accepted
 
 
 async def test_a_revert_restores_the_former_weights_to_the_last_bit(desk: Desk, book: str) -> None:
@@ -392,21 +395,21 @@ async def test_a_revert_restores_the_former_weights_to_the_last_bit(desk: Desk, 
     first = await approved(desk, book)
     second = await desk.open(book, AS_OF + WEEK)
     assert second.state == CycleState.proposed
-    await desk.decide(second, Verdict.approve)
-    answer = await desk.decide(second, Verdict.revert, "bob", note="worse")
-    assert (answer.accepted, answer.version) == (True, 3)
+    await desk.decide(second, WeightsVerdict.approve)
+    answer = await desk.decide(second, WeightsVerdict.revert, "bob", note="worse")
+    assert (answer.accepted, answer.reason) == (True, "version 3 has the former weights")
     active = await desk.active(book)
     assert active is not None
     assert first.new is not None
     assert (active.source, active.weights) == ("learned", first.new)
     assert [w.hex() for w in active.weights.values()] == [first.new[d].hex() for d in active.weights]
-    repeated = await desk.decide(second, Verdict.revert, "cid")
+    repeated = await desk.decide(second, WeightsVerdict.revert, "cid")
     assert not repeated.accepted
     assert "reverted by bob" in repeated.reason
 
     other = f"{book}-2"
     cycle = await approved(desk, other)
-    await desk.decide(cycle, Verdict.revert)
+    await desk.decide(cycle, WeightsVerdict.revert)
     active = await desk.active(other)
     assert active is not None
     assert (active.source, active.weights, active.version) == ("preset", BALANCED, 2)
@@ -414,9 +417,9 @@ async def test_a_revert_restores_the_former_weights_to_the_last_bit(desk: Desk, 
 
 async def test_a_proposal_that_nobody_decided_cannot_be_reverted(desk: Desk, book: str) -> None:
     cycle = await proposed(desk, book)
-    answer = await desk.decide(cycle, Verdict.revert)
-    assert (answer.accepted, answer.state) == (False, CycleState.proposed)
-    assert (await desk.decide(cycle, Verdict.approve)).accepted
+    answer = await desk.decide(cycle, WeightsVerdict.revert)
+    assert (answer.accepted, answer.state) == (False, ApprovalState.pending)
+    assert (await desk.decide(cycle, WeightsVerdict.approve)).accepted
 
 
 async def test_the_next_cycle_supersedes_a_proposal(desk: Desk, book: str) -> None:
@@ -424,7 +427,7 @@ async def test_the_next_cycle_supersedes_a_proposal(desk: Desk, book: str) -> No
     await desk.open(book, AS_OF + WEEK)
     view = await desk.view(cycle.cycle_id)
     assert (view.state, view.reason) == (CycleState.expired, "superseded")
-    answer = await desk.decide(cycle, Verdict.approve)
+    answer = await desk.decide(cycle, WeightsVerdict.approve)
     assert not answer.accepted
     assert "superseded" in answer.reason
     assert await desk.active(book) is None
@@ -435,7 +438,7 @@ async def test_a_revert_after_the_next_cycle_began_is_refused(desk: Desk, book: 
     cycle = await approved(desk, book)
     following = await desk.open(book, AS_OF + WEEK)
     assert following.old == cycle.new
-    answer = await desk.decide(cycle, Verdict.revert)
+    answer = await desk.decide(cycle, WeightsVerdict.revert)
     assert not answer.accepted
     assert await desk.weights(book) == cycle.new
 
@@ -445,45 +448,50 @@ async def test_a_proposal_from_weights_that_are_no_longer_in_force_moves_none_fu
 ) -> None:
     """While it waits, somebody deletes the overlay of the adjustment before it, which is a revert."""
     cycle = await approved(desk, book)
-    await desk.activities().write_overlay(_key(cycle))
+    await desk.overlays().write_overlay(_key(cycle))
     following = await desk.open(book, AS_OF + WEEK)
     assert following.state == CycleState.proposed
     overlay(desk, book).unlink()
     await desk.revert_deleted(_key(cycle))
     assert await desk.weights(book) == BALANCED
-    await desk.decide(following, Verdict.approve)
+    await desk.decide(following, WeightsVerdict.approve)
     after = await desk.weights(book)
     assert max(abs(after[d] - w) for d, w in BALANCED.items()) <= 0.02 + 1e-12
     if after != BALANCED:
-        await desk.decide(following, Verdict.revert)
+        await desk.decide(following, WeightsVerdict.revert)
         assert await desk.weights(book) == BALANCED
 
 
 async def test_expiry_leaves_a_decided_cycle_alone(desk: Desk, book: str) -> None:
     cycle = await approved(desk, book)
-    assert await desk.activities().expire(_key(cycle)) == CycleState.applied
+    assert (await desk.expire(cycle)).state is ApprovalState.approved
     other = await proposed(desk, f"{book}-2")
     for _ in range(2):
-        assert await desk.activities().expire(_key(other)) == CycleState.expired
-        await desk.activities().remind(_key(other))
+        assert (await desk.expire(other)).state is ApprovalState.expired
+        await desk.approvals().remind(key_of(other))
     assert await desk.kinds(f"{book}-2") == ["proposed", "expired"]
 
 
 async def test_a_refused_word_is_on_record_once(desk: Desk, book: str) -> None:
-    word = RefusedWord(cycle_id=f"{book}/2026-W15", book=book, signal="approve", number=0, reason="operator: missing")
+    key = {"kind": "weights", "book": book, "id": "2026-W15"}
+    word = RefusedApproval(**key, run_id="run", number=0, word="approve", reason="note: must be a text", operator="ann")
     for _ in range(2):
-        await desk.activities().refuse_word(word)
-    await desk.activities().refuse_word(word.model_copy(update={"number": 1}))
+        await desk.approvals().refuse_word(word)
+    await desk.approvals().refuse_word(word.model_copy(update={"number": 1}))
+    for event in await desk.events(book):
+        assert (event["payload"]["operator"], event["payload"]["outcome"]) == ("ann", "note: must be a text")
+        assert event["payload"]["cycle_id"] == f"{book}/2026-W15"
     assert await desk.kinds(book) == ["word_refused", "word_refused"]
 
 
 async def test_a_decision_on_no_cycle_fails_with_a_type(desk: Desk, book: str) -> None:
-    decision = RecordDecision(
-        cycle_id=f"{book}/none", book=book, verdict=Verdict.approve, operator="ann", note="", at=datetime.now(UTC)
+    at = datetime.now(UTC)
+    record = RecordApproval(
+        kind="weights", book=book, id="none", verdict=ApprovalVerdict.approve, operator="ann", at=at
     )
     with pytest.raises(ApplicationError) as failed:
-        await desk.activities().decide(decision)
-    assert (failed.value.type, failed.value.non_retryable) == ("CycleUnknown", True)
+        await desk.approvals().decide(record)
+    assert (failed.value.type, failed.value.non_retryable) == ("ApprovalUnknown", True)
 
 
 # -- the policy may approve by itself ----------------------------------------------------------------------------------
@@ -506,8 +514,8 @@ def supported(book: str, domains: tuple[str, ...]) -> list[object]:
 
 
 async def test_the_policy_approves_only_what_is_supported_and_never_by_default(desk: Desk, book: str) -> None:
-    willing = desk.activities(LearningPolicy(self_approve_max_q=0.01, cold_start_days=0, warm_days=0))
-    default = desk.activities(LearningPolicy(cold_start_days=0, warm_days=0))
+    willing = desk.cycles(LearningPolicy(self_approve_max_q=0.01, cold_start_days=0, warm_days=0))
+    default = desk.cycles(LearningPolicy(cold_start_days=0, warm_days=0))
     every, some, off = (f"{book}-{i}" for i in ("every", "some", "off"))
     for name, domains in ((every, tuple(BALANCED)), (off, tuple(BALANCED)), (some, ("onchain", "social", "technical"))):
         await learn_from(desk, supported(name, domains))  # type: ignore[arg-type]
@@ -632,7 +640,7 @@ async def test_an_approval_that_races_the_restoration_is_not_applied_over_it(des
     waiting = await week(desk, book, 2, 0.8)
     restored = await week(desk, book, 3, 0.7)
     assert restored.state == CycleState.preset_restored
-    assert not (await desk.decide(waiting, Verdict.approve)).accepted
+    assert not (await desk.decide(waiting, WeightsVerdict.approve)).accepted
     assert await desk.weights(book) == BALANCED
 
 
@@ -664,12 +672,12 @@ async def test_the_overlay_follows_every_change(watched: Desk, book: str) -> Non
     cycle = await approved(watched, book)
     assert not overlay(watched, book).exists()
     for _ in range(2):
-        await watched.activities().write_overlay(_key(cycle))
+        await watched.overlays().write_overlay(_key(cycle))
         assert await in_the_file(watched, book) == cycle.new
-    await watched.decide(cycle, Verdict.revert)
-    await watched.activities().write_overlay(_key(cycle))
+    await watched.decide(cycle, WeightsVerdict.revert)
+    await watched.overlays().write_overlay(_key(cycle))
     assert not overlay(watched, book).exists()  # the preset is in force: nothing was learned
-    report = await watched.activities().check_overlays()
+    report = await watched.overlays().check_overlays()
     assert book not in report.repaired
     assert all(key.book != book for key in report.deleted)
 
@@ -677,18 +685,18 @@ async def test_the_overlay_follows_every_change(watched: Desk, book: str) -> Non
 async def test_what_was_applied_and_not_written_is_repaired_not_reverted(watched: Desk, book: str) -> None:
     """As if the worker had been killed between the two; tests/faults does that."""
     cycle = await approved(watched, book)
-    report = await watched.activities().check_overlays()
+    report = await watched.overlays().check_overlays()
     assert book in report.repaired
     assert all(key.book != book for key in report.deleted)
     assert await in_the_file(watched, book) == await watched.weights(book) == cycle.new
-    assert book not in (await watched.activities().check_overlays()).repaired
+    assert book not in (await watched.overlays().check_overlays()).repaired
 
 
 async def test_a_deleted_file_is_a_revert_with_its_reason(watched: Desk, book: str) -> None:
     cycle = await approved(watched, book)
-    await watched.activities().write_overlay(_key(cycle))
+    await watched.overlays().write_overlay(_key(cycle))
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.activities().check_overlays()).deleted if key.book == book]
+    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
     for _ in range(2):
         await watched.revert_deleted(key)
     assert await watched.weights(book) == BALANCED
@@ -698,18 +706,18 @@ async def test_a_deleted_file_is_a_revert_with_its_reason(watched: Desk, book: s
     assert view.decided_by is not None
     assert "overlay" in view.decided_by
     assert len(await watched.events(book, "reverted")) == 1
-    assert all(key.book != book for key in (await watched.activities().check_overlays()).deleted)
+    assert all(key.book != book for key in (await watched.overlays().check_overlays()).deleted)
 
 
 async def test_another_folder_or_none_is_no_deletion(watched: Desk, book: str, tmp_path: Path) -> None:
     """An empty mount, another machine, a folder that is away: whoever looks there has seen nothing deleted."""
     cycle = await approved(watched, book)
-    await watched.activities().write_overlay(_key(cycle))
+    await watched.overlays().write_overlay(_key(cycle))
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".overlays").write_text("0123\n")
     for name in ("missing", "empty", "other"):
-        report = await watched.activities(folder=tmp_path / name).check_overlays()
+        report = await watched.overlays(folder=tmp_path / name).check_overlays()
         assert all(key.book != book for key in report.deleted), name
     assert await watched.weights(book) == cycle.new
 
@@ -718,11 +726,11 @@ async def test_a_second_deletion_goes_back_to_the_preset(watched: Desk, book: st
     """The first gave back the weights of the adjustment before; deleting their file too leaves the preset."""
     first = await approved(watched, book)
     second = await watched.open(book, AS_OF + WEEK)
-    await watched.decide(second, Verdict.approve)
-    await watched.activities().write_overlay(_key(second))
+    await watched.decide(second, WeightsVerdict.approve)
+    await watched.overlays().write_overlay(_key(second))
     for wanted in (first.new, BALANCED):
         overlay(watched, book).unlink()
-        [key] = [key for key in (await watched.activities().check_overlays()).deleted if key.book == book]
+        [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
         await watched.revert_deleted(key)
         assert await watched.weights(book) == wanted
     assert not overlay(watched, book).exists()
@@ -731,11 +739,11 @@ async def test_a_second_deletion_goes_back_to_the_preset(watched: Desk, book: st
 async def test_an_adjustment_approved_after_the_file_was_seen_missing_stays(watched: Desk, book: str) -> None:
     """The file that was deleted is of the adjustment before: nothing approved is lost."""
     cycle = await approved(watched, book)
-    await watched.activities().write_overlay(_key(cycle))
+    await watched.overlays().write_overlay(_key(cycle))
     following = await watched.open(book, AS_OF + WEEK)
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.activities().check_overlays()).deleted if key.book == book]
-    await watched.decide(following, Verdict.approve)
+    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
+    await watched.decide(following, WeightsVerdict.approve)
     await watched.revert_deleted(key)
     assert await watched.weights(book) == following.new
 
@@ -743,11 +751,11 @@ async def test_an_adjustment_approved_after_the_file_was_seen_missing_stays(watc
 async def test_a_deletion_and_an_operators_revert_at_once_undo_one_adjustment(watched: Desk, book: str) -> None:
     first = await approved(watched, book)
     second = await watched.open(book, AS_OF + WEEK)
-    await watched.decide(second, Verdict.approve)
-    await watched.activities().write_overlay(_key(second))
+    await watched.decide(second, WeightsVerdict.approve)
+    await watched.overlays().write_overlay(_key(second))
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.activities().check_overlays()).deleted if key.book == book]
-    await watched.decide(second, Verdict.revert)
+    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
+    await watched.decide(second, WeightsVerdict.revert)
     await watched.revert_deleted(key)
     assert await watched.weights(book) == first.new
     assert await in_the_file(watched, book) == first.new
@@ -757,7 +765,7 @@ async def test_each_book_has_a_file_of_its_own(watched: Desk, book: str) -> None
     names = ["default", f"{book}.x", f"{book}.x.yaml", f"{book}-", f"-{book}"]
     cycles = {name: await approved(watched, name) for name in names}
     for cycle in cycles.values():
-        await watched.activities().write_overlay(_key(cycle))
+        await watched.overlays().write_overlay(_key(cycle))
     written = {
         name: watched.folder / ("learned_weights.yaml" if name == "default" else f"learned_weights.{name}.yaml")
         for name in names
@@ -774,7 +782,7 @@ async def test_the_weights_of_many_cycles_stay_exact(desk: Desk, book: str) -> N
         if cycle.new is None:
             break
         assert math.fsum(cycle.new.values()) == sum(cycle.new.values()) == 1.0
-        await desk.decide(cycle, Verdict.approve)
+        await desk.decide(cycle, WeightsVerdict.approve)
         before = await desk.weights(book)
         assert before == cycle.new
     assert before != BALANCED

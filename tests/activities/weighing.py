@@ -15,25 +15,28 @@ from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
 from closeloop import store
-from closeloop.activities.weights import WeightActivities
+from closeloop.activities.approvals import ApprovalActivities
+from closeloop.activities.overlays import OverlayActivities
+from closeloop.activities.weight_cycles import WeightCycleActivities
+from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, RecordApproval
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.weights import (
     ActiveWeights,
     CycleKey,
     CycleView,
-    DecisionAnswer,
     OpenCycle,
     OpenedCycle,
     Preset,
-    RecordDecision,
-    Verdict,
+    RecordRevert,
     Weights,
+    WeightsVerdict,
 )
 from closeloop.store.database import Sessions, open_engine, sessions_of
-from closeloop.workers.wiring import build_worker
+from closeloop.workers.wiring import SUBJECTS, build_worker
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database
@@ -53,16 +56,14 @@ class Desk:
     client: Client
     folder: Path
 
-    def activities(
-        self, policy: LearningPolicy | None = None, preset: Preset | None = None, folder: Path | None = None
-    ) -> WeightActivities:
-        return WeightActivities(
-            self.sessions,
-            policy or LearningPolicy(),
-            preset or load_preset("balanced"),
-            OverlayFolder(folder or self.folder),
-            self.client,
-        )
+    def cycles(self, policy: LearningPolicy | None = None, preset: Preset | None = None) -> WeightCycleActivities:
+        return WeightCycleActivities(self.sessions, policy or LearningPolicy(), preset or load_preset("balanced"))
+
+    def overlays(self, folder: Path | None = None) -> OverlayActivities:
+        return OverlayActivities(self.sessions, LearningPolicy(), OverlayFolder(folder or self.folder), self.client)
+
+    def approvals(self) -> ApprovalActivities:
+        return ApprovalActivities(self.sessions, SUBJECTS, self.client)
 
     def worker(self, queue: str, policy: LearningPolicy | None = None) -> Worker:
         return build_worker(
@@ -76,37 +77,41 @@ class Desk:
         )
 
     async def open(
-        self, book: str, as_of: datetime = AS_OF, activities: WeightActivities | None = None, **changes: Any
+        self, book: str, as_of: datetime = AS_OF, activities: WeightCycleActivities | None = None, **changes: Any
     ) -> OpenedCycle:
         """Evaluate and propose; the workflow has the id that a dispatch or the CLI would give it."""
         year, week, _ = as_of.isocalendar()
         values = {"deadline": None, "workflow_id": f"weights/{book}/{year}-W{week:02}"} | changes
-        return await (activities or self.activities()).open_cycle(OpenCycle(book=book, as_of=as_of, **values))
+        return await (activities or self.cycles()).open_cycle(OpenCycle(book=book, as_of=as_of, **values))
 
     async def decide(
-        self, cycle: OpenedCycle, verdict: Verdict, operator: str = "ann", at: datetime | None = None, note: str = ""
-    ) -> DecisionAnswer:
-        decision = RecordDecision(
-            cycle_id=cycle.cycle_id,
-            book=cycle.book,
-            verdict=verdict,
-            operator=operator,
-            note=note,
-            at=at or datetime.now(UTC),
-        )
-        return await self.activities().decide(decision)
+        self,
+        cycle: OpenedCycle,
+        verdict: WeightsVerdict,
+        operator: str = "ann",
+        at: datetime | None = None,
+        note: str = "",
+    ) -> ApprovalAnswer:
+        said = {"operator": operator, "note": note, "at": at or datetime.now(UTC), **key_of(cycle).model_dump()}
+        if verdict == WeightsVerdict.revert:
+            return await WeightDecisionActivities(self.sessions).revert(RecordRevert.model_validate(said))
+        return await self.approvals().decide(RecordApproval.model_validate(said | {"verdict": verdict}))
 
-    async def revert_deleted(self, key: CycleKey) -> DecisionAnswer:
+    async def expire(self, cycle: OpenedCycle) -> ApprovalAnswer:
+        record = RecordApproval(verdict=None, at=datetime.now(UTC), **key_of(cycle).model_dump())
+        return await self.approvals().decide(record)
+
+    async def revert_deleted(self, key: CycleKey) -> ApprovalAnswer:
         environment = ActivityEnvironment()
         environment.info = dataclasses.replace(environment.info, scheduled_time=datetime.now(UTC))
-        answer: DecisionAnswer = await environment.run(self.activities().revert_deleted_overlay, key)
+        answer: ApprovalAnswer = await environment.run(self.overlays().revert_deleted_overlay, key)
         return answer
 
     async def view(self, cycle_id: str) -> CycleView:
         async with self.sessions() as session:
-            row = await store.weights.cycle(session, cycle_id)
-        assert row is not None, cycle_id
-        return store.weights.view(row)
+            record = await store.weights.cycle(session, cycle_id)
+        assert record is not None, cycle_id
+        return record.view
 
     async def active(self, book: str) -> ActiveWeights | None:
         async with self.sessions() as session:
@@ -138,6 +143,11 @@ class Desk:
                 if rows and rows[0]["state"] == state:
                     return await self.view(cycle_id)
                 await asyncio.sleep(0.02)
+
+
+def key_of(cycle: OpenedCycle) -> ApprovalKey:
+    """A cycle's proposal as something that waits for an operator."""
+    return CycleKey(cycle_id=cycle.cycle_id, book=cycle.book).approval
 
 
 @asynccontextmanager

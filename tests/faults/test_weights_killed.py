@@ -12,7 +12,8 @@ import pytest
 import yaml
 from temporalio.client import Client, WorkflowHandle
 
-from closeloop.models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer
+from closeloop.models.approvals import ApprovalAnswer
+from closeloop.models.weights import CycleRequest, CycleState, CycleView
 from tests.activities.weighing import AS_OF, BALANCED, Desk, desk_on, history, learn_from
 from tests.faults.weights_worker import READY
 from tests.store.databases import query
@@ -76,7 +77,7 @@ async def test_killed_while_a_proposal_waits(desk: Desk, book: str) -> None:
         assert (found.decided_by, found.note) == ("ann", "while it was dead")
         assert await desk.weights(book) == view.new
         word = {"verdict": "approve", "operator": "bob", "note": ""}
-        answer = await asyncio.wait_for(second.execute_update("decide", word, result_type=DecisionAnswer), PATIENCE)
+        answer = await asyncio.wait_for(second.execute_update("decide", word, result_type=ApprovalAnswer), PATIENCE)
         assert answer.accepted
     assert await desk.kinds(book) == await desk.kinds(other) == ["proposed", "applied"]
 

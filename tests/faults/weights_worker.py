@@ -10,13 +10,16 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 
-from closeloop.activities.weights import WeightActivities
+from closeloop.activities.approvals import ApprovalActivities
+from closeloop.activities.overlays import OverlayActivities
+from closeloop.activities.weight_cycles import WeightCycleActivities
+from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import ActiveWeights
 from closeloop.store.database import open_engine, sessions_of
-from closeloop.workers.wiring import WORKFLOWS, workflow_runner
+from closeloop.workers.wiring import SUBJECTS, WORKFLOWS, workflow_runner
 
 READY = "ready"
 
@@ -46,25 +49,26 @@ FOLDERS = {"lives": OverlayFolder, "before": DiesBeforeWriting, "after": DiesAft
 async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> None:
     client = await Client.connect(address, data_converter=pydantic_data_converter)
     overlays = FOLDERS[mode](Path(folder))
-    weights = WeightActivities(
-        sessions_of(open_engine(dsn, pool_size=5)), LearningPolicy(), load_preset("balanced"), overlays, client
-    )
+    sessions, policy = sessions_of(open_engine(dsn, pool_size=5)), LearningPolicy()
+    cycles = WeightCycleActivities(sessions, policy, load_preset("balanced"))
+    files = OverlayActivities(sessions, policy, overlays, client)
+    approvals = ApprovalActivities(sessions, SUBJECTS, client)
     worker = Worker(
         client,
         task_queue=queue,
         workflows=WORKFLOWS,
         activities=[
-            weights.open_cycle,
-            weights.decide,
-            weights.expire,
-            weights.remind,
-            weights.refuse_word,
-            weights.when_signalled,
-            weights.standing,
-            weights.write_overlay,
-            weights.check_overlays,
-            weights.revert_deleted_overlay,
-            weights.books_due,
+            cycles.open_cycle,
+            cycles.standing,
+            cycles.books_due,
+            approvals.decide,
+            approvals.remind,
+            approvals.refuse_word,
+            approvals.when_signalled,
+            WeightDecisionActivities(sessions).revert,
+            files.write_overlay,
+            files.check_overlays,
+            files.revert_deleted_overlay,
         ],
         workflow_runner=workflow_runner(),
         max_cached_workflows=0,  # a killed worker's sticky queue would be waited for

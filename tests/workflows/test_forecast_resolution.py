@@ -15,7 +15,7 @@ from temporalio.worker import Worker
 
 from closeloop import store
 from closeloop.activities.forecasts import ForecastActivities
-from closeloop.activities.meta import MetaActivities, back_to_shadow, propose_leaving_shadow
+from closeloop.activities.meta import MetaActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.gateways.binance import Binance
@@ -23,6 +23,7 @@ from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
 from closeloop.models.launches import MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
+from closeloop.services.meta_decisions import back_to_shadow, propose_leaving_shadow
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.wiring import WORKFLOWS, workflow_runner
 from tests.activities.forecasting import HOUR, MINUTE, POLICY, T0, Floor, abstention, floor_on, forecast

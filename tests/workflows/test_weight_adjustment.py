@@ -30,8 +30,9 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from closeloop import store
+from closeloop.models.approvals import ApprovalAnswer
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.weights import CycleRequest, CycleState, CycleView, DecisionAnswer, OpenedCycle
+from closeloop.models.weights import CycleRequest, CycleState, CycleView, OpenedCycle
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
 from tests.store.databases import query
 from tests.waiting import eventually
@@ -98,9 +99,9 @@ async def applied(desk: Desk, book: str) -> tuple[Handle, CycleView]:
     return handle, await desk.view(cycle_id(book))
 
 
-async def decide(handle: Handle, verdict: str, operator: str = "ann", note: str = "") -> DecisionAnswer:
+async def decide(handle: Handle, verdict: str, operator: str = "ann", note: str = "") -> ApprovalAnswer:
     word = {"verdict": verdict, "operator": operator, "note": note}
-    return await handle.execute_update("decide", word, result_type=DecisionAnswer)
+    return await handle.execute_update("decide", word, result_type=ApprovalAnswer)
 
 
 async def result(handle: Handle) -> OpenedCycle:
@@ -251,7 +252,7 @@ async def test_a_late_or_repeated_signal_changes_nothing_and_is_on_record(desk: 
         ("approve", "ann"),
         ("reject", "bob"),
     ]
-    assert all(word["outcome"].startswith("already decided: applied by ann at ") for word in words)
+    assert all(word["outcome"].startswith("already decided: approved by ann at ") for word in words)
     assert await desk.weights(book) == view.new
     assert (await decide(handle, "revert")).accepted
 
@@ -262,7 +263,7 @@ async def test_two_approvals_at_once(desk: Desk, book: str) -> None:
     assert sorted(answer.accepted for answer in answers) == [False, True]
     by = (await desk.view(view.cycle_id)).decided_by
     [told] = [answer.reason for answer in answers if not answer.accepted]
-    assert f"already decided: applied by {by} at " in told
+    assert f"already decided: approved by {by} at " in told
     assert await desk.kinds(book) == ["proposed", "applied", "word_refused"]
 
 
@@ -376,7 +377,7 @@ async def test_no_odd_update_bricks_the_cycle_or_vanishes(desk: Desk, book: str,
     handle, _ = await proposing(desk, book)
     first, *others = (NUL | TWO)[shape]
     answer = await asyncio.wait_for(
-        handle.execute_update("decide", args=[first | {"verdict": "approve"}, *others], result_type=DecisionAnswer),
+        handle.execute_update("decide", args=[first | {"verdict": "approve"}, *others], result_type=ApprovalAnswer),
         SOON,
     )
     assert not answer.accepted

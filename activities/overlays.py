@@ -1,0 +1,107 @@
+"""Activities of overlay files: they follow the weights in force, and a deleted one is an operator's revert."""
+
+import contextlib
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from closeloop import store
+from closeloop.activities.transactions import transaction
+from closeloop.gateways.overlay import OverlayFolder
+from closeloop.models.approvals import ApprovalAnswer, ApprovalState
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import CycleKey, OverlayReport, RecordRevert
+from closeloop.services.weight_decisions import revert, revert_to_preset
+from closeloop.store.database import Sessions
+from closeloop.store.weights import OverlayState
+
+OVERLAY_DELETED = "overlay file deleted"
+"""Stands in the audit trail in an operator's place: nobody can tell who deleted a file."""
+
+
+class OverlayActivities:
+    """Keeps the overlay files true; one writer of a book's file at a time, who holds the book."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, overlays: OverlayFolder, client: Client) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._overlays = overlays
+        self._client = client
+
+    @activity.defn(name="write_overlay")
+    async def write_overlay(self, key: CycleKey) -> None:
+        """Make the book's overlay file say what is in force. Safe to repeat, and to be killed anywhere."""
+        async with transaction(self._sessions) as session:
+            await store.books.hold(session, key.book)
+            await self._bring_up_to_date(session, key.book)
+
+    async def _bring_up_to_date(self, session: AsyncSession, book: str) -> None:
+        active = await store.weights.active(session, book)
+        if active is None:
+            return
+        folder = self._overlays.ensure_identity()
+        if active.source == "learned":
+            self._overlays.write(active)
+            await store.weights.mark_overlay(session, book, active.version, "written", folder)
+        else:
+            self._overlays.remove(book)
+            await store.weights.mark_overlay(session, book, active.version, "removed", folder)
+
+    @activity.defn(name="check_overlays")
+    async def check_overlays(self) -> OverlayReport:
+        """Write overlays that are due; find those on record as written, in this very folder, that somebody deleted."""
+        report = OverlayReport()
+        async with transaction(self._sessions) as session:
+            books = await store.weights.books_with_versions(session)
+        for book in books:
+            async with transaction(self._sessions) as session:
+                await store.books.hold(session, book)
+                found = await store.weights.overlay_state(session, book)
+                if found is None:
+                    continue
+                if found.overlay == "due":
+                    await self._bring_up_to_date(session, book)
+                    report.repaired.append(book)
+                elif self._is_deleted(book, found):
+                    report.deleted.append(CycleKey(cycle_id=found.cycle_id, book=book))
+        return report
+
+    def _is_deleted(self, book: str, found: OverlayState) -> bool:
+        """Whether the overlay in force is on record as written, in this very folder, and is not there."""
+        return (
+            found.overlay == "written"
+            and found.overlay_folder == self._overlays.identity()
+            and not self._overlays.exists(book)
+        )
+
+    @activity.defn(name="revert_deleted_overlay")
+    async def revert_deleted_overlay(self, key: CycleKey) -> ApprovalAnswer:
+        """Somebody deleted the book's overlay file: revert the adjustment, as if an operator had said so."""
+        word = RecordRevert(
+            **key.approval.model_dump(),
+            operator=OVERLAY_DELETED,
+            note=f"{self._overlays.path(key.book).name} was deleted",
+            at=activity.info().scheduled_time,  # of the first attempt: a retry is the same word
+            while_watched=False,  # a file may be deleted at any time
+        )
+        async with transaction(self._sessions) as session:
+            book = await store.books.hold(session, key.book)
+            found = await store.weights.overlay_state(session, key.book)
+            if found is None or found.cycle_id != key.cycle_id or not self._is_deleted(key.book, found):
+                # Since it was seen missing, another version came into force, or the file came back.
+                if found is not None and found.overlay == "due":
+                    await self._bring_up_to_date(session, key.book)
+                reason = "the file is not missing any more"
+                return ApprovalAnswer(accepted=False, state=ApprovalState.approved, reason=reason)
+            answer = await revert(session, word)
+            if not answer.accepted and book.preset_weights is not None:
+                # What is in force came from an earlier revert: there is only the preset to go back to.
+                answer = await revert_to_preset(session, word, book.preset_weights, self._policy.policy_hash)
+            await self._bring_up_to_date(session, key.book)
+            record = await store.weights.cycle(session, key.cycle_id)
+        if record is not None:
+            with contextlib.suppress(RPCError):  # the cycle may have ended: then nobody watches it
+                await self._client.get_workflow_handle(record.workflow_id).signal("look")
+        return answer

@@ -1,0 +1,274 @@
+"""Activities of a weight cycle: evaluate what the weights in force came to, and propose new ones or say why not."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from closeloop import store
+from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.transactions import transaction
+from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, performance
+from closeloop.learning.weights import Correlation, InfeasibleBounds, adjusted, correlate, with_q_values
+from closeloop.models.books import BookView
+from closeloop.models.events import EventType
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.sentences import moved_weights
+from closeloop.models.weights import (
+    ActiveWeights,
+    BookDue,
+    BooksDue,
+    CycleKey,
+    CycleRecord,
+    CycleStanding,
+    CycleState,
+    Evidence,
+    OpenCycle,
+    OpenedCycle,
+    Preset,
+    Weights,
+)
+from closeloop.services.weight_decisions import SUPERSEDED
+from closeloop.services.weights import SAME, preset_version, preset_weights
+from closeloop.store.database import Sessions
+from closeloop.store.weights import CycleClose
+
+
+class WeightCycleActivities:
+    """Evaluates and proposes, in one transaction that holds the book."""
+
+    def __init__(self, sessions: Sessions, policy: LearningPolicy, preset: Preset) -> None:
+        self._sessions = sessions
+        self._policy = policy
+        self._preset = preset
+
+    @activity.defn(name="open_weight_cycle")
+    async def open_cycle(self, request: OpenCycle) -> OpenedCycle:
+        """Evaluate the cycle that ended, then propose new weights or record why not. Once: a retry reads the record."""
+        now = datetime.now(UTC)
+        if request.as_of > now + CLOCK_TOLERANCE:
+            raise _refused("as_of: must not be in the future")
+        async with transaction(self._sessions) as session:
+            book = await store.books.hold(session, request.book)
+            cycle_id = f"{request.book}/{book.cadence.period(request.as_of)}"
+            if existing := await store.weights.cycle(session, cycle_id):
+                return await self._opened(session, existing)
+            last = await store.weights.last_cycle(session, request.book)
+            if last is not None and last.as_of >= request.as_of:
+                raise _refused(f"as_of: must be after that of the last cycle, {last.as_of.isoformat()}")
+            await self._supersede(session, last, now)
+            preset = await self._preset_of(session, book)
+            active = await store.weights.active(session, request.book)
+            in_force = active or preset_version(request.book, preset, self._policy)
+            draft = await self._evaluate(session, request, cycle_id, in_force, last, now)
+            if draft.streak >= self._policy.weights.degrading_cycles:
+                draft = await self._restore_preset(session, draft, in_force, preset)
+            else:
+                draft = await self._propose(session, request, draft)
+            await store.weights.insert_cycle(session, draft)
+            await _tell(session, draft)
+            stored = await store.weights.cycle(session, cycle_id)
+            assert stored is not None, "it was just written"
+            return await self._opened(session, stored)
+
+    async def _opened(self, session: AsyncSession, record: CycleRecord) -> OpenedCycle:
+        """A cycle as its workflow is told of it: from the record alone, so that a retry is told the same."""
+        cycle = OpenedCycle(
+            cycle_id=record.cycle_id,
+            workflow_id=record.workflow_id,
+            book=record.book,
+            as_of=record.as_of,
+            state=record.state,
+            reason=record.reason,
+            old=record.old,
+            new=record.new,
+            evidence=record.evidence,
+            deadline=record.deadline,
+            predecessor=await store.weights.workflow_before(session, record.book, record.as_of),
+            unknown_domains=record.unknown_domains,
+            sentence=_sentence(record),
+        )
+        return cycle.model_copy(update={"self_approved": self._may_approve_itself(cycle)})
+
+    async def _supersede(self, session: AsyncSession, last: CycleRecord | None, now: datetime) -> None:
+        """A proposal that still waits when the next cycle begins has expired."""
+        if last is None or last.state is not CycleState.proposed:
+            return
+        await store.weights.settle_cycle(session, last.cycle_id, CycleState.expired, reason=SUPERSEDED, decided_at=now)
+        told = {"book": last.book, "cycle_id": last.cycle_id, "reason": SUPERSEDED}
+        await store.events.append(session, (EventType.weights_expired, last.cycle_id, told))
+
+    async def _preset_of(self, session: AsyncSession, book: BookView) -> Weights:
+        """The weights of a book's preset. A book that nobody set up settles on the default preset here."""
+        if book.preset is not None and book.preset_weights is not None:
+            return book.preset_weights
+        try:
+            weights = preset_weights(self._preset, self._policy)
+        except InfeasibleBounds as error:
+            raise _infeasible(error) from None
+        await store.books.set_preset(session, book.book, self._preset.name, weights, None)
+        return weights
+
+    async def _evaluate(
+        self,
+        session: AsyncSession,
+        request: OpenCycle,
+        cycle_id: str,
+        active: ActiveWeights,
+        last: CycleRecord | None,
+        now: datetime,
+    ) -> CycleRecord:
+        """Performance since the previous cycle of the positions that were opened under the weights in force."""
+        closes = await store.weights.closes_between(
+            session, request.book, last.as_of if last else None, request.as_of, active.since
+        )
+        found = performance([ClosedTrade(close.realized_pnl, close.rr) for close in closes])
+        learned = active.source == "learned"
+        streak = 0
+        if learned:
+            before = last.streak if last is not None and last.learned else 0
+            earlier = await self._earlier(session, request.book)
+            streak = degradation_streak(before, found, earlier, self._policy.weights.min_cycle_positions)
+        return CycleRecord(
+            cycle_id=cycle_id,
+            workflow_id=request.workflow_id,
+            book=request.book,
+            as_of=request.as_of,
+            state=CycleState.no_adjustment,
+            reason=None,
+            proposal_id=None,
+            old=active.weights,
+            new=None,
+            evidence={},
+            deadline=None,
+            created_at=now,
+            policy_hash=self._policy.policy_hash,
+            learned=learned,
+            performance_n=found.n,
+            performance_pnl=found.mean_pnl,
+            performance_r=found.mean_r,
+            streak=streak,
+        )
+
+    async def _earlier(self, session: AsyncSession, book: str) -> Performance | None:
+        """What to compare with: the last learned cycle that counts, or for the first one the last preset cycle."""
+        enough = self._policy.weights.min_cycle_positions
+        found = await store.weights.last_counting_cycle(session, book, enough, learned=True)
+        found = found or await store.weights.last_counting_cycle(session, book, enough, learned=False)
+        return None if found is None else Performance(found.performance_n, found.performance_pnl, found.performance_r)
+
+    async def _restore_preset(
+        self, session: AsyncSession, draft: CycleRecord, active: ActiveWeights, preset: Weights
+    ) -> CycleRecord:
+        """Performance fell cycle after cycle: back to the preset at once, which is the safe direction."""
+        reason = f"degraded in {draft.streak} cycles in a row"
+        version = ActiveWeights(
+            book=active.book,
+            weights=preset,
+            version=active.version + 1,
+            source="preset",
+            since=draft.as_of,
+            policy_hash=self._policy.policy_hash,
+        )
+        await store.weights.activate(session, version, active.weights, draft.cycle_id, reason)
+        return draft.model_copy(
+            update={"state": CycleState.preset_restored, "reason": reason, "version": version.version}
+        )
+
+    async def _propose(self, session: AsyncSession, request: OpenCycle, draft: CycleRecord) -> CycleRecord:
+        policy = self._policy.weights
+        first = await store.weights.first_close(session, request.book, request.as_of)
+        window = request.as_of - timedelta(days=policy.window_days)
+        restored = await store.weights.last_restoration(session, request.book)
+        closes = await store.weights.closes_between(session, request.book, window, request.as_of, restored)
+        evidence = self._evidence(closes, draft.old)
+        draft = draft.model_copy(
+            update={
+                "evidence": {domain: _evidence_of(c) for domain, c in evidence.items()},
+                "unknown_domains": sorted({d for close in closes for d in close.domain_scores} - set(draft.old)),
+            }
+        )
+        age = timedelta(0) if first is None else request.as_of - first
+        if first is None or age < timedelta(days=policy.cold_start_days):
+            return draft.model_copy(update={"reason": "cold_start_baseline"})
+        if len(closes) < policy.min_observations:
+            return draft.model_copy(update={"reason": "insufficient_data"})
+        delta = policy.max_delta / 2 if age < timedelta(days=policy.warm_days) else policy.max_delta
+        correlations = {domain: c.r for domain, c in evidence.items()}
+        try:
+            new = adjusted(draft.old, correlations, delta, policy.floor, policy.ceiling)
+        except InfeasibleBounds as error:
+            raise _infeasible(error) from None
+        if all(abs(new[domain] - weight) < SAME for domain, weight in draft.old.items()):
+            return draft.model_copy(update={"reason": "no_change"})
+        wait = timedelta(hours=self._policy.approvals.hours) if request.deadline is None else request.deadline
+        try:
+            deadline = draft.created_at + wait
+        except OverflowError:
+            raise _refused("deadline: lies beyond the calendar") from None
+        return draft.model_copy(update={"state": CycleState.proposed, "new": new, "deadline": deadline})
+
+    def _evidence(self, closes: Sequence[CycleClose], weights: Weights) -> dict[str, Correlation]:
+        pairs: dict[str, list[tuple[float, int]]] = {domain: [] for domain in weights}
+        for close in closes:
+            side = -1 if close.direction == "short" and self._policy.weights.domain_score_sign == "market" else 1
+            outcome = 1 if close.direction_correct else -1
+            for domain, score in close.domain_scores.items():
+                if domain in pairs:
+                    pairs[domain].append((side * score, outcome))
+        return with_q_values({domain: correlate(p, self._policy.weights.min_pairs) for domain, p in pairs.items()})
+
+    def _may_approve_itself(self, cycle: OpenedCycle) -> bool:
+        limit = self._policy.weights.self_approve_max_q
+        if limit is None or cycle.state != CycleState.proposed or cycle.new is None:
+            return False
+        changed = [d for d, w in cycle.new.items() if abs(w - cycle.old[d]) >= SAME]
+        q_values = [cycle.evidence[d].q for d in changed]
+        return all(q is not None and q <= limit for q in q_values)
+
+    @activity.defn(name="standing_of_cycle")
+    async def standing(self, key: CycleKey) -> CycleStanding:
+        """Where a cycle stands on record."""
+        async with transaction(self._sessions) as session:
+            record = await store.weights.cycle(session, key.cycle_id)
+            last = await store.weights.last_cycle(session, key.book)
+        if record is None or last is None:
+            raise ApplicationError(f"no cycle {key.cycle_id}", type="CycleUnknown", non_retryable=True)
+        return CycleStanding(state=record.state, next_has_begun=last.cycle_id != key.cycle_id)
+
+    @activity.defn(name="books_due")
+    async def books_due(self, request: BooksDue) -> list[BookDue]:
+        """The cycle that each book is in, by its own cadence."""
+        async with transaction(self._sessions) as session:
+            books = await store.books.listing(session)
+        return [BookDue(book=b.book, cycle_id=f"{b.book}/{b.cadence.period(request.as_of)}") for b in books]
+
+
+def _sentence(record: CycleRecord) -> str:
+    if record.state == CycleState.proposed and record.new is not None:
+        return f"{record.book}: proposes {moved_weights(record.old, record.new)}"
+    return f"{record.book}: {record.state.replace('_', ' ')}" + (f", {record.reason}" if record.reason else "")
+
+
+def _evidence_of(correlation: Correlation) -> Evidence:
+    return Evidence.model_validate({name: getattr(correlation, name) for name in Evidence.model_fields})
+
+
+async def _tell(session: AsyncSession, record: CycleRecord) -> None:
+    fields = {"cycle_id", "book", "as_of", "state", "reason", "old", "new", "evidence", "streak", "unknown_domains"}
+    told = record.model_dump(mode="json", include=fields | {"policy_hash"})
+    kind = EventType.weights_proposed if record.state is CycleState.proposed else EventType.weights_unchanged
+    if record.state is CycleState.preset_restored:
+        kind = EventType.weights_reverted
+        told |= {"version": record.version, "operator": "closeloop", "note": record.reason}
+    await store.events.append(session, (kind, record.cycle_id, told))
+
+
+def _infeasible(error: InfeasibleBounds) -> ApplicationError:
+    return ApplicationError(f"policy: {error}", type="PolicyInfeasible", non_retryable=True)
+
+
+def _refused(reason: str) -> ApplicationError:
+    return ApplicationError(reason, type="CycleRefused", non_retryable=True)

@@ -1,0 +1,27 @@
+"""The activity of what only weights know: undoing what an operator approved."""
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from closeloop.activities.transactions import transaction
+from closeloop.models.approvals import ApprovalAnswer
+from closeloop.models.errors import NotOnRecord
+from closeloop.models.weights import RecordRevert
+from closeloop.services.weight_decisions import revert
+from closeloop.store.database import Sessions
+
+
+class WeightDecisionActivities:
+    """Undoes what a cycle applied. Its proposal is decided on as everything that waits (activities/approvals.py)."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    @activity.defn(name="revert_weights")
+    async def revert(self, word: RecordRevert) -> ApprovalAnswer:
+        """The former weights again, or why not. Either way it is on record; a retry answers the same."""
+        try:
+            async with transaction(self._sessions) as session:
+                return await revert(session, word)
+        except NotOnRecord as error:
+            raise ApplicationError(str(error), type="CycleUnknown", non_retryable=True) from None

@@ -1,0 +1,102 @@
+"""Decisions on weight cycles that were begun by closeloop 0.1, under the names and with the messages of then.
+
+To be deleted with workflows/weights_0_1.py, once none of them runs any more.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from temporalio import activity
+
+from closeloop.activities.approvals import ApprovalActivities
+from closeloop.activities.weight_decisions import WeightDecisionActivities
+from closeloop.models.approvals import (
+    ApprovalAnswer,
+    ApprovalKey,
+    ApprovalState,
+    ApprovalVerdict,
+    RecordApproval,
+    RefusedApproval,
+)
+from closeloop.models.weights import CycleKey, RecordRevert, WeightsVerdict
+
+_STATES = {"applied": ApprovalState.approved, "reverted": ApprovalState.approved, "proposed": ApprovalState.pending}
+
+
+class DecisionOf01(CycleKey):
+    """An operator's word."""
+
+    verdict: WeightsVerdict
+    operator: str
+    note: str
+    at: datetime
+
+
+class RefusalOf01(CycleKey):
+    """A word that could not be understood."""
+
+    run_id: str = ""
+    signal: str
+    number: int
+    reason: str
+
+
+class WeightsOf01:
+    """Hands what a cycle of 0.1 asks for to the activities of today."""
+
+    def __init__(self, approvals: ApprovalActivities, weights: WeightDecisionActivities) -> None:
+        self._approvals = approvals
+        self._weights = weights
+
+    @activity.defn(name="decide_weights")
+    async def decide(self, old: DecisionOf01) -> ApprovalAnswer:
+        """Approve, reject or revert."""
+        said = {"operator": old.operator, "note": old.note, "at": old.at, **old.approval.model_dump()}
+        if old.verdict is WeightsVerdict.revert:
+            return await self._weights.revert(RecordRevert.model_validate(said))
+        return await self._approvals.decide(RecordApproval(verdict=ApprovalVerdict(old.verdict), **said))
+
+    @activity.defn(name="expire_weights")
+    async def expire(self, key: CycleKey) -> ApprovalState:
+        """The deadline has passed."""
+        record = RecordApproval(verdict=None, at=activity.info().scheduled_time, **key.approval.model_dump())
+        return (await self._approvals.decide(record)).state
+
+    @activity.defn(name="remind_of_weights")
+    async def remind(self, key: CycleKey) -> None:
+        """Half of the time to decide has passed."""
+        await self._approvals.remind(key.approval)
+
+    @activity.defn(name="refuse_word")
+    async def refuse_word(self, old: RefusalOf01) -> None:
+        """A word that could not be understood."""
+        word = {"run_id": old.run_id, "number": old.number, "word": old.signal, "reason": old.reason}
+        await self._approvals.refuse_word(RefusedApproval(**word, **old.approval.model_dump()))
+
+
+def as_asked_by_0_1(message: BaseModel) -> tuple[str, BaseModel]:
+    """The activity that a cycle of 0.1 names for a message of today, and the message it sends."""
+    assert isinstance(message, ApprovalKey), "what waits is named by it"
+    key = {"cycle_id": f"{message.book}/{message.id}", "book": message.book}
+    if isinstance(message, RecordRevert):
+        word = {"operator": message.operator, "note": message.note, "at": message.at, **key}
+        return "decide_weights", DecisionOf01(verdict=WeightsVerdict.revert, **word)
+    if isinstance(message, RecordApproval) and message.verdict is not None:
+        word = {"operator": message.operator, "note": message.note, "at": message.at, **key}
+        return "decide_weights", DecisionOf01(verdict=WeightsVerdict(message.verdict), **word)
+    if isinstance(message, RecordApproval):
+        return "expire_weights", CycleKey(**key)
+    if isinstance(message, RefusedApproval):
+        refusal = {"run_id": message.run_id, "number": message.number, "reason": message.reason, **key}
+        return "refuse_word", RefusalOf01(signal=message.word, **refusal)
+    return "remind_of_weights", CycleKey(**key)
+
+
+def as_answered_today(answer: Any) -> Any:
+    """What an activity of 0.1 answered: a decision's answer, a state, or nothing."""
+    if isinstance(answer, dict):
+        return ApprovalAnswer.model_validate(answer | {"state": _STATES.get(answer["state"], answer["state"])})
+    if isinstance(answer, str):
+        return ApprovalAnswer(accepted=True, state=ApprovalState(_STATES.get(answer, answer)), reason="")
+    return answer

@@ -1,0 +1,30 @@
+"""Books: one for each strategy, with its preset of domain weights."""
+
+from datetime import datetime
+
+from pydantic import BaseModel, Field
+
+from closeloop.models.weights import Cadence, Weights
+
+
+class BookView(BaseModel):
+    """A book. Its preset is null until somebody chose one or its first weight cycle took the default."""
+
+    book: str
+    preset: str | None
+    preset_weights: Weights | None
+    cadence: Cadence
+    created_at: datetime
+
+
+class BookSummary(BookView):
+    """A book in a list."""
+
+    positions: int = Field(description="Positions that were attributed in it.")
+
+
+class BookSetUp(BaseModel):
+    """What setting up a book came to, in a sentence, and the book as it is now."""
+
+    sentence: str
+    book: BookView

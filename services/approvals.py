@@ -1,0 +1,329 @@
+"""What waits for an operator, and the one place that decides on it, whatever the subject.
+
+A subject (weights, an override, the meta-producer's mode) is a class with the methods of :class:`Subject` and a line in
+``workers/wiring.py``. Its own table holds the state and the deadline; what an approval changes is changed in the
+transaction that records the decision. So the database decides every race: two operators, an operator and the deadline,
+a withdrawal meanwhile, an attempt that is repeated because the worker died before it could answer.
+"""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client, WorkflowUpdateFailedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
+
+from closeloop import store
+from closeloop.models.approvals import (
+    ApprovalAnswer,
+    ApprovalKey,
+    ApprovalRequest,
+    ApprovalState,
+    ApprovalVerdict,
+    ApprovalView,
+    Decision,
+    RecordApproval,
+    RefusedApproval,
+)
+from closeloop.models.errors import NotOnRecord, RunFailed
+from closeloop.models.events import EventType
+from closeloop.models.launches import Launch, approval
+from closeloop.services.launching import start
+from closeloop.store.approvals import WaitingPage
+from closeloop.store.database import Sessions
+
+
+def _names(key: ApprovalKey) -> dict[str, Any]:
+    return {"kind": key.kind, "book": key.book, "id": key.id}
+
+
+@dataclass(frozen=True)
+class ApprovalEvents:
+    """The types of a subject's events. A type is an interface: those of weights are older than the others."""
+
+    approved: EventType = EventType.approval_approved
+    rejected: EventType = EventType.approval_rejected
+    expired: EventType = EventType.approval_expired
+    reminder: EventType = EventType.approval_reminder
+    word_refused: EventType = EventType.approval_word_refused
+    names: Callable[[ApprovalKey], dict[str, Any]] = _names
+    """How a payload names what the event is about."""
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """What a decision changed, in a sentence, and what its event says beyond that."""
+
+    sentence: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Subject(Protocol):
+    """Something that an operator decides on."""
+
+    @property
+    def kind(self) -> str:
+        """Stands in workflow ids and histories: never rename a subject."""
+        ...
+
+    @property
+    def events(self) -> ApprovalEvents:
+        """What its events are called."""
+        ...
+
+    async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
+        """Keep everybody else from deciding on it, until the transaction ends."""
+        ...
+
+    async def find(self, session: AsyncSession, key: ApprovalKey) -> ApprovalView | None:
+        """Where it stands; None: it was never proposed."""
+        ...
+
+    async def waiting(self, session: AsyncSession, page: WaitingPage) -> list[ApprovalView]:
+        """What waits, the soonest deadline first."""
+        ...
+
+    async def objection(self, session: AsyncSession, found: ApprovalView) -> str | None:
+        """Why an approval cannot be carried out, although it came in time; None if it can."""
+        ...
+
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+        """Record and carry out what an operator decided (None: nobody did), in the session's transaction."""
+        ...
+
+    async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
+        """The workflow that waits for the operator."""
+        ...
+
+
+Subjects = Sequence[Subject]
+
+_STATES = {ApprovalVerdict.approve: ApprovalState.approved, ApprovalVerdict.reject: ApprovalState.rejected}
+
+
+def outcome_of(state: ApprovalState, decision: Decision | None) -> str | None:
+    """What became of it, and by whom: ``approved by ann at 2026-05-04 12:00:00 UTC``; None while it waits."""
+    if state is ApprovalState.pending:
+        return None
+    if decision is None:
+        return f"{state}, nobody decided"
+    return f"{state} by {decision.operator} at {decision.at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+async def waiting(
+    session: AsyncSession,
+    subjects: Subjects,
+    *,
+    book: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> list[ApprovalView]:
+    """Everything that waits, the soonest deadline first; only the ``last`` ones of those that come before ``before``.
+
+    ``before`` is a ``kind/book/id``, waiting or not. Raises NotOnRecord where there is no such.
+    """
+    place = None
+    if before is not None:
+        found = await show(session, subjects, before)
+        place = (found.deadline, found.workflow_id)
+    page = WaitingPage(book=book, last=last, before=place)
+    views = [view for subject in subjects for view in await subject.waiting(session, page)]
+    views.sort(key=lambda view: (view.deadline, view.workflow_id))
+    return views if last is None else views[-last:]
+
+
+async def show(session: AsyncSession, subjects: Subjects, name: str) -> ApprovalView:
+    """Something that waits or waited, by its ``kind/book/id``. Raises NotOnRecord."""
+    try:
+        key = ApprovalKey.named(name)
+    except ValueError:
+        raise NotOnRecord(f"There is no {name}: a proposal is named KIND/BOOK/ID.") from None
+    return await find(session, subject_of(subjects, key), key)
+
+
+async def find(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
+    """Where something stands. Raises NotOnRecord."""
+    found = await subject.find(session, key)
+    if found is None:
+        raise NotOnRecord(f"There is no {key.workflow_id}.")
+    return found
+
+
+def subject_of(subjects: Subjects, key: ApprovalKey) -> Subject:
+    """The subject of a key's kind. Raises NotOnRecord."""
+    for subject in subjects:
+        if subject.kind == key.kind:
+            return subject
+    raise NotOnRecord(f"There is no {key.workflow_id}: kinds are {', '.join(s.kind for s in subjects)}.")
+
+
+# -- deciding: each in the caller's transaction ------------------------------------------------------------------------
+
+
+async def decide(session: AsyncSession, subject: Subject, record: RecordApproval) -> ApprovalAnswer:
+    """Carry out an operator's word (or the deadline), or say why not. Either way it is on record.
+
+    Repeated, it answers what it answered. Raises NotOnRecord. Writes in the caller's transaction.
+    """
+    await subject.hold(session, record)
+    found = await find(session, subject, record)
+    decision = record.decision
+    if decision is None:
+        return await _expire(session, subject, found)
+    if found.decision == decision:
+        return ApprovalAnswer(accepted=True, state=found.state, reason="this very word was carried out")
+    reason = _refusal(found, decision)
+    if reason is None and decision.verdict is ApprovalVerdict.approve:
+        reason = await subject.objection(session, found)
+    if reason is not None:
+        return await _refuse(session, subject, found, decision, reason)
+    changed = await subject.settle(session, found, decision)
+    state = _STATES[decision.verdict]
+    event = subject.events.approved if state is ApprovalState.approved else subject.events.rejected
+    told = decision.model_dump(mode="json") | {"outcome": changed.sentence, **changed.details}
+    await _tell(session, subject, event, found, told)
+    return ApprovalAnswer(accepted=True, state=state, reason=changed.sentence)
+
+
+async def remind(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
+    """Half of the time to decide has passed: an event says so, once, if it still waits. Raises NotOnRecord."""
+    found = await find(session, subject, key)
+    if found.state is ApprovalState.pending:
+        told = {"proposal": found.proposal, "deadline": found.deadline.isoformat()}
+        await _tell(session, subject, subject.events.reminder, found, told)
+    return found
+
+
+async def refuse_word(session: AsyncSession, subject: Subject, word: RefusedApproval) -> None:
+    """Put a word on record that could not be understood."""
+    told = {"operator": word.operator, "word": word.word, "outcome": word.reason}
+    which = f"/{word.run_id}/{word.number}/not-understood"
+    await _tell(session, subject, subject.events.word_refused, word, told, which)
+
+
+def _refusal(found: ApprovalView, decision: Decision) -> str | None:
+    """Why a word cannot be carried out, whatever the subject; None if it can."""
+    if not decision.operator.strip():
+        return "operator: must not be empty"
+    if found.state is not ApprovalState.pending:
+        return f"already decided: {found.outcome}"
+    if decision.at >= found.deadline:
+        return f"expired: the deadline was {found.deadline:%Y-%m-%d %H:%M:%S} UTC"
+    return None
+
+
+async def _refuse(
+    session: AsyncSession, subject: Subject, found: ApprovalView, decision: Decision, reason: str
+) -> ApprovalAnswer:
+    which = f"/{decision.verdict}/{decision.operator}/{decision.at.isoformat()}"
+    told = decision.model_dump(mode="json") | {"outcome": reason}
+    await _tell(session, subject, subject.events.word_refused, found, told, which)
+    return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
+
+
+async def _expire(session: AsyncSession, subject: Subject, found: ApprovalView) -> ApprovalAnswer:
+    if found.state is not ApprovalState.pending:
+        expired = found.state is ApprovalState.expired
+        return ApprovalAnswer(accepted=expired, state=found.state, reason=found.outcome or found.state)
+    changed = await subject.settle(session, found, None)
+    nobody = {"verdict": None, "operator": "", "note": "", "at": found.deadline.isoformat()}
+    told = nobody | {"outcome": changed.sentence, **changed.details}
+    await _tell(session, subject, subject.events.expired, found, told)
+    return ApprovalAnswer(accepted=True, state=ApprovalState.expired, reason=changed.sentence)
+
+
+async def _tell(
+    session: AsyncSession,
+    subject: Subject,
+    event: EventType,
+    key: ApprovalKey,
+    payload: Mapping[str, Any],
+    which: str = "",
+) -> None:
+    """Append an event, once for what it is about; ``which`` tells events of a type about the same thing apart."""
+    named = subject.events.names(key)
+    await store.events.append(session, (event, key.workflow_id + which, named | dict(payload)))
+
+
+# -- asking and telling workflows --------------------------------------------------------------------------------------
+
+
+def asking(found: ApprovalView) -> Launch:
+    """The workflow that waits for the operator, of a subject that has none of its own."""
+    return approval(ApprovalRequest.model_validate(found.model_dump(include=set(ApprovalRequest.model_fields))))
+
+
+async def ask(client: Client, launch: Launch) -> bool:
+    """Start the workflow that waits for an operator; False if it was started before."""
+    try:
+        await start(client, launch)
+    except WorkflowAlreadyStartedError:
+        return False
+    return True
+
+
+async def say(
+    client: Client,
+    sessions: Sessions,
+    subjects: Subjects,
+    key: ApprovalKey,
+    verdict: ApprovalVerdict,
+    operator: str,
+    note: str,
+) -> ApprovalAnswer:
+    """Tell the workflow that waits what an operator decided, and wait for its answer.
+
+    A word to something that is over is refused, and on record. Raises NotOnRecord; RunFailed where the workflow does
+    not answer.
+    """
+    subject = subject_of(subjects, key)
+    async with sessions() as session:
+        found = await find(session, subject, key)
+        launch = await subject.launch(session, found)
+    if found.state is ApprovalState.pending:
+        word = {"verdict": verdict, "operator": operator, "note": note}
+        if answer := await update(client, found.waits_in or key.workflow_id, word):
+            return answer
+        # Whoever proposed it died before the question was asked, or somebody terminated its workflow: ask (again).
+        await ask(client, launch)
+        if answer := await update(client, key.workflow_id, word):
+            return answer
+    return await refuse_late_word(sessions, subject, key, verdict, operator, note)
+
+
+async def refuse_late_word(
+    sessions: Sessions, subject: Subject, key: ApprovalKey, verdict: str, operator: str, note: str
+) -> ApprovalAnswer:
+    """Refuse a word that no workflow is left to hear, and put it on record. Commits.
+
+    Raises RunFailed where the record says that it waits all the same.
+    """
+    async with sessions.begin() as session:
+        found = await find(session, subject, key)
+        if found.state is ApprovalState.pending:
+            raise RunFailed(f"The workflow {key.workflow_id} has ended, although the proposal waits.")
+        reason = f"already decided: {found.outcome}"
+        told = {"verdict": verdict, "operator": operator[:200], "note": note[:4000], "outcome": reason}
+        await _tell(session, subject, subject.events.word_refused, found, told, f"/{uuid.uuid4().hex}")
+    return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
+
+
+async def update(client: Client, workflow_id: str, word: Mapping[str, str]) -> ApprovalAnswer | None:
+    """A workflow's answer to an operator's word; None if no workflow of this id runs. Raises RunFailed."""
+    try:
+        answer: ApprovalAnswer = await client.get_workflow_handle(workflow_id).execute_update(
+            "decide", word, result_type=ApprovalAnswer
+        )
+    except WorkflowUpdateFailedError as error:
+        raise RunFailed(f"The workflow {workflow_id} did not answer: {error.cause}.") from None
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        return None
+    return answer

@@ -1,0 +1,67 @@
+"""Books: one for each strategy, with its preset of domain weights."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop import store
+from closeloop.gateways.presets import UnknownPreset, load_preset, names
+from closeloop.learning.weights import InfeasibleBounds
+from closeloop.models.books import BookSetUp, BookSummary, BookView
+from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import Cadence, Preset
+from closeloop.services.weights import preset_weights
+
+
+async def set_up(
+    session: AsyncSession, policy: LearningPolicy, name: str, preset: Preset | None, cadence: Cadence | None
+) -> BookSetUp:
+    """Set up a book, or choose another preset or cadence for one. None leaves what is chosen, else the default.
+
+    Raises NotAcceptable where the preset cannot be used with this policy, NotPossibleNow where the book has learned
+    from another one. Writes in the caller's transaction.
+    """
+    chosen = preset or preset_named(policy.weights.default_preset)
+    try:
+        weights = preset_weights(chosen, policy)
+    except InfeasibleBounds as error:
+        raise NotAcceptable(f"The preset {chosen.name} cannot be used with this policy: {error}.") from None
+    book = await store.books.hold(session, name)
+    if preset is None and book.preset is not None and book.preset_weights is not None:
+        await store.books.set_preset(session, name, book.preset, book.preset_weights, cadence)
+        sentence = f"book {name} keeps the preset {book.preset}, {cadence or book.cadence}"
+    elif book.preset_weights == weights and cadence in (None, book.cadence):
+        sentence = f"book {name} has the preset {chosen.name} already"
+    elif book.preset_weights != weights and await store.weights.last_cycle(session, name) is not None:
+        raise NotPossibleNow(f"Book {name} has learned from preset {book.preset}: a new strategy wants a new book.")
+    else:
+        await store.books.set_preset(session, name, chosen.name, weights, cadence)
+        sentence = f"book {name} starts with the preset {chosen.name}"
+    return BookSetUp(sentence=sentence, book=await find(session, name))
+
+
+async def find(session: AsyncSession, name: str) -> BookView:
+    """A book. Raises NotOnRecord."""
+    found = await store.books.find(session, name)
+    if found is None:
+        raise NotOnRecord(
+            f"There is no book {name}: 'closeloop books list' shows them, 'closeloop books add' sets one up."
+        )
+    return found
+
+
+async def listing(session: AsyncSession, last: int | None = None, before: str | None = None) -> list[BookSummary]:
+    """Books by name; at most the ``last`` ones of those that come before the book ``before``."""
+    return await store.books.listing(session, last, before)
+
+
+def preset_named(name: str) -> Preset:
+    """A preset that comes with closeloop, or a YAML file's. Raises NotAcceptable."""
+    try:
+        return load_preset(name)
+    except UnknownPreset as error:
+        raise NotAcceptable(str(error)) from None
+
+
+def presets() -> list[Preset]:
+    """The presets that come with closeloop."""
+    return [load_preset(name) for name in names()]

@@ -1,0 +1,287 @@
+"""What an operator decides on a weight cycle: its proposal, as everything that waits; and undoing what was applied.
+
+Everything is done in the caller's transaction, which holds the book.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop import store
+from closeloop.models.approvals import (
+    ApprovalAnswer,
+    ApprovalKey,
+    ApprovalState,
+    ApprovalVerdict,
+    ApprovalView,
+    Decision,
+)
+from closeloop.models.errors import NotOnRecord
+from closeloop.models.events import EventType
+from closeloop.models.launches import Launch, weight_cycle
+from closeloop.models.sentences import moved_weights, short
+from closeloop.models.weights import (
+    WEIGHTS,
+    ActiveWeights,
+    CycleRecord,
+    CycleRequest,
+    CycleState,
+    RecordRevert,
+    Weights,
+    WeightsVerdict,
+)
+from closeloop.services.approvals import ApprovalEvents, CarriedOut, outcome_of
+from closeloop.store.approvals import WaitingPage
+
+SUPERSEDED = "superseded"
+_STATES = {
+    CycleState.proposed: ApprovalState.pending,
+    CycleState.applied: ApprovalState.approved,
+    CycleState.reverted: ApprovalState.approved,
+    CycleState.rejected: ApprovalState.rejected,
+    CycleState.expired: ApprovalState.expired,
+}
+
+
+def _names(key: ApprovalKey) -> dict[str, Any]:
+    return {"kind": key.kind, "book": key.book, "id": key.id, "cycle_id": cycle_id_of(key)}
+
+
+def cycle_id_of(key: ApprovalKey) -> str:
+    """The cycle that a key of weights names."""
+    return f"{key.book}/{key.id}"
+
+
+class WeightsProposal:
+    """A cycle's proposal of weights, as something that waits for an operator (services/approvals.py)."""
+
+    kind = WEIGHTS
+    events = ApprovalEvents(
+        approved=EventType.weights_applied,
+        rejected=EventType.weights_rejected,
+        expired=EventType.weights_expired,
+        reminder=EventType.weights_reminder,
+        word_refused=EventType.weights_word_refused,
+        names=_names,
+    )
+
+    async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
+        """See Subject."""
+        await store.books.hold(session, key.book)
+
+    async def find(self, session: AsyncSession, key: ApprovalKey) -> ApprovalView | None:
+        """See Subject."""
+        record = await store.weights.cycle(session, cycle_id_of(key))
+        if record is None or record.new is None:
+            return None
+        return await self._view(session, record)
+
+    async def waiting(self, session: AsyncSession, page: WaitingPage) -> list[ApprovalView]:
+        """See Subject."""
+        return [await self._view(session, record) for record in await store.weights.waiting(session, page)]
+
+    async def _view(self, session: AsyncSession, record: CycleRecord) -> ApprovalView:
+        assert record.new is not None, "a proposal has weights"
+        assert record.deadline is not None, "a proposal has a deadline"
+        key = ApprovalKey(kind=WEIGHTS, book=record.book, id=record.cycle_id.removeprefix(f"{record.book}/"))
+        state, decision = _STATES[record.state], await self._decision(session, record, key)
+        outcome = outcome_of(state, decision)
+        if record.state is CycleState.expired and record.reason == SUPERSEDED:
+            state, outcome = ApprovalState.withdrawn, "superseded by the next cycle"
+        elif record.state is CycleState.reverted:
+            outcome = f"{outcome}, reverted by {record.decided_by} at {record.decided_at:%Y-%m-%d %H:%M:%S} UTC"
+        return ApprovalView(
+            **key.model_dump(),
+            proposal=f"{record.book}: weights {moved_weights(record.old, record.new)}",
+            deadline=record.deadline,
+            state=state,
+            decision=decision,
+            outcome=outcome,
+            waits_in=record.workflow_id,
+        )
+
+    async def _decision(self, session: AsyncSession, record: CycleRecord, key: ApprovalKey) -> Decision | None:
+        if record.state is CycleState.reverted:
+            # The cycle names who reverted it; who had approved it stands in the trail (0.1 named it by the cycle's id).
+            about = [key.workflow_id, record.cycle_id]
+            found = await store.events.payloads(session, EventType.weights_applied, about)
+            return Decision.model_validate(found[0]) if found else None
+        if record.decided_by is None or record.decided_at is None:
+            return None
+        verdict = ApprovalVerdict.reject if record.state is CycleState.rejected else ApprovalVerdict.approve
+        return Decision(verdict=verdict, operator=record.decided_by, note=record.note or "", at=record.decided_at)
+
+    async def objection(self, session: AsyncSession, found: ApprovalView) -> str | None:
+        """See Subject."""
+        record, active = await _cycle(session, found), await store.weights.active(session, found.book)
+        if active is None or active.weights == record.old:
+            return None
+        return f"stale: version {active.version} has replaced the weights that this was computed from"
+
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+        """See Subject."""
+        cycle_id = cycle_id_of(found)
+        if decision is None:
+            reason = "nobody decided before the deadline"
+            await store.weights.settle_cycle(session, cycle_id, CycleState.expired, reason=reason)
+            return CarriedOut(f"{reason}: nothing changes", {"reason": "deadline"})
+        if decision.verdict is ApprovalVerdict.reject:
+            await _settle(session, cycle_id, CycleState.rejected, decision.operator, decision.note, decision.at, None)
+            return CarriedOut("the weights stay as they are")
+        record, active = await _cycle(session, found), await store.weights.active(session, found.book)
+        assert record.new is not None, "a proposal has weights"
+        version = ActiveWeights(
+            book=found.book,
+            weights=record.new,
+            version=(active.version if active else 0) + 1,
+            source="learned",
+            since=_in_the_cycles_time(record, decision.at),
+            policy_hash=record.policy_hash,
+        )
+        reason = reason_of("approved", decision.operator, decision.note)
+        await store.weights.activate(session, version, record.old, cycle_id, reason)
+        number = version.version
+        await _settle(session, cycle_id, CycleState.applied, decision.operator, decision.note, decision.at, number)
+        return CarriedOut(f"version {number} is in force", {"version": number, "old": record.old, "new": record.new})
+
+    async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
+        """See Subject. The cycle is on record: its workflow goes on from there."""
+        record = await _cycle(session, found)
+        return weight_cycle(CycleRequest(book=record.book, as_of=record.as_of), record.cycle_id)
+
+
+# -- undoing -----------------------------------------------------------------------------------------------------------
+
+
+async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
+    """The former weights again, to the last bit: they are copied, not computed. Or why not; either way on record.
+
+    Raises NotOnRecord.
+    """
+    await store.books.hold(session, word.book)
+    record = await _cycle(session, word)
+    if (record.state, record.decided_by, record.decided_at) == (CycleState.reverted, word.operator, word.at):
+        return _answer(record, True, "this very word was carried out")
+    active = await store.weights.active(session, word.book)
+    last = await store.weights.last_cycle(session, word.book)
+    if refusal := _refusal(record, word, active, last):
+        which = f"/{WeightsVerdict.revert}/{word.operator}/{word.at.isoformat()}"
+        await _tell(session, EventType.weights_word_refused, word, {"outcome": refusal}, which)
+        return _answer(record, False, refusal)
+    assert active is not None, "an applied cycle has a version"
+    former = await store.weights.version(session, word.book, active.version - 1)
+    since = _in_the_cycles_time(record, word.at)
+    source = former.source if former else "preset"
+    version = await _go_back(session, word, active, record.old, source, since, record.policy_hash)
+    await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
+    return _answer(record, True, f"version {version} has the former weights")
+
+
+async def revert_to_preset(
+    session: AsyncSession, word: RecordRevert, preset_weights: Weights, policy_hash: str
+) -> ApprovalAnswer:
+    """The preset's weights, whatever is in force: after it came from an earlier revert, there is nothing else to go
+    back to. Raises NotOnRecord."""
+    record, active = await _cycle(session, word), await store.weights.active(session, word.book)
+    assert active is not None, "what is undone has a version"
+    version = await _go_back(session, word, active, preset_weights, "preset", word.at, policy_hash)
+    return _answer(record, True, f"version {version} has the preset's weights")
+
+
+async def _go_back(
+    session: AsyncSession,
+    word: RecordRevert,
+    active: ActiveWeights,
+    weights: Weights,
+    source: str,
+    since: datetime,
+    policy_hash: str,
+) -> int:
+    version = ActiveWeights(
+        book=word.book,
+        weights=weights,
+        version=active.version + 1,
+        source=source,
+        since=since,
+        policy_hash=policy_hash,
+    )
+    reason = reason_of("reverted", word.operator, word.note)
+    await store.weights.activate(session, version, active.weights, cycle_id_of(word), reason)
+    told = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights}
+    await _tell(session, EventType.weights_reverted, word, told, f"/{version.version}")
+    return version.version
+
+
+def _refusal(
+    record: CycleRecord, word: RecordRevert, active: ActiveWeights | None, last: CycleRecord | None
+) -> str | None:
+    """Why what a cycle applied cannot be undone now; None if it can."""
+    if not word.operator.strip():
+        return "operator: must not be empty"
+    if record.state is CycleState.proposed:
+        return "nothing to revert: the proposal has not been decided"
+    if record.state is not CycleState.applied:
+        by = f" by {record.decided_by}" if record.decided_by else ""
+        when = f" at {record.decided_at:%Y-%m-%d %H:%M:%S} UTC" if record.decided_at else ""
+        return f"nothing to revert: the cycle is {record.state}{by}{when}"
+    if active is None or active.version != record.version:
+        return f"too late: version {active.version if active else 0} has replaced what this cycle applied"
+    if word.while_watched and last is not None and last.cycle_id != record.cycle_id:
+        return f"too late: the next cycle, {last.cycle_id}, has begun"
+    return None
+
+
+def reason_of(what: str, operator: str, note: str) -> str:
+    """Why a version is in force, as history shows it: ``approved by ann: looks right``."""
+    return f"{what} by {operator}" + (f": {note}" if note else "")
+
+
+def _answer(record: CycleRecord, accepted: bool, reason: str) -> ApprovalAnswer:
+    return ApprovalAnswer(accepted=accepted, state=_STATES[record.state], reason=short(reason, 2_000))
+
+
+async def _cycle(session: AsyncSession, key: ApprovalKey) -> CycleRecord:
+    record = await store.weights.cycle(session, cycle_id_of(key))
+    if record is None:
+        raise NotOnRecord(f"There is no cycle {cycle_id_of(key)}.")
+    return record
+
+
+async def _settle(
+    session: AsyncSession,
+    cycle_id: str,
+    state: CycleState,
+    operator: str,
+    note: str,
+    at: datetime,
+    version: int | None,
+) -> None:
+    await store.weights.settle_cycle(
+        session,
+        cycle_id,
+        state,
+        reason=str(state),
+        decided_by=operator,
+        decided_at=at,
+        note=note,
+        version=version,
+    )
+
+
+def _in_the_cycles_time(record: CycleRecord, at: datetime) -> datetime:
+    """An instant on the cycle's own time line: a cycle of last month's ``as_of`` that is decided an hour after it was
+    proposed is decided an hour after that ``as_of``. For a cycle of today the two are the same."""
+    return record.as_of + (at - record.created_at)
+
+
+async def _tell(
+    session: AsyncSession, event: EventType, word: RecordRevert, payload: dict[str, Any], which: str
+) -> None:
+    said = {
+        "verdict": WeightsVerdict.revert,
+        "operator": word.operator,
+        "note": word.note,
+        "at": word.at.isoformat(),
+    }
+    await store.events.append(session, (event, word.workflow_id + which, _names(word) | said | payload))

@@ -1,0 +1,145 @@
+"""Governed weights: what is in force, what was proposed and decided, running a cycle."""
+
+import asyncio
+from datetime import datetime, timedelta
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client, WorkflowHandle
+from temporalio.exceptions import WorkflowAlreadyStartedError
+
+from closeloop import store
+from closeloop.learning.weights import InfeasibleBounds, project
+from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict
+from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
+from closeloop.models.launches import weight_cycle
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import (
+    ActiveWeights,
+    Cadence,
+    CycleKey,
+    CycleRequest,
+    CycleState,
+    CycleView,
+    Preset,
+    Weights,
+    WeightsHistory,
+    WeightsVerdict,
+)
+from closeloop.services import approvals
+from closeloop.services.launching import result, start
+from closeloop.services.weight_decisions import WeightsProposal
+from closeloop.store.database import Sessions
+
+SAME = 1e-12
+"""Two weights nearer than this are one: the grid on which weights lie is finer."""
+
+LOOK_EVERY_SECONDS = 0.2
+"""How often the record is read while a cycle is being evaluated."""
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+async def in_force(session: AsyncSession, policy: LearningPolicy, preset: Preset, book: str) -> ActiveWeights:
+    """What an engine reads. A book that has no preset yet would start with ``preset``, brought inside the bounds.
+
+    Raises NotAcceptable where the policy's bounds leave no weights.
+    """
+    if active := await store.weights.active(session, book):
+        return active
+    found = await store.books.find(session, book)
+    try:
+        weights = (found and found.preset_weights) or preset_weights(preset, policy)
+    except InfeasibleBounds as error:
+        raise NotAcceptable(f"The policy cannot be used: {error}") from None
+    return preset_version(book, weights, policy)
+
+
+async def proposals(
+    session: AsyncSession, book: str | None = None, last: int | None = None, before: str | None = None
+) -> list[CycleView]:
+    """Cycles whose proposals wait for a decision, with the evidence, by ``as_of``."""
+    return await store.weights.cycles(session, book, CycleState.proposed, last, before)
+
+
+async def history(
+    session: AsyncSession, book: str, last: int | None = None, before: str | None = None
+) -> WeightsHistory:
+    """Versions that were in force and cycles, each at most the ``last`` ones of those before the cycle ``before``."""
+    return WeightsHistory(
+        book=book,
+        versions=await store.weights.changes(session, book, last, before),
+        cycles=await store.weights.cycles(session, book, None, last, before),
+    )
+
+
+async def find(session: AsyncSession, cycle_id: str) -> CycleView:
+    """A cycle. Raises NotOnRecord."""
+    found = await store.weights.cycle(session, cycle_id)
+    if found is None:
+        raise NotOnRecord(f"There is no proposal {cycle_id}: 'closeloop weights proposals' shows what waits.")
+    return found.view
+
+
+def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
+    """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
+    allowed = project(preset.weights, policy.weights.floor, policy.weights.ceiling)
+    if all(abs(allowed[domain] - weight) < SAME for domain, weight in preset.weights.items()):
+        return dict(preset.weights)
+    return allowed
+
+
+def preset_version(book: str, weights: Weights, policy: LearningPolicy) -> ActiveWeights:
+    """What is in force before anything was learned: version 0."""
+    return ActiveWeights(
+        book=book, weights=weights, version=0, source="preset", since=None, policy_hash=policy.policy_hash
+    )
+
+
+# -- running and deciding ----------------------------------------------------------------------------------------------
+
+
+async def run_cycle(
+    client: Client, sessions: Sessions, book: str, as_of: datetime, deadline: timedelta | None = None
+) -> CycleView:
+    """Start the cycle of the week (or month) that ``as_of`` is in, unless it was, and wait for its proposal or its
+    reason for none. ``deadline``: how long the proposal waits; None: the policy's. Raises RunFailed."""
+    async with sessions() as session:
+        found = await store.books.find(session, book)
+    cycle_id = f"{book}/{(found.cadence if found else Cadence.weekly).period(as_of)}"
+    launch = weight_cycle(CycleRequest(book=book, as_of=as_of, deadline=deadline), cycle_id)
+    handle: WorkflowHandle[object, object]
+    try:
+        handle = await start(client, launch)
+    except WorkflowAlreadyStartedError:
+        handle = client.get_workflow_handle(launch.id)
+    ended = asyncio.create_task(result(handle))
+    try:
+        while True:
+            async with sessions() as session:
+                if record := await store.weights.cycle(session, cycle_id):
+                    return record.view
+            if ended.done():
+                ended.result()  # raises why there is none
+            await asyncio.wait((ended,), timeout=LOOK_EVERY_SECONDS)
+    finally:
+        ended.cancel()
+
+
+async def say(
+    client: Client, sessions: Sessions, cycle_id: str, verdict: WeightsVerdict, operator: str, note: str
+) -> ApprovalAnswer:
+    """Decide on a cycle's proposal, or undo what it applied, and wait for the answer.
+
+    Raises NotOnRecord; NotPossibleNow where the cycle proposed nothing.
+    """
+    async with sessions() as session:
+        view = await find(session, cycle_id)
+    if view.new is None:
+        raise NotPossibleNow(f"The cycle {cycle_id} proposes nothing: {view.reason or view.state}.")
+    key = CycleKey(cycle_id=cycle_id, book=view.book).approval
+    if verdict is not WeightsVerdict.revert:
+        return await approvals.say(client, sessions, [WeightsProposal()], key, ApprovalVerdict(verdict), operator, note)
+    word = {"verdict": verdict, "operator": operator, "note": note}
+    answer = await approvals.update(client, view.workflow_id, word)
+    return answer or await approvals.refuse_late_word(sessions, WeightsProposal(), key, verdict, operator, note)
