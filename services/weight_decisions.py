@@ -88,7 +88,7 @@ class WeightsProposal:
         state, decision = _STATES[record.state], await self._decision(session, record, key)
         outcome = outcome_of(state, decision)
         if record.state is CycleState.expired and record.reason == SUPERSEDED:
-            state, outcome = ApprovalState.withdrawn, "superseded by the next cycle"
+            state, outcome = ApprovalState.withdrawn, "withdrawn: superseded by the next cycle"
         elif record.state is CycleState.reverted:
             outcome = f"{outcome}, reverted by {record.decided_by} at {record.decided_at:%Y-%m-%d %H:%M:%S} UTC"
         return ApprovalView(

@@ -31,6 +31,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("import", "jsonl"): ("{folder}/import.jsonl",),
     ("import", "freqtrade"): ("{folder}/export.json",),
     ("books", "show"): ("history",),
+    ("books", "add"): ("json-books",),
     ("weights", "cycle"): ("--book", "json-weights"),
     ("weights", "show"): ("--book", "history"),
     ("weights", "history"): ("--book", "history"),
@@ -44,6 +45,9 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.
 REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("approvals", "show"): ("weights/json/nothing",),
+    ("approvals", "approve"): ("override/json/nothing", "--by", "ann"),
+    ("approvals", "reject"): ("meta/json/nothing", "--by", "ann"),
     ("weights", "approve"): ("json/nothing", "--by", "ann"),
     ("weights", "reject"): ("json/nothing", "--by", "ann"),
     ("weights", "revert"): ("json/nothing", "--by", "ann"),

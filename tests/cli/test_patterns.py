@@ -184,7 +184,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "not dimension=value": (*MATCH, "--book", "b", "--scope", "chain"),
     "no JSON object": (*MATCH, "--book", "b", "--scope", "{chain"),
     "--pattern": ("overrides", "match", "--action", "entry"),
-    "--operator": ("overrides", "approve", "x"),
+    "--by": ("overrides", "approve", "x"),
     "with its offset": ("lessons", "build", "--as-of", "2026-01-01"),
     "1 to 64 of": (*MATCH, "--book", "bad name"),
     "pattern_key": ("overrides", "match", "--book", "b", "--pattern", "", "--action", "entry"),

@@ -118,7 +118,7 @@ async def test_a_cycle_from_proposal_to_revert(imported: StackProcess) -> None:
 
     late = await imported.cli("weights", "reject", *identity, "bob")
     assert late.status == 1
-    assert one_line(late.out).startswith("not accepted: already decided: applied by ann at ")
+    assert one_line(late.out).startswith("not accepted: already decided: approved by ann at ")
     reverted = await imported.cli("weights", "revert", *identity, "cid", "--note", "worse")
     assert (reverted.status, one_line(reverted.out)) == (0, "accepted: version 2 has the former weights")
     assert (await imported.json("weights", "show", *book))["weights"] == BALANCED
@@ -159,7 +159,7 @@ async def test_two_commands_at_once(imported: StackProcess) -> None:
     assert sorted(result.status for result in results) == [0, 1]
     [winner] = [name for name, result in zip(("ann", "bob"), results, strict=True) if result.status == 0]
     [loser] = [result.json() for result in results if result.status == 1]
-    assert f"applied by {winner} at " in loser["reason"]
+    assert f"approved by {winner} at " in loser["reason"]
 
 
 async def test_the_next_cycle_and_refusals(imported: StackProcess) -> None:
@@ -169,7 +169,7 @@ async def test_the_next_cycle_and_refusals(imported: StackProcess) -> None:
     assert second["cycle_id"] == "cli-3/2026-W16"
     gone = await imported.cli("weights", "approve", first["cycle_id"], "--by", "ann")
     assert gone.status == 1
-    assert "expired" in gone.out
+    assert "superseded by the next cycle" in gone.out
     early = await imported.cli("weights", "cycle", *book, "--as-of", (AS_OF - timedelta(days=7)).isoformat())
     assert "must be after that of the last cycle" in early.sentence()
     future = await imported.cli("weights", "cycle", *book, "--as-of", (datetime.now(UTC) + timedelta(9)).isoformat())
