@@ -28,6 +28,7 @@ from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import build_market_worker, build_worker, connect_temporal
 from tests.faults.stack_process import StackProcess
 from tests.ports import reserve_ports
+from tests.samples import SAMPLES
 
 # Nobody listens there: prices come from what tests put into the database.
 NO_SOURCE = "http://127.0.0.1:9"
@@ -165,7 +166,7 @@ def book() -> str:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """Real data from beside the project; a test that needs it says so when it skips."""
+    """Real data from beside the project; a test of its exact figures says so when it skips."""
 
     def find(name: str) -> Path:
         path = SHARED_DATA / name
@@ -174,3 +175,20 @@ def shared_data() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session", params=["sample", "real"])
+def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A sample of such data, made by a formula, and the real data where it is: a test holds for both."""
+    if request.param == "real":
+        found: Callable[[str], Path] = request.getfixturevalue("shared_data")
+        return found
+    folder = tmp_path_factory.mktemp("samples")
+
+    def make(name: str) -> Path:
+        first = name.split("/")[0]
+        if not (folder / first).exists():
+            SAMPLES[first](folder / first)
+        return folder / name
+
+    return make

@@ -1,4 +1,4 @@
-"""Forecasts of simple producers at every candle of five real pairs, each against a search without look-ahead."""
+"""Forecasts of simple producers at every candle of five pairs, each against a search without look-ahead."""
 
 import csv
 import gzip
@@ -18,7 +18,7 @@ PAIRS = ("ADA", "ETH", "LTC", "TRX", "XMR")
 FIVE = 5 * MINUTE
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 async def floor(dsn: str) -> AsyncIterator[Floor]:
     async with floor_on(dsn) as floor:
         yield floor
@@ -56,8 +56,8 @@ def spoken(asset: str, ends: list[datetime], closes: list[float], rng: random.Ra
     return made
 
 
-async def test_every_outcome_is_that_of_an_independent_search(floor: Floor, shared_data: Callable[[str], Path]) -> None:
-    folder, rng = shared_data("candles-5m"), random.Random(42)
+async def test_every_outcome_is_that_of_an_independent_search(floor: Floor, data: Callable[[str], Path]) -> None:
+    folder, rng = data("candles-5m"), random.Random(42)
     wanted, said, last = {}, [], None
     for pair in PAIRS:
         asset = f"{pair}/BTC"

@@ -170,8 +170,8 @@ async def test_candles_and_what_they_cover(binance: Binance) -> None:
     assert (found.interval_seconds, found.covered) == (300, (PAGE.first_end, PAGE.last_end))
 
 
-async def test_real_candles_at_every_interval(shared_data: Callable[[str], Path]) -> None:
-    path = shared_data("candles-5m/ADA_BTC.csv.gz")
+async def test_real_candles_at_every_interval(data: Callable[[str], Path]) -> None:
+    path = data("candles-5m/ADA_BTC.csv.gz")
     begin, end = datetime(2018, 1, 10, tzinfo=UTC), datetime(2018, 1, 31, tzinfo=UTC)
     with BinanceServer() as server:
         server.add_file("ADA/BTC", path)

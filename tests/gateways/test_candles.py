@@ -41,8 +41,8 @@ def reason(line: str, header: str = HEADER) -> str:
 
 
 @pytest.mark.parametrize("pair", ["ADA", "ETH", "LTC", "TRX", "XMR"])
-def test_real_files(shared_data: Callable[[str], Path], pair: str) -> None:
-    path = shared_data(f"candles-5m/{pair}_BTC.csv.gz")
+def test_real_files(data: Callable[[str], Path], pair: str) -> None:
+    path = data(f"candles-5m/{pair}_BTC.csv.gz")
     with path.open("rb") as file:
         found = list(read_candles(file, 300, NOW))
         assert not file.closed

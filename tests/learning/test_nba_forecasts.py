@@ -1,4 +1,4 @@
-"""Real forecasts: FiveThirtyEight's NBA games. Brier score, decomposition and calibration, independently computed."""
+"""Forecasts of games, a sample and FiveThirtyEight's of the NBA: scores, decomposition and calibration, recomputed."""
 
 import csv
 import math
@@ -22,8 +22,8 @@ Games = list[tuple[datetime, float, bool]]
 
 
 @pytest.fixture(scope="module")
-def games(shared_data: Callable[[str], Path]) -> Games:
-    with shared_data("fivethirtyeight-nba-games.csv").open() as file:
+def games(data: Callable[[str], Path]) -> Games:
+    with data("fivethirtyeight-nba-games.csv").open() as file:
         rows = list(csv.DictReader(file))
     return [
         (datetime.fromisoformat(r["date"]).replace(tzinfo=UTC), float(r["prob1"]), r["prob1_outcome"] == "1")
