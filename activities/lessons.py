@@ -21,8 +21,10 @@ from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.decay import half_life
 from closeloop.learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
-from closeloop.learning.mining import Group, Lesson, Standing, Trade, due, group_of, mine
+from closeloop.learning.lessons import Lesson
+from closeloop.learning.mining import due, mine
 from closeloop.learning.overrides import is_actionable
+from closeloop.learning.trades import Group, Trade, group_of
 from closeloop.models.events import EventType
 from closeloop.models.lessons import (
     BookNames,
@@ -39,11 +41,6 @@ from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.store.database import Sessions
 
 SKIPPED_GROUPS_LISTED = 20
-STATUS = {
-    Standing.accepted: LessonStatus.active,
-    Standing.baseline: LessonStatus.baseline,
-    Standing.shadow: LessonStatus.shadow,
-}
 
 Key = tuple[str, str]
 
@@ -191,7 +188,7 @@ class LessonActivities:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
         h, score, of_lesson = None, None, {}
-        if lesson.standing is not Standing.shadow:  # of which there are thousands, and which nothing is done with
+        if lesson.status is not LessonStatus.shadow:  # of which there are thousands, and which nothing is done with
             h = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
             found = factors(group, rows)
             of_lesson = asdict(found)
@@ -217,10 +214,10 @@ class LessonActivities:
             p=lesson.p,
             q=lesson.q,
             actionable=is_actionable(
-                lesson.standing is Standing.accepted, lesson.q, lesson.effect, h, policy.mining, policy.decay
+                lesson.status is LessonStatus.active, lesson.q, lesson.effect, h, policy.mining, policy.decay
             ),
             explained_by=None if explained_by is None else lesson_id(request.book, group.key, explained_by),
-            status=STATUS[lesson.standing],
+            status=lesson.status,
             edge_score=score,
             factors=of_lesson,
             newest_trade_at=datetime.fromtimestamp(newest, UTC),

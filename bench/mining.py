@@ -12,10 +12,13 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from closeloop.learning.mining import Column, Cube, Group, mine
-from closeloop.models.policy import LearningPolicy
+from closeloop.learning.candidates import CandidateTests
+from closeloop.learning.cube import iceberg_cube
+from closeloop.learning.mining import mine
+from closeloop.learning.trades import Column, Group
+from closeloop.models.policy import MiningPolicy
 
-UNLIMITED = LearningPolicy(mining_max_conditions=None)
+UNLIMITED = MiningPolicy(max_conditions=None)
 ROUNDS = 5
 MANY, DIMENSIONS = 100_000, 28
 FEWER_DIMENSIONS = 12
@@ -72,12 +75,13 @@ def _first_pass() -> float:
             {name: np.array(each.values)[each.codes] for name, each in group.columns.items()} | {"rr": group.rr}
         )
         started = time.perf_counter()
-        cube = Cube(group, UNLIMITED)
+        tests = CandidateTests(iceberg_cube(group, UNLIMITED), UNLIMITED)
+        tests.run()
         ours.append(time.perf_counter() - started)
         started = time.perf_counter()
         rows = _recursion(frame, UNLIMITED)
         theirs.append(time.perf_counter() - started)
-        _check(cube, rows)
+        _check(tests, rows)
     ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     print(
         f"Mining, first pass over all candidates: 5000 trades, 8 dimensions, any number of conditions, {ROUNDS} rounds"
@@ -87,7 +91,7 @@ def _first_pass() -> float:
     return ratio
 
 
-def _recursion(frame: pd.DataFrame, policy: LearningPolicy) -> dict[tuple[tuple[str, str], ...], tuple[float, ...]]:
+def _recursion(frame: pd.DataFrame, mining: MiningPolicy) -> dict[tuple[tuple[str, str], ...], tuple[float, ...]]:
     """(n, mean, effect, p) of every conjunction with enough trades on both sides, as one would write it at first."""
     found = {}
     dimensions = [name for name in frame.columns if name != "rr"]
@@ -98,9 +102,9 @@ def _recursion(frame: pd.DataFrame, policy: LearningPolicy) -> dict[tuple[tuple[
             name = dimensions[place]
             for value in inside[name].unique():
                 chosen = inside[inside[name] == value]
-                if len(chosen) < policy.mining.min_trades:
+                if len(chosen) < mining.min_trades:
                     continue
-                if n - len(chosen) >= policy.mining.min_trades:
+                if n - len(chosen) >= mining.min_trades:
                     rr = chosen["rr"]
                     found[*conditions, (name, value)] = _told(len(rr), rr.sum(), (rr**2).sum(), n, total, squares)
                 refine(chosen, (*conditions, (name, value)), place + 1)
@@ -120,12 +124,13 @@ def _told(n1: int, s1: float, q1: float, n: int, s: float, q: float) -> tuple[fl
     return n1, m1, m1 - m0, float(p)
 
 
-def _check(cube: Cube, rows: dict[tuple[tuple[str, str], ...], tuple[float, ...]]) -> None:
+def _check(tests: CandidateTests, rows: dict[tuple[tuple[str, str], ...], tuple[float, ...]]) -> None:
     """What selects the same trades is one candidate of ours; every one of ours is among theirs."""
+    cube = tests.cube
     names = [tuple(cube.named(number).items()) for number in range(cube.size)]
     wanted = np.array([rows[name] for name in names])
-    mean = cube.middle + cube.sums[1] / cube.sums[0]
-    assert np.allclose(np.stack((cube.sums[0], mean, cube.effect, cube.p), axis=1), wanted, rtol=1e-7, atol=1e-12)
+    mean = tests.middle + tests.sums[1] / tests.sums[0]
+    assert np.allclose(np.stack((tests.sums[0], mean, tests.effect, tests.p), axis=1), wanted, rtol=1e-7, atol=1e-12)
     assert len({cube.group.rows(dict(conditions)).tobytes() for conditions in rows}) == cube.size
 
 
@@ -142,7 +147,7 @@ if __name__ == "__main__":
     else:
         group = made(int(sys.argv[1]), int(sys.argv[2]))
         started, worked = time.perf_counter(), time.process_time()
-        mined = mine([group], LearningPolicy())
+        mined = mine([group], MiningPolicy())
         assert any(dict(each.conditions) == {"d00": "v0", "d01": "v3"} for each in mined.lessons)
         seconds, worked = time.perf_counter() - started, time.process_time() - worked
         print(seconds, worked, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from closeloop.learning.correlation import pearson
-from closeloop.learning.mining import Floats, Group, Ints
+from closeloop.learning.trades import Floats, Group, Ints
 from closeloop.models.policy import EdgePolicy
 
 

@@ -17,7 +17,7 @@ from closeloop.learning.edge import (
     regime_weights,
     weights_of,
 )
-from closeloop.learning.mining import Group, Trade, group_of
+from closeloop.learning.trades import Group, Trade, group_of
 from closeloop.models.policy import EdgePolicy
 
 POLICY = EdgePolicy()

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from closeloop.learning.mining import Lesson, Standing, Trade, compare, due, group_of, mine
+from closeloop.learning.candidates import compare
+from closeloop.learning.lessons import Lesson
+from closeloop.learning.mining import due, mine
+from closeloop.learning.trades import Trade, group_of
+from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
@@ -133,7 +137,7 @@ def test_the_same_as_trade_by_trade(seed: int, limit: int | None) -> None:
     trades = random_trades(seed, lift=0.0 if seed == 5 else 1.8)
     wanted, mined = Oracle(trades, policy).run(), mine([group_of("k", "entry", trades)], policy)
     assert mined.candidates == len(wanted.candidates)
-    found = [each for each in mined.lessons if each.standing is Standing.accepted]
+    found = [each for each in mined.lessons if each.status is LessonStatus.active]
     assert [tuple(each.conditions.items()) for each in found] == [each[0] for each in wanted.accepted]
     assert seed == 5 or found
     for lesson, (_, effect, p, q) in zip(found, wanted.accepted, strict=True):
@@ -144,8 +148,8 @@ def test_what_is_told_of_a_lesson() -> None:
     trades = random_trades(1)
     group = group_of("k", "entry", trades)
     lessons = mine([group], SMALL).lessons
-    assert [each.standing for each in lessons[:2]] == [Standing.baseline, Standing.accepted]
-    assert {each.standing for each in lessons} == set(Standing)
+    assert [each.status for each in lessons[:2]] == [LessonStatus.baseline, LessonStatus.active]
+    assert {each.status for each in lessons} == set(LessonStatus) - {LessonStatus.retired}
     for lesson in lessons:
         inside = [t for t in trades if all(t.scope.get(d) == v for d, v in lesson.conditions.items())]
         rr = [t.rr for t in inside]
@@ -154,7 +158,7 @@ def test_what_is_told_of_a_lesson() -> None:
         assert (lesson.avg_rr, lesson.variance) == pytest.approx((statistics.fmean(rr), statistics.variance(rr)))
         assert lesson.win_rate == pytest.approx(sum(r > 0 for r in rr) / len(rr))
         assert lesson.edge_raw == lesson.avg_rr
-        if lesson.standing is Standing.accepted:
+        if lesson.status is LessonStatus.active:
             assert lesson.effect is not None and lesson.effect_low is not None and lesson.effect_high is not None  # noqa: PT018
             assert lesson.effect_low < lesson.effect < lesson.effect_high
             assert lesson.effect_low > 0 or lesson.effect_high < 0
@@ -198,7 +202,7 @@ def test_one_family_for_all_groups() -> None:
     )
     alone, together = mine([group], SMALL), mine([group, other], SMALL)
     assert together.candidates == alone.candidates + mine([other], SMALL).candidates
-    first, second = (next(x for x in m.lessons if x.standing is Standing.accepted) for m in (alone, together))
+    first, second = (next(x for x in m.lessons if x.status is LessonStatus.active) for m in (alone, together))
     assert (first.conditions, first.p) == (second.conditions, second.p)
     assert second.q == pytest.approx(first.q * together.candidates / alone.candidates)
 
@@ -211,7 +215,7 @@ def test_many_values_of_many_dimensions() -> None:
     codes = np.column_stack((codes, rng.integers(0, 2, n)))
     rr = rng.normal(0, 1, n) + 4.0 * ((codes[:, 0] == 7) & (codes[:, 2] == 1))
     group = grouped(codes, rr, rng.integers(0, 200, n), ("x", "y", "z"))
-    found = [each for each in mine([group], MiningPolicy()).lessons if each.standing is Standing.accepted]
+    found = [each for each in mine([group], MiningPolicy()).lessons if each.status is LessonStatus.active]
     assert [dict(each.conditions) for each in found] in ([{"x": "v7"}], [{"x": "v7", "z": "v1"}])
     assert found[0].n == len(group.rows(found[0].conditions))
 
@@ -235,7 +239,7 @@ def _constant(value: float) -> list[Trade]:
 )
 def test_where_there_is_nothing_to_learn(trades: list[Trade]) -> None:
     lessons = mine([group_of("k", "entry", trades)], SMALL).lessons
-    assert [each.standing for each in lessons] == [Standing.baseline] * bool(trades)
+    assert [each.status for each in lessons] == [LessonStatus.baseline] * bool(trades)
     for lesson in lessons:
         assert 0 <= lesson.p <= 1
 
@@ -273,7 +277,7 @@ def test_few_days_prove_nothing() -> None:
         codes[day >= days] = 0
         group = grouped(codes, rng.normal(0, 0.2, 2_000) + codes[:, 0], day, ("x",))
         lessons = mine([group], MiningPolicy()).lessons
-        assert any(each.standing is Standing.accepted for each in lessons) is found
+        assert any(each.status is LessonStatus.active for each in lessons) is found
 
 
 def test_a_limit_of_dimensions_keeps_the_known_ones() -> None:
@@ -287,8 +291,8 @@ def test_a_limit_of_dimensions_keeps_the_known_ones() -> None:
 def test_a_large_mean_costs_no_digits() -> None:
     group = planted([({"A_mode": "v0"}, 0.8)], 2_000, 1.0, 3)
     far = replace(group, rr=group.rr + 1e7)
-    near = [each for each in mine([group], MiningPolicy()).lessons if each.standing is Standing.accepted]
-    lessons = [each for each in mine([far], MiningPolicy()).lessons if each.standing is Standing.accepted]
+    near = [each for each in mine([group], MiningPolicy()).lessons if each.status is LessonStatus.active]
+    lessons = [each for each in mine([far], MiningPolicy()).lessons if each.status is LessonStatus.active]
     assert [(dict(each.conditions), each.p) for each in lessons] == [
         (dict(each.conditions), pytest.approx(each.p, rel=1e-5)) for each in near
     ]

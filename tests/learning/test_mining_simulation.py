@@ -7,8 +7,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from closeloop.learning.mining import Group, Standing, mine
+from closeloop.learning.mining import mine
 from closeloop.learning.significance import benjamini_hochberg
+from closeloop.learning.trades import Group
+from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
 from tests.learning.trades import EIGHT, noise, planted
 
@@ -17,7 +19,7 @@ UNLIMITED = MiningPolicy(max_conditions=None)
 
 
 def accepted(group: Group, mining: MiningPolicy = UNLIMITED) -> list[dict[str, str]]:
-    return [dict(each.conditions) for each in mine([group], mining).lessons if each.standing is Standing.accepted]
+    return [dict(each.conditions) for each in mine([group], mining).lessons if each.status is LessonStatus.active]
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "day"])
@@ -52,9 +54,9 @@ class TestPlanted:
 
     def test_shadows_are_explained_by_what_casts_them(self) -> None:
         lessons = mine([planted(self.TWO, 8_000, 1.0, 1)], MiningPolicy()).lessons
-        shadows = [each for each in lessons if each.standing is Standing.shadow]
+        shadows = [each for each in lessons if each.status is LessonStatus.shadow]
         assert len(shadows) > 10
-        by = [each.conditions for each in lessons if each.standing is Standing.accepted]
+        by = [each.conditions for each in lessons if each.status is LessonStatus.active]
         assert all(shadow.explained_by in by for shadow in shadows)
         # What was near the threshold falls by luck, too, as the family of the significant shrinks.
         related = sum(bool(each.explained_by and each.explained_by.keys() & each.conditions.keys()) for each in shadows)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from closeloop.learning.mining import Column, Group, Trade, group_of
 from closeloop.learning.scope import TOKEN_DIMENSIONS
+from closeloop.learning.trades import Column, Group, Trade, group_of
 
 DAY = 86_400.0
 EIGHT = sorted(TOKEN_DIMENSIONS)[:8]
