@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.models.approvals import (
     ApprovalAnswer,
@@ -31,6 +32,10 @@ class ApprovalActivities:
         self._sessions = sessions
         self._subjects = subjects
         self._client = client
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.decide, self.standing, self.remind, self.refuse_word, self.when_signalled]
 
     @activity.defn(name="decide_approval")
     async def decide(self, record: RecordApproval) -> ApprovalAnswer:

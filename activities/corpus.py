@@ -12,6 +12,7 @@ from typing import Any
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.skills import SkillFolder
 from closeloop.learning.skill_moves import change_of, readable
@@ -39,6 +40,10 @@ class CorpusActivities:
         self._sessions = sessions
         self._policy = policy
         self._skills = skills
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.tend_corpus]
 
     @activity.defn(name="tend_corpus")
     async def tend_corpus(self, request: CorpusRequest) -> CorpusReport:

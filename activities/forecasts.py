@@ -10,6 +10,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
@@ -45,6 +46,10 @@ class ForecastActivities:
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
         self._policy = policy
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.record_forecast, self.record_heartbeat, self.resolve_pages, self.report_resolution]
 
     @activity.defn(name="record_forecast")
     async def record_forecast(self, forecast: Forecast) -> ForecastReport:

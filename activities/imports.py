@@ -13,6 +13,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import Learner
@@ -47,6 +48,10 @@ class ImportActivities:
         self._sessions = sessions
         self._policy = policy
         self._learners = list(learners)
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.attribute_import, self.report_import]
 
     @activity.defn(name="attribute_import")
     async def attribute_import(self, request: ImportRequest) -> None:

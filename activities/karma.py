@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.learning.karma import karma_step
 from closeloop.models.policy import LearningPolicy
@@ -16,6 +17,10 @@ class KarmaActivities:
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
         self._policy = policy
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.rebuild_karma]
 
     @activity.defn(name="rebuild_karma")
     async def rebuild_karma(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:

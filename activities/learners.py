@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.models.positions import AttributedClose, LearnReport, LearnRequest, PositionKey, PositionOutcome
 from closeloop.store.database import Sessions
@@ -96,6 +97,10 @@ class LearnerActivities:
     def __init__(self, sessions: Sessions, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
         self._learners = {learner.name: learner for learner in learners}
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.learn]
 
     @activity.defn(name="learn")
     async def learn(self, request: LearnRequest) -> LearnReport:

@@ -16,6 +16,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
@@ -56,6 +57,10 @@ class LessonActivities:
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
         self._policy = policy
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.books, self.build]
 
     @activity.defn(name="books_with_patterns")
     async def books(self) -> BookNames:

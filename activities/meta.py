@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.producers import microseconds
@@ -35,6 +36,10 @@ class MetaActivities:
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
         self._policy = policy
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.speak_meta]
 
     @activity.defn(name="speak_meta")
     async def speak_meta(self, request: MetaRequest) -> MetaReport:

@@ -8,6 +8,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.models.approvals import ApprovalAnswer, ApprovalState
@@ -29,6 +30,10 @@ class OverlayActivities:
         self._policy = policy
         self._overlays = overlays
         self._client = client
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.write_overlay, self.check_overlays, self.revert_deleted_overlay]
 
     @activity.defn(name="write_overlay")
     async def write_overlay(self, key: CycleKey) -> None:

@@ -13,6 +13,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overrides import expires_at, needs_approval, sizing
@@ -43,6 +44,10 @@ class OverrideActivities:
         self._sessions = sessions
         self._policy = policy
         self._client = client
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.materialize]
 
     @activity.defn(name="materialize_overrides")
     async def materialize(self, request: MaterializeOverrides) -> Materialized:

@@ -12,6 +12,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import REASON_CHARACTERS, Learner, learn_owed, reason
 from closeloop.activities.transactions import transaction
@@ -162,6 +163,10 @@ class MissedActivities:
     def __init__(self, sessions: Sessions, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
         self._learners = learners
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.learn_missed]
 
     @activity.defn(name="learn_missed")
     async def learn_missed(self, request: LearnMissed) -> LearnMissedReport:

@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
@@ -40,6 +41,10 @@ class PositionActivities:
         self._policy = policy
         self._client = client
         self._learners = list(learners)
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.attribute_close, self.record_conviction, self.start_unattributed]
 
     @activity.defn(name="attribute_close")
     async def attribute_close(self, position: ClosedPosition) -> AttributedClose:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.forecasts import due_at
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
@@ -51,6 +52,10 @@ class PriceActivities:
         self._sessions = sessions
         self._policy = policy
         self._source = source
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.fetch_prices]
 
     @activity.defn(name="fetch_prices")
     async def fetch_prices(self, request: FetchPrices) -> PricesFetched:

@@ -11,6 +11,7 @@ import numpy as np
 from temporalio import activity
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
@@ -45,6 +46,10 @@ class ProducerActivities:
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
         self._policy = policy
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.update_performance, self.update_recalibration]
 
     @activity.defn(name="update_performance")
     async def update_performance(self, request: PerformanceRequest) -> PerformanceReport:

@@ -15,6 +15,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.metered_model import Answered, MeteredModel
 from closeloop.activities.research_facts import book_facts, unread_trades
@@ -65,6 +66,10 @@ class ResearchActivities:
         self._sessions = sessions
         self._policy = policy
         self._model = None if model is None else MeteredModel(sessions, model, budget)
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.books_to_study, self.read_trades, self.look_over]
 
     @activity.defn(name="books_to_study")
     async def books_to_study(self, asked: BooksAsked) -> DueBooks:

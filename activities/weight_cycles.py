@@ -8,6 +8,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, performance
@@ -43,6 +44,10 @@ class WeightCycleActivities:
         self._sessions = sessions
         self._policy = policy
         self._preset = preset
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.open_cycle, self.standing, self.books_due]
 
     @activity.defn(name="open_weight_cycle")
     async def open_cycle(self, request: OpenCycle) -> OpenedCycle:

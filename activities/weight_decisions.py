@@ -3,6 +3,7 @@
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.models.approvals import ApprovalAnswer
 from closeloop.models.errors import NotOnRecord
@@ -16,6 +17,10 @@ class WeightDecisionActivities:
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.revert]
 
     @activity.defn(name="revert_weights")
     async def revert(self, word: RecordRevert) -> ApprovalAnswer:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from temporalio import activity
 
+from closeloop.activities import Activity
 from closeloop.activities.approvals import ApprovalActivities
 from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.models.approvals import (
@@ -48,6 +49,10 @@ class WeightsOf01:
     def __init__(self, approvals: ApprovalActivities, weights: WeightDecisionActivities) -> None:
         self._approvals = approvals
         self._weights = weights
+
+    def activities(self) -> list[Activity]:
+        """What a worker registers."""
+        return [self.decide, self.expire, self.remind, self.refuse_word]
 
     @activity.defn(name="decide_weights")
     async def decide(self, old: DecisionOf01) -> ApprovalAnswer:

@@ -1,9 +1,8 @@
 """The one place where objects are constructed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -12,6 +11,7 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
+from closeloop.activities import Activity
 from closeloop.activities.approvals import ApprovalActivities
 from closeloop.activities.corpus import CorpusActivities
 from closeloop.activities.forecasts import ForecastActivities
@@ -174,54 +174,26 @@ def build_worker(
     """A worker for the queue of everything that only the database and the disk are needed for."""
     sessions = sessions_of(engine)
     learners = learners_of(policy) if learners is None else learners
-    positions = PositionActivities(sessions, policy, client, learners)
-    imports = ImportActivities(sessions, policy, learners)
-    karma = KarmaActivities(sessions, policy)
-    lessons = LessonActivities(sessions, policy)
-    forecasts = ForecastActivities(sessions, policy)
-    producers = ProducerActivities(sessions, policy)
-    approvals = ApprovalActivities(sessions, SUBJECTS, client)
-    cycles = WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset))
-    weights = WeightDecisionActivities(sessions)
-    overlays = OverlayActivities(sessions, policy, OverlayFolder(overlay_folder), client)
-    weights_0_1 = WeightsOf01(approvals, weights)
-    activities: list[Callable[..., Any]] = [
-        positions.attribute_close,
-        positions.record_conviction,
-        positions.start_unattributed,
-        LearnerActivities(sessions, learners).learn,
-        MissedActivities(sessions, learners).learn_missed,
-        imports.attribute_import,
-        imports.report_import,
-        karma.rebuild_karma,
-        CorpusActivities(sessions, policy, SkillFolder(corpus_folder)).tend_corpus,
-        cycles.open_cycle,
-        cycles.standing,
-        cycles.books_due,
-        weights.revert,
-        overlays.write_overlay,
-        overlays.check_overlays,
-        overlays.revert_deleted_overlay,
-        approvals.decide,
-        approvals.standing,
-        approvals.remind,
-        approvals.refuse_word,
-        approvals.when_signalled,
-        weights_0_1.decide,
-        weights_0_1.expire,
-        weights_0_1.remind,
-        weights_0_1.refuse_word,
-        lessons.books,
-        lessons.build,
-        OverrideActivities(sessions, policy, client).materialize,
-        forecasts.record_forecast,
-        forecasts.record_heartbeat,
-        forecasts.resolve_pages,
-        forecasts.report_resolution,
-        producers.update_performance,
-        producers.update_recalibration,
-        MetaActivities(sessions, policy).speak_meta,
-    ]
+    approvals, decisions = ApprovalActivities(sessions, SUBJECTS, client), WeightDecisionActivities(sessions)
+    groups = (
+        PositionActivities(sessions, policy, client, learners),
+        LearnerActivities(sessions, learners),
+        MissedActivities(sessions, learners),
+        ImportActivities(sessions, policy, learners),
+        KarmaActivities(sessions, policy),
+        CorpusActivities(sessions, policy, SkillFolder(corpus_folder)),
+        WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset)),
+        OverlayActivities(sessions, policy, OverlayFolder(overlay_folder), client),
+        approvals,
+        decisions,
+        WeightsOf01(approvals, decisions),
+        LessonActivities(sessions, policy),
+        OverrideActivities(sessions, policy, client),
+        ForecastActivities(sessions, policy),
+        ProducerActivities(sessions, policy),
+        MetaActivities(sessions, policy),
+    )
+    activities = [activity for group in groups for activity in group.activities()]
     return _worker(client, task_queue, activities, concurrency)
 
 
@@ -235,7 +207,7 @@ def build_market_worker(
 ) -> Worker:
     """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
     prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
-    return Worker(client, task_queue=task_queue, activities=[prices.fetch_prices], max_concurrent_activities=1)
+    return Worker(client, task_queue=task_queue, activities=prices.activities(), max_concurrent_activities=1)
 
 
 def build_llm_worker(
@@ -249,11 +221,10 @@ def build_llm_worker(
 ) -> Worker:
     """A worker for the queue of what a language model is asked for; without a model, statistics write."""
     research = ResearchActivities(sessions_of(engine), policy, model, budget)
-    activities: list[Callable[..., Any]] = [research.books_to_study, research.read_trades, research.look_over]
-    return _worker(client, task_queue, activities, LLM_CONCURRENCY)
+    return _worker(client, task_queue, research.activities(), LLM_CONCURRENCY)
 
 
-def _worker(client: Client, task_queue: str, activities: Sequence[Callable[..., Any]], concurrency: int) -> Worker:
+def _worker(client: Client, task_queue: str, activities: Sequence[Activity], concurrency: int) -> Worker:
     """Every workflow may run on every queue: its activities run where it runs."""
     return Worker(
         client,

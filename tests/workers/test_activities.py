@@ -1,0 +1,46 @@
+"""Every activity that there is is registered with a worker, once."""
+
+import importlib
+import inspect
+import pkgutil
+from decimal import Decimal
+from pathlib import Path
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+from temporalio.client import Client
+
+from closeloop import activities
+from closeloop.models.policy import LearningPolicy
+from closeloop.workers.wiring import build_llm_worker, build_market_worker, build_worker
+from tests.conftest import NO_SOURCE
+
+
+def defined() -> list[str]:
+    """Names of all methods and functions that are defined as activities."""
+    names = []
+    for module in pkgutil.iter_modules(activities.__path__):
+        found = importlib.import_module(f"closeloop.activities.{module.name}")
+        classes = [member for _, member in inspect.getmembers(found, inspect.isclass)]
+        for holder in (found, *(member for member in classes if member.__module__ == found.__name__)):
+            for _, member in inspect.getmembers(holder, inspect.isfunction):
+                definition = activity._Definition.from_callable(member)
+                if definition is not None and definition.name:
+                    names.append(definition.name)
+    return sorted(names)
+
+
+async def test_every_activity_is_registered(client: Client, engine: AsyncEngine, tmp_path: Path) -> None:
+    policy = LearningPolicy()
+    workers = (
+        build_worker(client, engine, policy, concurrency=1, overlay_folder=tmp_path, corpus_folder=tmp_path),
+        build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
+        build_llm_worker(client, engine, policy, model=None, budget=Decimal(1)),
+    )
+    registered = [
+        activity._Definition.must_from_callable(each).name
+        for worker in workers
+        for each in worker.config().get("activities", ())
+    ]
+    assert sorted(name or "" for name in registered) == defined()
+    assert len(registered) > 30
