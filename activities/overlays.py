@@ -103,7 +103,7 @@ class OverlayActivities:
             answer = await revert(session, word)
             if not answer.accepted and book.preset_weights is not None:
                 # What is in force came from an earlier revert: there is only the preset to go back to.
-                answer = await revert_to_preset(session, word, book.preset_weights, self._policy.policy_hash)
+                answer = await revert_to_preset(session, word, book.preset_weights, self._policy.weights.hash)
             await self._bring_up_to_date(session, key.book)
             record = await store.weights.cycle(session, key.cycle_id)
         if record is not None:

@@ -149,7 +149,7 @@ class WeightCycleActivities:
             evidence={},
             deadline=None,
             created_at=now,
-            policy_hash=self._policy.policy_hash,
+            policy_hash=self._policy.weights.hash,
             learned=learned,
             performance_n=found.n,
             performance_pnl=found.mean_pnl,
@@ -175,7 +175,7 @@ class WeightCycleActivities:
             version=active.version + 1,
             source="preset",
             since=draft.as_of,
-            policy_hash=self._policy.policy_hash,
+            policy_hash=self._policy.weights.hash,
         )
         await store.weights.activate(session, version, active.weights, draft.cycle_id, reason)
         return draft.model_copy(

@@ -91,7 +91,7 @@ async def propose_leaving_shadow(
                 "evidence": evidence,
                 "proposed_at": now,
                 "deadline": now + timedelta(hours=policy.approvals.meta_hours),
-                "policy_hash": policy.policy_hash,
+                "policy_hash": policy.meta.hash,
             },
         )
     found = _view(row)

@@ -92,7 +92,7 @@ def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
 def preset_version(book: str, weights: Weights, policy: LearningPolicy) -> ActiveWeights:
     """What is in force before anything was learned: version 0."""
     return ActiveWeights(
-        book=book, weights=weights, version=0, source="preset", since=None, policy_hash=policy.policy_hash
+        book=book, weights=weights, version=0, source="preset", since=None, policy_hash=policy.weights.hash
     )
 
 
