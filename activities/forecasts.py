@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -17,7 +16,6 @@ from closeloop.learning.scoring import ACTION_CODES, brier, correct, log_score, 
 from closeloop.models.forecasts import (
     Action,
     Forecast,
-    ForecastKey,
     ForecastReport,
     PagesResolved,
     ResolutionKey,
@@ -29,7 +27,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.store.database import Sessions
-from closeloop.store.forecasts import Left
+from closeloop.store.resolution import DueForecast, Scores, Unpriced
 
 FIRST_WAIT = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(hours=24)
@@ -80,7 +78,7 @@ class ForecastActivities:
                 left += left_of_page
                 if len(page) < self.page_size:
                     return PagesResolved(left=left, after=None)
-                after = _cursor_of(page[-1])
+                after = page[-1].target_at, page[-1].book, page[-1].forecast_id
                 activity.heartbeat(after[0].isoformat())
         return PagesResolved(left=left, after=after)
 
@@ -88,38 +86,40 @@ class ForecastActivities:
     async def report_resolution(self, key: ResolutionKey) -> ResolutionReport:
         """What a resolution did, and what is left."""
         async with transaction(self._sessions) as session:
-            counted = await store.forecasts.counted(session, key.resolution_id)
-            reasons = await store.forecasts.pending_reasons(session, due_at(key.as_of, self._policy))
-        report = ResolutionReport(
-            as_of=key.as_of, workflow_id=key.workflow_id, pending=sum(reasons.values()), reasons=reasons
+            counted = await store.resolution.counted(session, key.resolution_id)
+            reasons = await store.resolution.pending_reasons(session, due_at(key.as_of, self._policy))
+        return ResolutionReport(
+            as_of=key.as_of,
+            workflow_id=key.workflow_id,
+            resolved=counted.resolved,
+            abstained=counted.abstained,
+            pending=sum(reasons.values()),
+            unresolvable=counted.given_up,
+            reasons=reasons,
+            candles_fetched=counted.candles,
         )
-        if counted:
-            report.resolved, report.abstained = counted["resolved"], counted["abstained"]
-            report.unresolvable, report.candles_fetched = counted["given_up"], counted["candles"]
-        return report
 
     async def _resolve_page(
-        self, request: ResolvePages, after: store.forecasts.Cursor | None
-    ) -> tuple[Sequence[RowMapping], int]:
+        self, request: ResolvePages, after: store.resolution.Cursor | None
+    ) -> tuple[Sequence[DueForecast], int]:
         policy = self._policy
         async with transaction(self._sessions) as session:
-            await store.forecasts.take_turns(session)
+            await store.resolution.take_turns(session)
             tolerance = timedelta(minutes=policy.forecasts.price_tolerance_minutes)
             due = due_at(request.as_of, policy)
-            page = await store.forecasts.due_with_prices(session, due, tolerance, after, self.page_size)
-            abstained = [_key(row) for row in page if row["action"] == Action.no_forecast]
-            said = [row for row in page if row["action"] != Action.no_forecast]
-            priced = [row for row in said if row["certain_at_issue"] and row["certain_at_target"]]
+            page = await store.resolution.due_with_prices(session, due, tolerance, after, self.page_size)
+            abstained = [one.key for one in page if one.action == Action.no_forecast]
+            priced = [one for one in page if one.action != Action.no_forecast and one.priced]
+            unpriced = [one for one in page if one.action != Action.no_forecast and not one.priced]
             resolved = await self._settle(session, priced, request)
             if abstained:
-                await store.forecasts.drop_abstentions(session, abstained)
-            unpriced = [row for row in said if not (row["certain_at_issue"] and row["certain_at_target"])]
+                await store.resolution.drop_abstentions(session, abstained)
             fetched = request.fetched
-            left = [one for row in unpriced if (one := self._left(row, request.as_of, fetched))] if fetched else []
-            await store.forecasts.leave(session, left)
+            left = [why for one in unpriced if (why := self._left(one, request.as_of, fetched))] if fetched else []
+            await store.resolution.leave(session, left)
             given_up = sum(one.given_up for one in left)
             if resolved or abstained or given_up:
-                await store.forecasts.count(
+                await store.resolution.count(
                     session,
                     request.resolution_id,
                     request.as_of,
@@ -131,65 +131,66 @@ class ForecastActivities:
         meter.create_counter("closeloop_forecasts_resolved", "Forecasts resolved").add(resolved)
         return page, len(unpriced)
 
-    async def _settle(self, session: AsyncSession, rows: Sequence[RowMapping], request: ResolvePages) -> int:
-        if not rows:
-            return 0
-        confidence = np.array([row["confidence"] for row in rows], dtype=np.float64)
-        action = np.array([ACTION_CODES[row["action"]] for row in rows], dtype=np.int8)
+    async def _settle(self, session: AsyncSession, due: Sequence[DueForecast], request: ResolvePages) -> int:
+        confidence = np.array([one.confidence for one in due], dtype=np.float64)
+        action = np.array([ACTION_CODES[one.action] for one in due], dtype=np.int8)
         returns = returns_pct(
-            np.array([row["price_at_issue"] for row in rows], dtype=np.float64),
-            np.array([row["price_at_target"] for row in rows], dtype=np.float64),
+            np.array([one.price_at_issue for one in due], dtype=np.float64),
+            np.array([one.price_at_target for one in due], dtype=np.float64),
         )
         right = correct(action, returns, self._policy.forecasts)
-        new = await store.forecasts.settle(
+        return await store.resolution.settle(
             session,
-            [_key(row) for row in rows],
-            [(row["price_at_issue"], row["price_at_target"]) for row in rows],
-            returns.tolist(),
-            right.tolist(),
-            brier(confidence, right).tolist(),
-            log_score(confidence, right).tolist(),
+            due,
+            Scores(
+                return_pct=returns.tolist(),
+                correct=right.tolist(),
+                brier=brier(confidence, right).tolist(),
+                log=log_score(confidence, right).tolist(),
+            ),
             resolved_at=datetime.now(UTC),
             resolved_by=request.resolution_id,
             policy_hash=self._policy.policy_hash,
             block=timedelta(hours=self._policy.producers.agreement_block_hours),
         )
-        return sum(new.values())
 
-    def _left(self, row: RowMapping, as_of: datetime, fetched: PricesFetched) -> Left | None:
+    def _left(self, one: DueForecast, as_of: datetime, fetched: PricesFetched) -> Unpriced | None:
         """Why a forecast has no price, now that the source has been asked; None if it has not been asked for it."""
-        if row["next_attempt_at"] is not None and row["next_attempt_at"] > as_of:
+        if one.next_attempt_at is not None and one.next_attempt_at > as_of:
             return None
-        asset = row["asset"]
-        when = "issue" if not row["certain_at_issue"] else "target"
-        instant = row["issued_at" if when == "issue" else "target_at"]
-        unpriced = row[f"price_at_{when}"] is None
+        asset = one.asset
+        if not one.certain_at_issue:
+            when, instant, price, covered = "issue", one.issued_at, one.price_at_issue, one.covered_at_issue
+        else:
+            when, instant, price, covered = "target", one.target_at, one.price_at_target, one.covered_at_target
         known = False
         if asset in fetched.unknown:
             reason, known = f"the price source does not know {asset}", True
         elif asset in fetched.failures:
             reason = fetched.failures[asset]
-        elif unpriced and row[f"covered_at_{when}"]:
+        elif price is None and covered:
             minutes = self._policy.forecasts.price_tolerance_minutes
             reason = f"no candle ended within {minutes} minutes before its {when} time: the source has none"
             known = True
         elif any(start <= instant < end for start, end in fetched.answered.get(asset, ())):
             reason = (
-                f"no price at its {when} time" if unpriced else f"no candle yet of the interval before its {when} time"
+                f"no price at its {when} time"
+                if price is None
+                else f"no candle yet of the interval before its {when} time"
             )
         elif fetched.silence is not None:
             reason = fetched.silence
         else:
             return None
-        first = row["first_attempt_at"] or as_of
+        first = one.first_attempt_at or as_of
         patience = timedelta(days=self._policy.forecasts.unresolvable_days)
         # While the source is silent, time alone does not tell that there is no price: count from the first attempt.
-        begun = row["target_at"] if known else max(first, row["target_at"])
+        begun = one.target_at if known else max(first, one.target_at)
         last = begun + patience
         given_up = as_of >= last
-        wait = min(FIRST_WAIT * 2 ** min(row["attempts"], 10), LONGEST_WAIT)
-        return Left(
-            key=_key(row),
+        wait = min(FIRST_WAIT * 2 ** min(one.attempts, 10), LONGEST_WAIT)
+        return Unpriced(
+            key=one.key,
             reason=reason[:1_000],
             first_attempt_at=first,
             next_attempt_at=None if given_up else min(as_of + wait, last),
@@ -205,11 +206,3 @@ def due_at(as_of: datetime, policy: LearningPolicy) -> datetime:
 def conflict(fields: Sequence[str]) -> str:
     """Why a forecast is refused that is on record with other content."""
     return f"this forecast is on record with other content; differing: {', '.join(fields)}"
-
-
-def _key(row: RowMapping) -> ForecastKey:
-    return ForecastKey(row["book_id"], row["forecast_id"])
-
-
-def _cursor_of(row: RowMapping) -> store.forecasts.Cursor:
-    return row["target_at"], row["book_id"], row["forecast_id"]

@@ -66,10 +66,10 @@ class PriceActivities:
         async with beating():
             if request.ask_again:
                 async with transaction(self._sessions) as session:
-                    await store.forecasts.take_turns(session)
-                    await store.forecasts.ask_again(session, due)
+                    await store.resolution.take_turns(session)
+                    await store.resolution.ask_again(session, due)
             async with transaction(self._sessions) as session:
-                missing, more = await store.forecasts.missing_prices(
+                missing, more = await store.resolution.missing_prices(
                     session, due, tolerance, request.as_of, self.forecasts_at_once
                 )
             # Whatever comes of it is recorded before more is asked for: the next time, something else is missing.
@@ -134,7 +134,7 @@ class PriceActivities:
             new = (await store.prices.add(session, rows)).new if rows else 0
             if klines.covered:
                 await store.prices.cover(session, asset, klines.interval_seconds, *klines.covered)
-            await store.forecasts.count(session, request.resolution_id, request.as_of, candles=new)
+            await store.resolution.count(session, request.resolution_id, request.as_of, candles=new)
         return new
 
 

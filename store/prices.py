@@ -51,7 +51,7 @@ async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
 
     The prices must be committed: a resolution that did not see them is waited for.
     """
-    await store.forecasts.take_turns(session)
+    await store.resolution.take_turns(session)
     result = await session.execute(
         text(
             "UPDATE forecast_resolution_state SET state = 'pending', next_attempt_at = NULL, "

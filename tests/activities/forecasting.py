@@ -24,7 +24,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import FetchPrices, PricesFetched
 from closeloop.models.producers import PerformanceReport, PerformanceRequest
 from closeloop.store.database import Sessions, open_engine, sessions_of
-from closeloop.store.forecasts import Recorded
+from closeloop.store.forecasts import ForecastsRecorded
 from tests.store.databases import query, scratch_database
 
 T0 = datetime(2026, 3, 2, tzinfo=UTC)
@@ -56,7 +56,7 @@ class Floor:
     async def sql(self, sql: str, **values: Any) -> list[RowMapping]:
         return await query(self.sessions, sql, **values)
 
-    async def record(self, *forecasts: Forecast, shadow: bool = False) -> Recorded:
+    async def record(self, *forecasts: Forecast, shadow: bool = False) -> ForecastsRecorded:
         async with self.sessions.begin() as session:
             ordered = sorted(forecasts, key=lambda f: f.key)
             return await store.forecasts.record(session, ordered, shadow=shadow)

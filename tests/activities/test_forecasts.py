@@ -396,7 +396,7 @@ async def test_a_retry_of_an_activity_neither_loses_nor_repeats_a_count(floor: F
     activities = ForecastActivities(floor.sessions, POLICY)
     request = ResolvePages(resolution_id="r", as_of=T0 + 3 * DAY)
     async with floor.sessions.begin() as blocking:
-        await store.forecasts.take_turns(blocking)
+        await store.resolution.take_turns(blocking)
         first = asyncio.create_task(ActivityEnvironment().run(activities.resolve_pages, request))
         await wait_until_it_blocks(floor.sessions, await backend(blocking))
         first.cancel()  # the worker dies before its first page is written

@@ -317,9 +317,9 @@ async def test_an_import_while_a_forecast_is_given_up_reopens_it(floor: Floor) -
     await floor.record(forecast("f"))
     silent = PricesFetched(unknown=[ADA], failures={ADA: "unknown"})
     async with floor.sessions.begin() as giving_up:
-        await store.forecasts.take_turns(giving_up)
-        await store.forecasts.leave(
-            giving_up, [store.forecasts.Left(forecast("f").key, "no price", T0, None, given_up=True)]
+        await store.resolution.take_turns(giving_up)
+        await store.resolution.leave(
+            giving_up, [store.resolution.Unpriced(forecast("f").key, "no price", T0, None, given_up=True)]
         )
         await floor.trade(ADA, {T0: 1.0, T0 + HOUR: 2.0})
         reopening = asyncio.create_task(floor.reopen(ADA))
