@@ -13,26 +13,27 @@ from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
+from closeloop.models.errors import NotAcceptable, NotPossibleNow
 from closeloop.models.forecasts import (
-    Action,
     Forecast,
+    ForecastAction,
     ForecastReport,
     PagesResolved,
     ResolutionKey,
     ResolutionReport,
     ResolvePages,
 )
-from closeloop.models.meta import META
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
+from closeloop.services import forecasts as services
 from closeloop.store.database import Sessions
 from closeloop.store.resolution import DueForecast, Scores, Unpriced
 
 FIRST_WAIT = timedelta(minutes=30)
 LONGEST_WAIT = timedelta(hours=24)
 CONFLICT = "ForecastConflict"
-NOT_META = f"producer_id: {META} is the name of closeloop's own meta-producer"
+REFUSED = "ForecastRefused"
 
 
 class ForecastActivities:
@@ -52,13 +53,13 @@ class ForecastActivities:
     @activity.defn(name="record_forecast")
     async def record_forecast(self, forecast: Forecast) -> ForecastReport:
         """Store one forecast. Sent again, it is the same; with other content it is refused."""
-        if forecast.producer_id == META:
-            raise ApplicationError(NOT_META, type="ForecastRefused", non_retryable=True)
-        async with transaction(self._sessions) as session:
-            recorded = await store.forecasts.record(session, [forecast])
-        if fields := recorded.differing.get(forecast.key):
-            raise ApplicationError(conflict(fields), type=CONFLICT, non_retryable=True)
-        return ForecastReport(forecast_id=forecast.forecast_id, already_recorded=forecast.key not in recorded.new)
+        try:
+            async with transaction(self._sessions) as session:
+                return await services.record(session, forecast)
+        except NotAcceptable as error:
+            raise ApplicationError(str(error), type=REFUSED, non_retryable=True) from None
+        except NotPossibleNow as error:
+            raise ApplicationError(str(error), type=CONFLICT, non_retryable=True) from None
 
     @activity.defn(name="record_heartbeat")
     async def record_heartbeat(self, heartbeat: Heartbeat) -> bool:
@@ -108,9 +109,9 @@ class ForecastActivities:
             tolerance = timedelta(minutes=policy.forecasts.price_tolerance_minutes)
             due = due_at(request.as_of, policy)
             page = await store.resolution.due_with_prices(session, due, tolerance, after, self.page_size)
-            abstained = [one.key for one in page if one.action == Action.no_forecast]
-            priced = [one for one in page if one.action != Action.no_forecast and one.priced]
-            unpriced = [one for one in page if one.action != Action.no_forecast and not one.priced]
+            abstained = [one.key for one in page if one.action == ForecastAction.no_forecast]
+            priced = [one for one in page if one.action != ForecastAction.no_forecast and one.priced]
+            unpriced = [one for one in page if one.action != ForecastAction.no_forecast and not one.priced]
             resolved = await self._settle(session, priced, request)
             if abstained:
                 await store.resolution.drop_abstentions(session, abstained)
@@ -201,8 +202,3 @@ class ForecastActivities:
 def due_at(as_of: datetime, policy: LearningPolicy) -> datetime:
     """The latest target that is due at an instant."""
     return as_of - timedelta(minutes=policy.forecasts.grace_minutes)
-
-
-def conflict(fields: Sequence[str]) -> str:
-    """Why a forecast is refused that is on record with other content."""
-    return f"this forecast is on record with other content; differing: {', '.join(fields)}"

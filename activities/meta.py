@@ -22,12 +22,12 @@ from closeloop.activities.transactions import transaction
 from closeloop.learning.ensemble import Emission, History, emission, state
 from closeloop.learning.intervals import wilson_interval
 from closeloop.learning.scoring import ACTION_CODES
-from closeloop.models.forecasts import Action, Forecast, seconds_of
+from closeloop.models.forecasts import ForecastAction, Forecast, seconds_of
 from closeloop.models.meta import META, MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
-_ACTIONS = {code: Action(name) for name, code in ACTION_CODES.items()}
+_ACTIONS = {code: ForecastAction(name) for name, code in ACTION_CODES.items()}
 
 
 class MetaActivities:
@@ -116,20 +116,20 @@ class MetaActivities:
         horizon: str,
         as_of: datetime,
         said: Emission,
-        listened: dict[str, Action],
+        listened: dict[str, ForecastAction],
     ) -> None:
         key = f"{book}/{horizon}/{as_of.isoformat()}/{asset}"
         emitted = said.abstention in (None, "shadow_mode")
         forecast_id = f"meta-{hashlib.sha256(key.encode()).hexdigest()[:32]}" if emitted else None
         live = said.abstention is None
-        action = _ACTIONS[said.direction] if said.direction is not None and emitted else Action.no_forecast
+        action = _ACTIONS[said.direction] if said.direction is not None and emitted else ForecastAction.no_forecast
         row = {
             "book_id": book,
             "asset": asset,
             "horizon": horizon,
             "as_of": as_of,
             "dedupe_key": key,
-            "action": action if live else Action.no_forecast,
+            "action": action if live else ForecastAction.no_forecast,
             "reason": said.abstention,
             "confidence": said.confidence,
             "state": listened,

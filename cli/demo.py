@@ -20,7 +20,6 @@ from closeloop.activities.meta import track_record
 from closeloop.cli import simulated_forecasts as simulated
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
-from closeloop.cli.forecasts import resolve_forecasts
 from closeloop.cli.imports import run_import
 from closeloop.cli.simulated_engine import (
     BOOKS,
@@ -41,7 +40,7 @@ from closeloop.models.overrides import MatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, WeightsVerdict
-from closeloop.services import weights
+from closeloop.services import forecasts, weights
 from closeloop.services.books import preset_named
 from closeloop.services.imports import jsonl_source
 from closeloop.services.karma import listing as list_karma
@@ -172,7 +171,7 @@ async def _forecast(client: Client) -> None:
                 await store.prices.add(session, rows[start : start + 5_000])
             await store.forecasts.record(session, sorted(said, key=lambda f: f.key))
     for as_of in simulated.resolutions():
-        await resolve_forecasts(client, as_of)
+        await forecasts.resolve(client, as_of)
 
 
 async def _show_forecasters() -> None:

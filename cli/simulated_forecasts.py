@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from closeloop.models.forecasts import Action, Forecast
+from closeloop.models.forecasts import Forecast, ForecastAction
 
 BOOK = "demo-trend"
 FIRST = datetime(2026, 4, 1, tzinfo=UTC)
@@ -82,7 +82,7 @@ def forecasts() -> Iterator[Forecast]:
                     producer_id=producer.name,
                     asset=asset,
                     horizon="1h",
-                    action=Action.long if rises == true else Action.short,
+                    action=ForecastAction.long if rises == true else ForecastAction.short,
                     confidence=round(min(0.99, max(0.01, rng.gauss(producer.says, 0.05))), 3),
                     issued_at=FIRST + CANDLE * at,
                 )

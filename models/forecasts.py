@@ -25,7 +25,7 @@ from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
 from closeloop.models.prices import PricesFetched
-from closeloop.models.values import BookId, Identifier, UnitFloat, Utc
+from closeloop.models.values import BookId, Identifier, Plain, UnitFloat, Utc
 from closeloop.models.values import Text as PlainText
 
 MAX_HORIZON = timedelta(days=365)
@@ -54,7 +54,7 @@ def _horizon(value: str) -> str:
 Horizon = Annotated[str, AfterValidator(_horizon)]
 
 
-class Action(StrEnum):
+class ForecastAction(StrEnum):
     """What a producer forecasts: the price rises, falls, stays within the flat band; or nothing, with a reason."""
 
     long = "long"
@@ -81,7 +81,7 @@ class Forecast(BaseModel):
     producer_id: Identifier
     asset: Identifier
     horizon: Horizon
-    action: Action
+    action: ForecastAction
     confidence: UnitFloat | None = Field(default=None, description="May be absent in a no_forecast only.")
     issued_at: Utc
     regime: Identifier | None = None
@@ -91,7 +91,7 @@ class Forecast(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.action == Action.no_forecast:
+        if self.action == ForecastAction.no_forecast:
             return self
         if self.confidence is None:
             raise ValueError("confidence: needed unless the action is no_forecast")
@@ -123,6 +123,21 @@ class ForecastReport(BaseModel):
     already_recorded: bool
 
 
+class UnacceptableForecast(BaseModel):
+    """A forecast that could not be stored: its number in what was sent, from 0, and why."""
+
+    index: int
+    reason: str
+
+
+class ForecastsAdded(BaseModel):
+    """What became of forecasts that were sent."""
+
+    added: int
+    already_recorded: int
+    rejected: list[UnacceptableForecast]
+
+
 class ForecastState(StrEnum):
     """Where a forecast stands. ``pending``: its horizon may have elapsed, but there is no outcome yet."""
 
@@ -130,6 +145,56 @@ class ForecastState(StrEnum):
     resolved = "resolved"
     abstained = "abstained"
     unresolvable = "unresolvable"
+
+
+class ForecastView(BaseModel):
+    """A forecast and where it stands; ``reason`` says why one that is due has no outcome."""
+
+    book: str
+    forecast_id: str
+    producer_id: str
+    asset: str
+    horizon: str
+    action: ForecastAction
+    confidence: float | None
+    issued_at: datetime
+    target_at: datetime
+    regime: str | None
+    abstention_reason: str | None
+    state: ForecastState
+    reason: str | None
+    attempts: int | None
+    next_attempt_at: datetime | None
+
+
+class OutcomeView(BaseModel):
+    """How a forecast turned out. ``return_pct``: 5 is 5 %; the scores are Brier and log score (nats)."""
+
+    book: str
+    forecast_id: str
+    producer_id: str
+    asset: str
+    horizon: str
+    action: ForecastAction
+    confidence: float
+    issued_at: datetime
+    target_at: datetime
+    price_at_issue: Plain
+    price_at_target: Plain
+    return_pct: float
+    direction_correct: bool
+    brier_score: float
+    log_score: float
+    regime: str | None
+    resolved_at: datetime
+    resolved_by: str
+    policy_hash: str
+
+
+class ForecastDetails(ForecastView):
+    """A forecast with its outcome; null while there is none."""
+
+    outcome: OutcomeView | None
 
 
 class ResolutionRequest(BaseModel):

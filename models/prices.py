@@ -40,6 +40,36 @@ class PricesFetched(BaseModel):
     silence: str | None = Field(default=None, description="Why it was not asked for the rest.")
 
 
+class UnacceptableCandle(BaseModel):
+    """A candle that was not stored, and why; ``line`` is that of the file, null where the candle is on record."""
+
+    line: int | None
+    reason: str
+
+
+class PriceImport(BaseModel):
+    """What became of a file of candles; ``reopened``: forecasts that had been given up and are tried again."""
+
+    asset: str
+    interval_seconds: int
+    imported: int = 0
+    already_recorded: int = 0
+    reopened: int = 0
+    rejected: list[UnacceptableCandle] = []
+
+
+class PriceSeries(BaseModel):
+    """What candles of an asset and interval are on record."""
+
+    id: str = Field(description="The asset and the interval in seconds: ADA/BTC/300.")
+    asset: str
+    interval_seconds: int
+    candles: int
+    first_end: datetime
+    last_end: datetime
+    sources: list[str]
+
+
 class PriceCandle(SQLModel, table=True):
     """A candle that ended: open to close over ``interval_seconds``. Never changed once it is stored."""
 

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.models.forecasts import Forecast, ForecastKey, StoredForecast
+from closeloop.models.forecasts import Forecast, ForecastKey, ForecastView, OutcomeView, StoredForecast
 from closeloop.store.rows import as_json, execute, recordset
 
 OUTCOME_COLUMNS = (
@@ -86,6 +87,19 @@ _FILTER = (
     "(CAST(:book AS text) IS NULL OR f.book_id = :book) "
     "AND (CAST(:producer AS text) IS NULL OR f.producer_id = :producer) "
 )
+_FORECASTS = (
+    "SELECT f.book_id AS book, f.forecast_id, f.producer_id, f.asset, f.horizon, f.action, f.confidence, "  # noqa: S608
+    f"f.issued_at, f.target_at, f.regime, f.abstention_reason, {_STATE} AS state, s.reason, s.attempts, "
+    "s.next_attempt_at FROM forecasts f LEFT JOIN forecast_resolution_state s USING (book_id, forecast_id) "
+    "WHERE NOT f.shadow "
+)
+_OUTCOMES = (
+    f"SELECT book_id AS book, {', '.join(name for name in OutcomeView.model_fields if name != 'book')} "  # noqa: S608
+    "FROM forecast_outcomes f WHERE NOT f.shadow "
+)
+
+Cursor = tuple[datetime, str, str]
+"""(instant of the list's order, book, forecast_id) of a row of a list."""
 
 
 async def listing(
@@ -94,30 +108,26 @@ async def listing(
     book: str | None = None,
     producer: str | None = None,
     state: str | None = None,
-    forecast_id: str | None = None,
-    shadow: bool = False,
     last: int | None = None,
-) -> AsyncIterator[RowMapping]:
-    """Forecasts with their state, oldest first, streamed; only the newest ``last`` where that is given."""
-    query = (
-        "SELECT f.book_id AS book, f.forecast_id, f.producer_id, f.asset, f.horizon, f.action, f.confidence, "  # noqa: S608
-        f"f.issued_at, f.target_at, f.regime, f.abstention_reason, {_STATE} AS state, s.reason, s.attempts, "
-        "s.next_attempt_at FROM forecasts f LEFT JOIN forecast_resolution_state s USING (book_id, forecast_id) "
-        f"WHERE f.shadow = :shadow AND {_FILTER} AND (CAST(:state AS text) IS NULL OR {_STATE} = :state) "
-        "AND (CAST(:forecast_id AS text) IS NULL OR f.forecast_id = CAST(:forecast_id AS text)) "
-        "ORDER BY f.issued_at, f.book_id, f.forecast_id"
+    before: Cursor | None = None,
+) -> AsyncIterator[ForecastView]:
+    """Forecasts with their state by (issued_at, book, forecast_id), streamed: the ``last`` of those before a cursor."""
+    query = f"{_FORECASTS} AND {_FILTER} AND (CAST(:state AS text) IS NULL OR {_STATE} = :state) "
+    values = {"book": book, "producer": producer, "state": state}
+    async for row in _pages(session, query, values, "issued_at", last, before):
+        yield ForecastView.model_validate(row)
+
+
+async def named(session: AsyncSession, forecast_id: str, book: str | None = None) -> list[ForecastView]:
+    """Forecasts of this name, of a book or of all, by book."""
+    result = await session.execute(
+        text(
+            f"{_FORECASTS} AND f.forecast_id = :forecast_id AND (CAST(:book AS text) IS NULL OR f.book_id = :book) "
+            "ORDER BY f.book_id"
+        ),
+        {"forecast_id": forecast_id, "book": book},
     )
-    if last is not None:
-        query = (
-            f"SELECT * FROM ({query.replace('f.issued_at, f.book_id, f.forecast_id', 'f.issued_at DESC, f.book_id DESC, f.forecast_id DESC')} "  # noqa: S608, E501
-            "LIMIT :last) newest ORDER BY issued_at, book, forecast_id"
-        )
-    values = {"book": book, "producer": producer, "state": state, "forecast_id": forecast_id, "shadow": shadow}
-    result = await session.stream(
-        text(query), values | ({} if last is None else {"last": last}), execution_options={"yield_per": 1000}
-    )
-    async for row in result.mappings():
-        yield row
+    return [ForecastView.model_validate(dict(row)) for row in result.mappings()]
 
 
 async def outcomes(
@@ -125,37 +135,38 @@ async def outcomes(
     *,
     book: str | None = None,
     producer: str | None = None,
-    forecast_id: str | None = None,
-    shadow: bool = False,
     last: int | None = None,
-) -> AsyncIterator[RowMapping]:
-    """Outcomes in the order of their targets, streamed; only the newest ``last`` where that is given."""
-    columns = OUTCOME_COLUMNS.replace("book_id,", "book_id AS book,").replace(" shadow,", "")
-    query = (
-        f"SELECT {columns} FROM forecast_outcomes f WHERE f.shadow = :shadow AND {_FILTER} "  # noqa: S608
-        "AND (CAST(:forecast_id AS text) IS NULL OR f.forecast_id = CAST(:forecast_id AS text)) "
-        "ORDER BY target_at{d}, book_id{d}, forecast_id{d}"
-    )
-    if last is None:
-        query = query.format(d="")
-    else:
-        query = f"SELECT * FROM ({query.format(d=' DESC')} LIMIT :last) n ORDER BY target_at, book, forecast_id"  # noqa: S608
-    values = {"book": book, "producer": producer, "forecast_id": forecast_id, "shadow": shadow}
-    result = await session.stream(
-        text(query), values | ({} if last is None else {"last": last}), execution_options={"yield_per": 1000}
-    )
-    async for row in result.mappings():
-        yield row
+    before: Cursor | None = None,
+) -> AsyncIterator[OutcomeView]:
+    """Outcomes by (target_at, book, forecast_id), streamed: the ``last`` of those before a cursor."""
+    values = {"book": book, "producer": producer}
+    async for row in _pages(session, f"{_OUTCOMES} AND {_FILTER}", values, "target_at", last, before):
+        yield OutcomeView.model_validate(row)
 
 
-async def counts(session: AsyncSession, book: str | None = None) -> dict[str, int]:
-    """How many forecasts there are in each state (shadows not counted)."""
+async def outcome(session: AsyncSession, key: ForecastKey) -> OutcomeView | None:
+    """The outcome of a forecast."""
     result = await session.execute(
-        text(
-            f"SELECT {_STATE} AS state, count(*) AS forecasts FROM forecasts f "  # noqa: S608
-            "LEFT JOIN forecast_resolution_state s USING (book_id, forecast_id) "
-            "WHERE NOT f.shadow AND (CAST(:book AS text) IS NULL OR f.book_id = :book) GROUP BY 1 ORDER BY 1"
-        ),
-        {"book": book},
+        text(f"{_OUTCOMES} AND f.book_id = :book AND f.forecast_id = :forecast_id"),
+        {"book": key.book, "forecast_id": key.forecast_id},
     )
-    return {row.state: row.forecasts for row in result}
+    row = result.mappings().first()
+    return None if row is None else OutcomeView.model_validate(dict(row))
+
+
+async def _pages(
+    session: AsyncSession, query: str, values: dict[str, Any], instant: str, last: int | None, before: Cursor | None
+) -> AsyncIterator[dict[str, Any]]:
+    order = f"f.{instant}{{d}}, f.book_id{{d}}, f.forecast_id{{d}}"
+    if before is not None:
+        query += f"AND (f.{instant}, f.book_id, f.forecast_id) < (:before_at, :before_book, :before_id) "
+        values = values | dict(zip(("before_at", "before_book", "before_id"), before, strict=True))
+    if last is None:
+        query += "ORDER BY " + order.format(d="")
+    else:
+        newest = f"{query} ORDER BY {order.format(d=' DESC')} LIMIT :last"
+        query = f"SELECT * FROM ({newest}) newest ORDER BY {instant}, book, forecast_id"  # noqa: S608
+        values = values | {"last": last}
+    result = await session.stream(text(query), values, execution_options={"yield_per": 1000})
+    async for row in result.mappings():
+        yield dict(row)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.models.prices import PriceCandle, PriceCoverage
+from closeloop.models.prices import PriceCandle, PriceCoverage, PriceSeries
+from closeloop.store.pages import page
 from closeloop.store.rows import as_json, execute, insertion, recordset
 
 _SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
@@ -65,13 +66,16 @@ async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
     return len(result.all())
 
 
-async def listing(session: AsyncSession) -> Sequence[RowMapping]:
-    """What prices there are, by asset and interval."""
-    result = await session.execute(
-        text(
-            "SELECT asset, interval_seconds, count(*) AS candles, min(ends_at) AS first_end, max(ends_at) AS last_end, "
-            "array_agg(DISTINCT source ORDER BY source) AS sources "
-            "FROM price_history GROUP BY asset, interval_seconds ORDER BY asset, interval_seconds"
-        )
-    )
-    return result.mappings().all()
+_SERIES = page(
+    "SELECT asset || '/' || interval_seconds AS id, asset, interval_seconds, count(*) AS candles, "
+    "min(ends_at) AS first_end, max(ends_at) AS last_end, array_agg(DISTINCT source ORDER BY source) AS sources "
+    "FROM price_history GROUP BY asset, interval_seconds",
+    key="id",
+    order="asset, interval_seconds",
+)
+
+
+async def series(session: AsyncSession, last: int | None = None, before: str | None = None) -> list[PriceSeries]:
+    """What candles there are, by asset and interval. See ``pages.page``."""
+    result = await session.execute(text(_SERIES), {"last": last, "before": before})
+    return [PriceSeries.model_validate(dict(row)) for row in result.mappings()]

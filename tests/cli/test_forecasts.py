@@ -109,6 +109,12 @@ async def test_outcomes(resolved: StackProcess) -> None:
     assert (one["state"], one["outcome"]) == ("resolved", first)
     assert [row["forecast_id"] for row in listed] == ["seer-17", "seer-18", "seer-19"]
     assert [(row["forecast_id"], row["abstention_reason"]) for row in other] == [("silent", "no idea")]
+    page = await resolved.json("forecasts", "list", *BOOK, "--last", "2", "--before", "seer-18")
+    assert [row["forecast_id"] for row in page] == ["seer-17", "bull-18"]
+    page = await resolved.json("forecasts", "outcomes", *BOOK, "--last", "2", "--before", "bull-01")
+    assert [row["forecast_id"] for row in page] == ["bull-00", "seer-00"]
+    nowhere = await resolved.cli("forecasts", "list", *BOOK, "--before", "nobody")
+    assert "There is no forecast nobody" in nowhere.sentence()
     shown = await resolved.cli("forecasts", "show", "bull-00", *BOOK)
     assert "right: 0.01" in shown.out
     assert "+1.000 %" in shown.out
@@ -127,6 +133,9 @@ async def test_sent_again_and_with_other_content(stack: StackProcess) -> None:
     conflict = "this forecast is on record with other content; differing: action"
     assert answers[0].json()["rejected"] == [{"index": 2, "reason": conflict}]
     assert answers[2].json()["rejected"] == [{"index": i, "reason": conflict} for i in (0, 2)]
+    await stack.cli("forecasts", "add", "-", stdin=lines(said("again", book="cli-again-2")))
+    several = await stack.cli("forecasts", "show", "again")
+    assert "Several books have a forecast again (cli-again, cli-again-2): say which with --book." in several.sentence()
     plain = await stack.cli("forecasts", "add", "-", stdin=lines(other))
     assert (plain.status, plain.out) == (1, "0 forecasts recorded, 0 were on record\n")
     assert plain.err == f"refused: line 1: {conflict}\n"
@@ -225,6 +234,10 @@ async def test_prices_from_files(stack: StackProcess, tmp_path: Path) -> None:
     assert "gzip file is damaged" in broken.err
     listed = {row["asset"]: row for row in await stack.json("prices", "list")}
     assert (listed["FILE/BTC"]["candles"], listed["FILE/BTC"]["interval_seconds"]) == (24, 300)
+    assert listed["FILE/BTC"]["id"] == "FILE/BTC/300"
+    earlier = await stack.json("prices", "list", "--before", "FILE/BTC/300")
+    assert [row["asset"] for row in earlier] == sorted(asset for asset in listed if asset < "FILE/BTC")
+    assert "There are no prices X" in (await stack.cli("prices", "list", "--before", "X")).sentence()
     empty = await stack.cli("prices", "import", "-", *to, stdin="")
     assert "holds no candles" in empty.sentence()
     for wrong in (("--interval", "7m"), ("--interval", "0m"), ("--interval", "5x"), ("--asset", "")):

@@ -116,7 +116,7 @@ async def test_prices_are_asked_for_outcomes_written_and_producers_judged(
             "unresolvable": 0,
             "reasons": {},
             "candles_fetched": rows["n"],
-                "failed": {},
+            "failed": {},
             "workflow_id": handle.id,
         }
         await assert_right(floor, *forecasts)

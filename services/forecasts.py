@@ -1,0 +1,164 @@
+"""Forecasts: recording what producers say, resolving what is due, and how it turned out."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+
+from closeloop import store
+from closeloop.models import launches
+from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
+from closeloop.models.forecasts import (
+    Forecast,
+    ForecastDetails,
+    ForecastKey,
+    ForecastReport,
+    ForecastsAdded,
+    ForecastState,
+    ForecastView,
+    OutcomeView,
+    ResolutionReport,
+    ResolutionRequest,
+    UnacceptableForecast,
+)
+from closeloop.models.meta import META
+from closeloop.services.launching import run
+
+ADDED_AT_ONCE = 2_000
+_NOT_META = f"producer_id: {META} is the name of closeloop's own meta-producer"
+
+
+async def record(session: AsyncSession, forecast: Forecast) -> ForecastReport:
+    """Store one forecast in the caller's transaction. Sent again, it is the same.
+
+    Raises NotAcceptable where it names the meta-producer, NotPossibleNow where it is on record with other content.
+    """
+    if forecast.producer_id == META:
+        raise NotAcceptable(_NOT_META)
+    recorded = await store.forecasts.record(session, [forecast])
+    if fields := recorded.differing.get(forecast.key):
+        raise NotPossibleNow(_conflict(fields))
+    return ForecastReport(forecast_id=forecast.forecast_id, already_recorded=forecast.key not in recorded.new)
+
+
+async def add(session: AsyncSession, given: Iterable[tuple[int, Forecast | UnacceptableForecast]]) -> ForecastsAdded:
+    """Store forecasts, each with its number in what was sent; those that cannot be stored are told with the reason.
+
+    Commits every 2,000, so that what was stored is kept wherever it stops: sent again, it is the same.
+    """
+    report = ForecastsAdded(added=0, already_recorded=0, rejected=[])
+    rest = iter(given)
+    while batch := list(islice(rest, ADDED_AT_ONCE)):
+        said: list[tuple[int, Forecast]] = []
+        for index, forecast in batch:
+            if isinstance(forecast, UnacceptableForecast):
+                report.rejected.append(forecast)
+            elif forecast.producer_id == META:
+                report.rejected.append(UnacceptableForecast(index=index, reason=_NOT_META))
+            else:
+                said.append((index, forecast))
+        while said:
+            first = {forecast.key: forecast for _, forecast in reversed(said)}
+            same: dict[ForecastKey, list[int]] = {}
+            for index, forecast in said:
+                if forecast == first[forecast.key]:
+                    same.setdefault(forecast.key, []).append(index)
+            async with session.begin():
+                recorded = await store.forecasts.record(session, [first[key] for key in sorted(first)])
+            report.added += len(recorded.new)
+            known = sum(len(same[key]) for key in first.keys() - recorded.differing.keys())
+            report.already_recorded += known - len(recorded.new)
+            report.rejected += [
+                UnacceptableForecast(index=index, reason=_conflict(fields))
+                for key, fields in recorded.differing.items()
+                for index in same[key]
+            ]
+            # Of those that share a key with an earlier one and say something else, what is on record decides.
+            said = [(index, forecast) for index, forecast in said if forecast != first[forecast.key]]
+    report.rejected.sort(key=lambda one: one.index)
+    return report
+
+
+def _conflict(fields: Sequence[str]) -> str:
+    return f"this forecast is on record with other content; differing: {', '.join(fields)}"
+
+
+async def resolve(client: Client, as_of: datetime) -> ResolutionReport:
+    """Run the resolution in a workflow and wait for it, or join the one of the same instant that runs already.
+
+    What was asked of the price source lately without success is asked again. Raises RunFailed.
+    """
+    launch = launches.forecast_resolution(ResolutionRequest(as_of=as_of, ask_again=True), as_of)
+    report: ResolutionReport = await run(client, launch, "The resolution failed")
+    return report
+
+
+async def listing(
+    session: AsyncSession,
+    book: str | None = None,
+    *,
+    producer: str | None = None,
+    state: ForecastState | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> AsyncIterator[ForecastView]:
+    """Forecasts with their state by when they were issued, streamed; shadows are left out.
+
+    Only the newest ``last`` of those that come before the forecast ``before``. Raises NotOnRecord, and NotAcceptable
+    where several books have that one.
+    """
+    cursor = await _one(session, book, before) if before is not None else None
+    rows = store.forecasts.listing(
+        session,
+        book=book,
+        producer=producer,
+        state=state,
+        last=last,
+        before=None if cursor is None else (cursor.issued_at, cursor.book, cursor.forecast_id),
+    )
+    async for view in rows:
+        yield view
+
+
+async def outcomes(
+    session: AsyncSession,
+    book: str | None = None,
+    *,
+    producer: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> AsyncIterator[OutcomeView]:
+    """How forecasts turned out, in the order of their targets, streamed; shadows are left out.
+
+    Only the newest ``last`` of those that come before the outcome of the forecast ``before``. Raises NotOnRecord, and
+    NotAcceptable where several books have that one.
+    """
+    cursor = await _one(session, book, before) if before is not None else None
+    rows = store.forecasts.outcomes(
+        session,
+        book=book,
+        producer=producer,
+        last=last,
+        before=None if cursor is None else (cursor.target_at, cursor.book, cursor.forecast_id),
+    )
+    async for view in rows:
+        yield view
+
+
+async def show(session: AsyncSession, forecast_id: str, book: str | None = None) -> ForecastDetails:
+    """A forecast and its outcome. Raises NotOnRecord, and NotAcceptable where several books have one of that name."""
+    found = await _one(session, book, forecast_id)
+    outcome = await store.forecasts.outcome(session, ForecastKey(found.book, forecast_id))
+    return ForecastDetails(**found.model_dump(), outcome=outcome)
+
+
+async def _one(session: AsyncSession, book: str | None, forecast_id: str) -> ForecastView:
+    found = await store.forecasts.named(session, forecast_id, book)
+    if not found:
+        raise NotOnRecord(f"There is no forecast {forecast_id}: 'closeloop forecasts list' shows what there is.")
+    if len(found) > 1:
+        books = ", ".join(one.book for one in found)
+        raise NotAcceptable(f"Several books have a forecast {forecast_id} ({books}): say which with --book.")
+    return found[0]
