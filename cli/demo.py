@@ -176,8 +176,8 @@ async def _forecast(client: Client) -> None:
 
 async def _show_forecasters() -> None:
     async with database() as session:
-        rows = {r["producer_id"]: r for r in await store.producers.listing(session, simulated.BOOK)}
-        maps = {m["producer_id"]: m for m in await store.producers.recalibrations(session, simulated.BOOK)}
+        rows = {r.producer_id: r.scores for r in await store.producers.listing(session, simulated.BOOK)}
+        maps = {m.producer_id: m for m in await store.recalibration.latest(session, simulated.BOOK)}
     out.print(
         f"Forecasts over 1h of two simulated prices, {simulated.DAYS} days; how well each knows the future is planted:"
     )
@@ -185,17 +185,17 @@ async def _show_forecasters() -> None:
     shown = table("producer", *numbers, "recalibration", numbers=numbers)
     for producer in simulated.PRODUCERS:
         row = rows.get(producer.name)
-        if row is None or row["hit_rate"] is None:
+        if row is None or row.hit_rate is None:
             continue
         found = maps.get(producer.name)
         shown.add_row(
             producer.name,
-            str(row["outcomes"]),
-            f"{row['hit_rate']:.1%} ({row['hit_low']:.1%} to {row['hit_high']:.1%})",
+            str(row.outcomes),
+            f"{row.hit_rate:.1%} ({row.hit_low:.1%} to {row.hit_high:.1%})",
             f"{producer.right:.0%}",
-            f"{row['mean_confidence']:.1%}",
-            f"{row['brier']:.3f}",
-            "-" if found is None else "adopted" if found["adopted"] else "not needed: no better out of sample",
+            f"{row.mean_confidence:.1%}",
+            f"{row.brier:.3f}",
+            "-" if found is None else "adopted" if found.adopted else "not needed: no better out of sample",
         )
     out.print(shown)
     out.print("A Brier score below 0.25 is better than always saying 50 %; what is said too boldly is recalibrated.")

@@ -1,7 +1,7 @@
 """What producers are worth by their forecasts: daily sums, performance, agreement, recalibration, health."""
 
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from sqlalchemy import (
@@ -41,6 +41,167 @@ class PerformanceReport(BaseModel):
     days: int = 0
     recalibrations: list[str] = []
     failed: dict[str, str] = Field(default={}, description="Books that could not be brought up to date, and why.")
+
+
+class Scores(BaseModel):
+    """Scores over the outcomes of a slice (learning/calibration.py); null where undefined, or on too few outcomes.
+
+    ``independent``: outcomes that do not overlap in time, which intervals (95 %) and standard errors count;
+    ``abstentions`` are no outcomes.
+    """
+
+    outcomes: int = 0
+    correct: int = 0
+    independent: int = 0
+    abstentions: int = 0
+    hit_rate: float | None = None
+    hit_low: float | None = None
+    hit_high: float | None = None
+    mean_confidence: float | None = None
+    mean_confidence_se: float | None = None
+    brier: float | None = None
+    brier_se: float | None = None
+    reliability: float | None = None
+    resolution: float | None = None
+    uncertainty: float | None = None
+    within_bin_variance: float | None = None
+    within_bin_covariance: float | None = None
+    log_score: float | None = None
+    log_score_se: float | None = None
+    calibration_error: float | None = None
+    calibration_error_if_perfect: float | None = None
+    correlation: float | None = None
+
+
+class Slice(NamedTuple):
+    """A producer's outcomes of an asset, horizon and market regime; an empty one stands for all of them."""
+
+    producer_id: str
+    asset: str
+    horizon: str
+    regime: str
+
+
+class SliceScores(NamedTuple):
+    """Scores of a slice, with the sums by bin that its reliability diagram is drawn from."""
+
+    slice: Slice
+    scores: Scores
+    sums: list[list[float]]
+
+
+class ReliabilityBin(BaseModel):
+    """A point of the reliability diagram: of what was said with about ``mean_confidence``, ``hit_rate`` came true."""
+
+    low: float
+    high: float
+    outcomes: int
+    independent: int
+    mean_confidence: float | None
+    hit_rate: float | None
+    hit_low: float | None
+    hit_high: float | None
+
+
+class HealthView(BaseModel):
+    """A producer's health (learning/health.py), and the heartbeats that it was told from."""
+
+    state: Literal["unknown", "healthy", "stale"]
+    observations: int
+    error_rate: float | None
+    error_low: float | None
+    error_high: float | None
+    staleness_minutes: float | None
+    freshness: float
+    score: float | None
+    reason: str
+    successes: int | None
+    failures: int | None
+    last_success_at: datetime | None
+    last_failure_at: datetime | None
+    last_error: str | None
+
+
+class ProducerView(Scores):
+    """A producer over the rolling window, of a slice (null: of all assets, horizons or regimes), and its health."""
+
+    id: str = Field(description="The book and the producer: default/ta.")
+    book: str
+    producer_id: str
+    asset: str | None
+    horizon: str | None
+    regime: str | None
+    bins: list[ReliabilityBin]
+    as_of: datetime | None
+    policy_hash: str | None
+    last_outcome_at: datetime | None
+    karma: float | None
+    health: HealthView
+
+
+class RecalibrationView(BaseModel):
+    """A producer's last map from stated to recalibrated confidence, and the evidence for and against it."""
+
+    book: str
+    producer_id: str
+    version: int
+    adopted: bool
+    stated: list[float]
+    recalibrated: list[float]
+    evidence: dict[str, Any]
+    n: int
+    as_of: datetime
+    policy_hash: str
+
+
+class CalibrationView(BaseModel):
+    """Of what a producer said with a confidence, how much came true; and its last recalibration, adopted or not."""
+
+    book: str
+    producer_id: str
+    bins: list[ReliabilityBin]
+    recalibration: RecalibrationView | None
+    outcomes: int
+    calibration_error: float | None
+    calibration_error_if_perfect: float | None
+
+
+class PairRates(BaseModel):
+    """How two producers agree, and who is right when they do and do not (learning/ensemble.py), with 95 % intervals."""
+
+    samples: int
+    agreement: float | None
+    agreement_low: float | None
+    agreement_high: float | None
+    hit_agreed: float | None
+    hit_agreed_low: float | None
+    hit_agreed_high: float | None
+    hit_first_disagreed: float | None
+    hit_first_disagreed_low: float | None
+    hit_first_disagreed_high: float | None
+    hit_second_disagreed: float | None
+    hit_second_disagreed_low: float | None
+    hit_second_disagreed_high: float | None
+
+
+class PairView(PairRates):
+    """Two producers of a book who spoke of the same asset over the same horizon."""
+
+    id: str
+    book: str
+    asset: str
+    horizon: str
+    first: str
+    second: str
+    as_of: datetime
+    policy_hash: str
+
+
+class HeartbeatCounted(BaseModel):
+    """Whether a heartbeat was counted; false: it had been counted before."""
+
+    counted: bool
+    heartbeat_id: str
 
 
 class Heartbeat(BaseModel):

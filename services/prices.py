@@ -96,7 +96,6 @@ def _row(candle: Candle, asset: str, interval_seconds: int) -> dict[str, Any]:
 
 async def listing(session: AsyncSession, *, last: int | None = None, before: str | None = None) -> list[PriceSeries]:
     """What candles are on record, by asset and interval: the ``last`` of those before a series. Raises NotOnRecord."""
-    found = await store.prices.series(session, last, before)
-    if before is not None and not found and before not in {one.id for one in await store.prices.series(session)}:
+    if before is not None and before not in {one.id for one in await store.prices.series(session)}:
         raise NotOnRecord(f"There are no prices {before}: 'closeloop prices list --json' names them by their id.")
-    return found
+    return await store.prices.series(session, last, before)

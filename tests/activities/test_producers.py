@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import RowMapping
 
 from closeloop.activities.forecasts import ForecastActivities
-from closeloop.activities.producers import bins_of
+from closeloop.learning.calibration import reliability
 from closeloop.models.forecasts import Forecast
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.producers import Heartbeat
@@ -165,7 +165,7 @@ async def assert_as_computed(floor: Floor, as_of: datetime) -> int:
     assert set(scored) == set(wanted)
     for key, row in wanted.items():
         bins = row.pop("bins")
-        assert [b["outcomes"] for b in bins_of(scored[key]["sums"])] == bins, key
+        assert [b.outcomes for b in reliability(np.array(scored[key]["sums"]))] == bins, key
         assert differing(scored[key], row) == {}, key
     pairs = plain_agreement(outcomes, as_of)
     agreed = await stored(floor, "producer_correlation", "asset", "horizon", "first", "second")

@@ -1,0 +1,225 @@
+"""Producers: what each is worth by its forecasts, how well it is calibrated, how pairs agree, and their health."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+
+from closeloop import store
+from closeloop.learning.calibration import ALL, COLUMNS, dense, performance, reliability, with_all
+from closeloop.learning.health import assess
+from closeloop.models import launches
+from closeloop.models.errors import NotAcceptable, NotOnRecord
+from closeloop.models.policy import LearningPolicy, ProducersPolicy
+from closeloop.models.producers import (
+    CalibrationView,
+    HealthView,
+    Heartbeat,
+    HeartbeatCounted,
+    PairView,
+    ProducerView,
+    ReliabilityBin,
+    Scores,
+    Slice,
+    SliceScores,
+)
+from closeloop.services.launching import run
+from closeloop.store.performance import Abstentions, BinSums, Window
+from closeloop.store.producers import HeartbeatCounts, KnownProducer
+
+
+async def listing(
+    session: AsyncSession,
+    policy: LearningPolicy,
+    now: datetime,
+    book: str | None = None,
+    *,
+    asset: str | None = None,
+    horizon: str | None = None,
+    regime: str | None = None,
+    as_of: datetime | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> list[ProducerView]:
+    """Producers of a book or of all over the rolling window, of a slice, with their health at ``now``.
+
+    ``as_of`` computes the window that ended then instead of showing the last one that was written. Only the ``last`` of
+    those before the producer ``before``: its id, or its name where ``book`` is given. Raises NotOnRecord.
+    """
+    if before is not None:
+        before = await _cursor(session, book, before)
+    known = await store.producers.listing(
+        session, book, asset=asset, horizon=horizon, regime=regime, last=last, before=before
+    )
+    if as_of is not None:
+        known = await _as_of(session, policy, known, as_of, asset=asset, horizon=horizon, regime=regime)
+    return [
+        ProducerView(
+            **one.scores.model_dump(),
+            id=f"{one.book}/{one.producer_id}",
+            book=one.book,
+            producer_id=one.producer_id,
+            asset=asset,
+            horizon=horizon,
+            regime=regime,
+            bins=_bins(one.sums),
+            as_of=one.as_of,
+            policy_hash=one.policy_hash,
+            last_outcome_at=one.last_outcome_at,
+            karma=one.karma,
+            health=_health(one.heartbeats, policy.producers, now),
+        )
+        for one in known
+    ]
+
+
+async def _cursor(session: AsyncSession, book: str | None, before: str) -> str:
+    before = before if book is None or before.startswith(f"{book}/") else f"{book}/{before}"
+    of_book, _, producer = before.partition("/")
+    if not await store.producers.listing(session, of_book, producer=producer):
+        raise NotOnRecord(f"There is no producer {before}: 'closeloop producers' shows BOOK/PRODUCER of each.")
+    return before
+
+
+async def calibration(
+    session: AsyncSession,
+    policy: LearningPolicy,
+    now: datetime,
+    producer: str,
+    book: str | None = None,
+    *,
+    asset: str | None = None,
+    horizon: str | None = None,
+    regime: str | None = None,
+    as_of: datetime | None = None,
+) -> CalibrationView:
+    """Of what a producer said with a confidence, how much came true, and its last recalibration.
+
+    Raises NotOnRecord, and NotAcceptable where several books have a producer of that name.
+    """
+    views = await listing(session, policy, now, book, asset=asset, horizon=horizon, regime=regime, as_of=as_of)
+    found = [view for view in views if view.producer_id == producer]
+    if not found:
+        raise NotOnRecord(f"There is no producer {producer}: 'closeloop producers' shows which there are.")
+    if len(found) > 1:
+        raise NotAcceptable(f"Several books have a producer {producer}: say which with --book.")
+    maps = await store.recalibration.latest(session, found[0].book, producer)
+    return CalibrationView(
+        **found[0].model_dump(include=CalibrationView.model_fields.keys() - {"recalibration"}),
+        recalibration=maps[0] if maps else None,
+    )
+
+
+async def agreement(
+    session: AsyncSession, book: str | None = None, *, last: int | None = None, before: str | None = None
+) -> list[PairView]:
+    """How pairs of producers agree, of a book or of all: the ``last`` of those before the pair ``before``.
+
+    Raises NotOnRecord.
+    """
+    if before is not None and before not in {pair.id for pair in await store.producers.agreement(session, book)}:
+        raise NotOnRecord(f"There is no pair {before}: 'closeloop producers agreement --json' shows their ids.")
+    return await store.producers.agreement(session, book, last=last, before=before)
+
+
+async def heartbeat(client: Client, message: Heartbeat) -> HeartbeatCounted:
+    """Count a producer's sign of life (with an id of its own) in a workflow and wait for it. Raises RunFailed."""
+    assert message.heartbeat_id is not None, "the caller names it, so that sent again it is the same"
+    counted: bool = await run(client, launches.heartbeat(message))
+    return HeartbeatCounted(counted=counted, heartbeat_id=message.heartbeat_id)
+
+
+async def _as_of(
+    session: AsyncSession,
+    policy: LearningPolicy,
+    known: Sequence[KnownProducer],
+    as_of: datetime,
+    *,
+    asset: str | None,
+    horizon: str | None,
+    regime: str | None,
+) -> list[KnownProducer]:
+    """The producers with the scores that they had at an instant, computed now."""
+    window = Window(after=as_of - timedelta(days=policy.producers.window_days), until=as_of)
+    wanted = (asset or "", horizon or "", regime or "")
+    found: dict[tuple[str, str], SliceScores] = {}
+    for book in sorted({one.book for one in known}):
+        sums = await store.performance.window_sums(session, book, window)
+        abstained = await store.performance.abstentions(session, book, window)
+        for one in scores_of_slices(sums, abstained, policy.producers):
+            if one.slice[1:] == wanted:
+                found[book, one.slice.producer_id] = one
+    then = []
+    for producer in known:
+        one_then = found.get((producer.book, producer.producer_id))
+        then.append(
+            replace(producer, scores=Scores(), sums=[], as_of=None, policy_hash=None)
+            if one_then is None
+            else replace(
+                producer,
+                scores=one_then.scores,
+                sums=one_then.sums,
+                as_of=as_of,
+                policy_hash=policy.policy_hash,
+            )
+        )
+    return then
+
+
+def scores_of_slices(sums: Sequence[BinSums], abstained: Sequence[Abstentions], producers: ProducersPolicy) -> list[SliceScores]:
+    """Scores of every slice, those of all assets, horizons and regimes included, from a window's sums by bin."""
+    streams = list(dict.fromkeys(row.slice for row in sums))
+    number = {stream: i for i, stream in enumerate(streams)}
+    names: list[list[str]] = [sorted({stream[i] for stream in streams}) for i in range(4)]
+    codes = [{name: code for code, name in enumerate(known)} for known in names]
+    keys = np.array([[codes[i][s[i]] for i in range(4)] for s in streams], dtype=np.int64).reshape(-1, 4)
+    group = np.array([number[row.slice] for row in sums], dtype=np.int64)
+    values = np.array([row.sums for row in sums], dtype=np.float64).reshape(-1, len(COLUMNS))
+    bins = np.array([row.bin for row in sums], dtype=np.int64)
+    all_keys, all_sums = with_all(keys, dense(group, bins, values, len(streams)))
+    scores = performance(all_sums, producers)
+    silent = _abstentions(abstained)
+    found: list[SliceScores] = []
+    for i, codes_of in enumerate(all_keys.tolist()):
+        part = Slice._make("" if code == ALL else names[j][code] for j, code in enumerate(codes_of))
+        if codes_of[3] != ALL and part.regime == "":
+            continue  # forecasts that named no regime have no row of their own: they are in that of all regimes
+        known = {name: plain_number(array[i]) for name, array in vars(scores).items()}
+        found.append(SliceScores(part, Scores(**known, abstentions=silent.pop(part, 0)), all_sums[i].tolist()))
+    return found + [SliceScores(part, Scores(abstentions=n), []) for part, n in sorted(silent.items())]
+
+
+def _abstentions(rows: Sequence[Abstentions]) -> Counter[Slice]:
+    """Abstentions of each slice, and of all assets, horizons and regimes."""
+    counts: Counter[Slice] = Counter()
+    for (producer, asset, horizon, regime), count in rows:
+        for part in {Slice(producer, a, h, r) for a in (asset, "") for h in (horizon, "") for r in (regime, "")}:
+            counts[part] += count
+    return counts
+
+
+def plain_number(value: Any) -> Any:
+    """A NumPy number as JSON has it; None where it is undefined."""
+    plain = value.item()
+    return None if isinstance(plain, float) and plain != plain else plain
+
+
+def _bins(sums: Sequence[Sequence[float]]) -> list[ReliabilityBin]:
+    """The reliability diagram of a slice."""
+    return [ReliabilityBin(**asdict(b)) for b in reliability(np.array(sums, dtype=np.float64))] if sums else []
+
+
+def _health(counts: HeartbeatCounts, policy: ProducersPolicy, now: datetime) -> HealthView:
+    found = assess(
+        counts.successes or 0,
+        counts.failures or 0,
+        counts.last_success_at,
+        now,
+        policy,
+    )
+    return HealthView(**asdict(found), **counts._asdict())

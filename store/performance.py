@@ -1,0 +1,272 @@
+"""Performance and agreement of producers: sums of each day, and of the rolling window from these."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop.learning.calibration import BIN_EDGES, COLUMNS
+from closeloop.learning.ensemble import PAIR_COLUMNS
+from closeloop.models.producers import ProducerCorrelation, ProducerPerformance, Slice
+from closeloop.store import locks
+from closeloop.store.rows import execute, insertion
+
+DAYS_AT_ONCE = 8
+_KEYS = "producer_id, asset, horizon, regime"
+_SUMS = ", ".join(COLUMNS)
+_TOTALS = ", ".join(f"sum({c})::float8 AS {c}" for c in COLUMNS)
+
+# An outcome's share of an independent one: the time since the previous target of its stream (the same producer, asset
+# and horizon), in horizons, at most 1. Streams are told apart by a 64-bit hash, which sorts in half the time of their
+# names; that two of a book's streams share one has a chance of 1 in 10^12 for 6,000 of them.
+_RAW = f"""
+    SELECT o.day, o.producer_id, o.asset, o.horizon, o.regime,
+           width_bucket(o.confidence, CAST('{{{", ".join(map(str, BIN_EDGES))}}}' AS float8[])) AS bin,
+           count(*) AS outcomes, count(*) FILTER (WHERE direction_correct) AS correct,
+           sum(coalesce(least(1.0, date_part('epoch', target_at - before) / date_part('epoch', target_at - issued_at)),
+                        1.0)) AS independent,
+           sum(confidence) AS confidence, sum(confidence * confidence) AS confidence_squared,
+           coalesce(sum(confidence) FILTER (WHERE direction_correct), 0) AS confidence_correct,
+           sum(brier_score * brier_score) AS brier_squared, sum(log_score) AS log_score,
+           sum(log_score * log_score) AS log_score_squared
+    FROM (
+        SELECT o.target_at::date AS day, o.producer_id, o.asset, o.horizon, coalesce(o.regime, '') AS regime,
+               o.confidence, o.direction_correct, o.issued_at, o.target_at, o.brier_score, o.log_score,
+               coalesce(
+                   lag(o.target_at) OVER (
+                       PARTITION BY hash_record_extended(ROW(o.producer_id, o.asset, o.horizon, r.from_at), 0)
+                       ORDER BY o.target_at, o.forecast_id
+                   ),
+                   (SELECT max(p.target_at) FROM forecast_outcomes p
+                    WHERE p.book_id = o.book_id AND p.producer_id = o.producer_id AND p.asset = o.asset
+                      AND p.horizon = o.horizon AND p.target_at < r.from_at AND NOT p.shadow)
+               ) AS before
+        FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
+        JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at AND o.target_at < r.to_at
+        WHERE NOT o.shadow
+    ) o GROUP BY 1, 2, 3, 4, 5, 6
+"""  # noqa: S608
+_PAIR_SUMS = ", ".join(PAIR_COLUMNS)
+_PAIR_TOTALS = ", ".join(f"sum({c})::bigint AS {c}" for c in PAIR_COLUMNS)
+# A block's day is that of its start plus the horizon. Of each producer and block its last forecast counts.
+_RAW_PAIRS = """
+    WITH spoken AS (
+        SELECT asset, horizon, block, producer_id, length, (block + length)::date AS day,
+               date_part('epoch', length)::int AS horizon_seconds, latest % 8 / 2 AS action, latest % 2 = 1 AS correct
+        FROM (
+            -- the latest of a block in one pass, without a sort: its instant in µs, its action and whether it was right
+            SELECT o.asset, o.horizon, b.block, o.producer_id, o.target_at - o.issued_at AS length,
+                   max((date_part('epoch', o.issued_at) * 1000000)::bigint * 8 + o.direction_correct::int
+                       + CASE o.action WHEN 'long' THEN 0 WHEN 'short' THEN 2 ELSE 4 END) AS latest
+            FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
+            JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at
+                 AND o.target_at < r.to_at + make_interval(secs => :block)
+                 AND o.target_at <= CAST(:as_of AS timestamptz)
+            CROSS JOIN LATERAL (
+                SELECT date_bin(make_interval(secs => :block), o.issued_at, '1970-01-01Z')
+            ) AS b (block)
+            WHERE NOT o.shadow AND b.block + (o.target_at - o.issued_at) >= r.from_at
+                  AND b.block + (o.target_at - o.issued_at) < r.to_at
+            GROUP BY 1, 2, 3, 4, 5
+        ) blocks
+    )
+    SELECT f.day, f.asset, f.horizon, f.producer_id AS first, s.producer_id AS second,
+           max(f.horizon_seconds) AS horizon_seconds, count(*) AS samples,
+           count(*) FILTER (WHERE f.action = s.action) AS agreed,
+           count(*) FILTER (WHERE f.action = s.action AND f.correct) AS agreed_correct_first,
+           count(*) FILTER (WHERE f.action = s.action AND s.correct) AS agreed_correct_second,
+           count(*) FILTER (WHERE f.action <> s.action AND f.correct) AS disagreed_correct_first,
+           count(*) FILTER (WHERE f.action <> s.action AND s.correct) AS disagreed_correct_second
+    FROM spoken f JOIN spoken s ON s.asset = f.asset AND s.horizon = f.horizon AND s.length = f.length
+         AND s.block = f.block AND f.producer_id < s.producer_id
+    GROUP BY 1, 2, 3, 4, 5
+"""
+_ADD_UP_DAYS = text(
+    f"INSERT INTO producer_daily_bins (book_id, day, {_KEYS}, bin, {_SUMS}) "  # noqa: S608
+    f"SELECT :book, day, {_KEYS}, bin, {_SUMS} FROM ({_RAW}) raw"
+)
+_ADD_UP_PAIRS = text(
+    f"INSERT INTO pair_daily (book_id, day, asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS}) "  # noqa: S608
+    f"SELECT :book, day, asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM ({_RAW_PAIRS}) raw"
+)
+_WINDOW = text(
+    f"SELECT {_KEYS}, bin, {_TOTALS} FROM ("  # noqa: S608
+    f"SELECT {_KEYS}, bin, {_SUMS} FROM producer_daily_bins "
+    f"WHERE book_id = :book AND day >= :first_day AND day < :end_day "
+    f"UNION ALL SELECT {_KEYS}, bin, {_SUMS} FROM ({_RAW}) raw) days GROUP BY {_KEYS}, bin ORDER BY {_KEYS}, bin"
+)
+_PAIR_WINDOW = text(
+    "SELECT asset, horizon, first, second, max(horizon_seconds) AS horizon_seconds, "  # noqa: S608
+    f"{_PAIR_TOTALS} FROM (SELECT asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM pair_daily "
+    "WHERE book_id = :book AND day >= :first_day AND day < :end_day "
+    f"UNION ALL SELECT asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM ({_RAW_PAIRS}) raw) days "
+    "GROUP BY asset, horizon, first, second ORDER BY asset, horizon, first, second"
+)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of time (from, to]: the whole days in it, and the pieces at its ends."""
+
+    after: datetime
+    until: datetime
+
+    def split(self, settled: timedelta = timedelta(0)) -> tuple[date, date, list[datetime], list[datetime]]:
+        """First whole day, the day after the last one (ended ``settled`` ago), and the half-open pieces around them."""
+        just_after = self.after + timedelta(microseconds=1)
+        beyond = self.until + timedelta(microseconds=1)
+        first = just_after.date() if just_after == _midnight(just_after.date()) else just_after.date() + timedelta(1)
+        end = max(first, (beyond - settled).date())
+        if _midnight(first) > beyond:
+            return first, first, [just_after], [beyond]
+        return first, end, [just_after, _midnight(end)], [_midnight(first), beyond]
+
+
+class BinSums(NamedTuple):
+    """The sums of a slice's outcomes in a confidence bin, in the order of learning.calibration.COLUMNS."""
+
+    slice: Slice
+    bin: int
+    sums: tuple[float, ...]
+
+
+class Abstentions(NamedTuple):
+    """How often a producer abstained, by asset, horizon and market regime."""
+
+    slice: Slice
+    abstentions: int
+
+
+class PairCounts(NamedTuple):
+    """Blocks that two producers shared, counted in the order of learning.ensemble.PAIR_COLUMNS."""
+
+    asset: str
+    horizon: str
+    first: str
+    second: str
+    horizon_seconds: int
+    counts: tuple[int, ...]
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
+
+
+async def books_with_outcomes(session: AsyncSession) -> list[str]:
+    """Books with at least one outcome or abstention, by name."""
+    result = await session.execute(
+        text(
+            "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecast_outcomes o WHERE o.book_id = b.book_id) "
+            "OR EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id AND f.action = 'no_forecast') "
+            "ORDER BY book_id"
+        )
+    )
+    return list(result.scalars())
+
+
+async def take_turns(session: AsyncSession, book: str) -> None:
+    """Wait until nobody else adds up this book; hold until the transaction ends."""
+    await locks.book_performance(session, book)
+
+
+async def _plan_well(session: AsyncSession) -> None:
+    """Room to hash and sort, plans for the tables as they are now, and sums by hashing.
+
+    Left to itself the planner sorts by texts for what it takes for few rows: it cannot tell how many an array of days
+    has, nor how many pairs share a block.
+    """
+    await session.execute(
+        text(
+            "SELECT set_config('work_mem', '64MB', true), set_config('plan_cache_mode', 'force_custom_plan', true), "
+            "set_config('enable_sort', 'off', true), set_config('enable_mergejoin', 'off', true)"
+        )
+    )
+
+
+async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
+    """Bring the sums of some days whose outcomes changed up to date; how many days, 0 if none was left.
+
+    A day is added up anew from its outcomes: late ones, and a repetition, come out right. Who takes a day's mark owns
+    its sums until the transaction ends; others take other days meanwhile.
+    """
+    await _plan_well(session)
+    result = await session.execute(
+        text(
+            "DELETE FROM performance_due WHERE book_id = :book AND day IN (SELECT day FROM performance_due "
+            "WHERE book_id = :book ORDER BY day LIMIT :limit FOR UPDATE SKIP LOCKED) RETURNING day"
+        ),
+        {"book": book, "limit": limit},
+    )
+    days = sorted(result.scalars())
+    if not days:
+        return 0
+    # Statements of their own, so that they see what the writers of the marks just taken have committed.
+    values = {"book": book, "days": days}
+    for table in ("producer_daily_bins", "pair_daily"):
+        await session.execute(
+            text(f"DELETE FROM {table} WHERE book_id = :book AND day = ANY(CAST(:days AS date[]))"),  # noqa: S608
+            values,
+        )
+    begins = [d for d in days if d - timedelta(1) not in days]
+    ends = [d for d in days if d + timedelta(1) not in days]
+    ranges = {"from_at": [_midnight(d) for d in begins], "to_at": [_midnight(d + timedelta(1)) for d in ends]}
+    await session.execute(_ADD_UP_DAYS, {"book": book} | ranges)
+    forever = datetime(9999, 12, 31, tzinfo=UTC)
+    await session.execute(_ADD_UP_PAIRS, {"book": book, "block": int(block.total_seconds()), "as_of": forever} | ranges)
+    return len(days)
+
+
+async def window_sums(session: AsyncSession, book: str, window: Window) -> list[BinSums]:
+    """The sums of a window, by slice (a regime that was not named is empty) and bin."""
+    await _plan_well(session)
+    first, end, from_at, to_at = window.split()
+    values = {"book": book, "first_day": first, "end_day": end, "from_at": from_at, "to_at": to_at}
+    result = await session.execute(_WINDOW, values)
+    return [BinSums(Slice._make(row[:4]), row[4], tuple(row[5:])) for row in result]
+
+
+async def window_pairs(session: AsyncSession, book: str, window: Window, block: timedelta) -> list[PairCounts]:
+    """What pairs of producers shared in a window."""
+    first, end, from_at, to_at = window.split(settled=block)
+    result = await session.execute(
+        _PAIR_WINDOW,
+        {
+            "book": book,
+            "first_day": first,
+            "end_day": end,
+            "from_at": from_at,
+            "to_at": to_at,
+            "block": int(block.total_seconds()),
+            "as_of": window.until,
+        },
+    )
+    return [PairCounts._make((*row[:5], tuple(row[5:]))) for row in result]
+
+
+async def abstentions(session: AsyncSession, book: str, window: Window) -> list[Abstentions]:
+    """Abstentions of a window, by when the horizon elapsed."""
+    result = await session.execute(
+        text(
+            "SELECT f.producer_id, f.asset, f.horizon, coalesce(f.regime, '') AS regime, count(*) AS abstentions "
+            "FROM forecasts f LEFT JOIN forecast_resolution_state s USING (book_id, forecast_id) "
+            "WHERE f.book_id = :book AND f.action = 'no_forecast' AND f.target_at > :after AND f.target_at <= :until "
+            "AND s.state IS NULL AND NOT f.shadow GROUP BY 1, 2, 3, 4"
+        ),
+        {"book": book, "after": window.after, "until": window.until},
+    )
+    return [Abstentions(Slice._make(row[:4]), row[4]) for row in result]
+
+
+async def write_performance(session: AsyncSession, book: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a book's performance."""
+    await session.execute(text("DELETE FROM producer_performance WHERE book_id = :book"), {"book": book})
+    await execute(session, insertion(ProducerPerformance, rows))
+
+
+async def write_correlation(session: AsyncSession, book: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Replace a book's agreement of producers."""
+    await session.execute(text("DELETE FROM producer_correlation WHERE book_id = :book"), {"book": book})
+    await execute(session, insertion(ProducerCorrelation, rows))

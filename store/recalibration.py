@@ -1,0 +1,78 @@
+"""Recalibration maps of producers: who is due for one, from which outcomes, and what was found."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop.models.producers import RecalibrationMap, RecalibrationView
+from closeloop.store.rows import execute, insertion
+
+
+class RecalibrationDue(NamedTuple):
+    """A producer with enough new outcomes since its last map (version 0: it has none)."""
+
+    producer_id: str
+    outcomes: int
+    version: int
+
+
+async def due(
+    session: AsyncSession, book: str, as_of: datetime, min_outcomes: int, growth: float
+) -> list[RecalibrationDue]:
+    """Producers with enough outcomes, and enough new ones since their last map."""
+    result = await session.execute(
+        text(
+            "SELECT o.producer_id, o.outcomes, coalesce(m.version, 0) AS version FROM "
+            "(SELECT producer_id, count(*) AS outcomes FROM forecast_outcomes "
+            "WHERE book_id = :book AND target_at <= :as_of AND NOT shadow GROUP BY 1) o "
+            "LEFT JOIN LATERAL (SELECT version, n FROM recalibration_maps m WHERE m.book_id = :book "
+            "AND m.producer_id = o.producer_id ORDER BY version DESC LIMIT 1) m ON true "
+            "WHERE o.outcomes >= :least AND (m.n IS NULL OR o.outcomes - m.n >= m.n * CAST(:growth AS float8)) "
+            "ORDER BY 1"
+        ),
+        {"book": book, "as_of": as_of, "least": min_outcomes, "growth": growth},
+    )
+    return [RecalibrationDue._make(row) for row in result]
+
+
+async def confidence_history(
+    session: AsyncSession, book: str, producer: str, as_of: datetime, limit: int
+) -> list[tuple[Any, ...]]:
+    """Rows (issued_at, target_at in µs since 1970, confidence, correct) of a producer's newest outcomes, by issue."""
+    result = await session.execute(
+        text(
+            "SELECT (extract(epoch FROM issued_at) * 1000000)::bigint AS issued_at, "
+            "(extract(epoch FROM target_at) * 1000000)::bigint AS target_at, confidence, direction_correct "
+            "FROM (SELECT issued_at, target_at, confidence, direction_correct, forecast_id FROM forecast_outcomes "
+            "WHERE book_id = :book AND producer_id = :producer AND target_at <= :as_of AND NOT shadow "
+            "ORDER BY target_at DESC, forecast_id DESC LIMIT :limit) newest ORDER BY issued_at, forecast_id"
+        ),
+        {"book": book, "producer": producer, "as_of": as_of, "limit": limit},
+    )
+    return [tuple(row) for row in result]
+
+
+async def write(session: AsyncSession, row: Mapping[str, Any]) -> bool:
+    """Store a version of a map, once; False if that version is on record."""
+    written = await execute(
+        session, insertion(RecalibrationMap, [row], on_conflict="DO NOTHING", returning="producer_id")
+    )
+    return bool(written)
+
+
+async def latest(session: AsyncSession, book: str | None, producer: str | None = None) -> list[RecalibrationView]:
+    """The last map of each producer."""
+    result = await session.execute(
+        text(
+            "SELECT DISTINCT ON (book_id, producer_id) book_id AS book, producer_id, version, adopted, stated, "
+            "recalibrated, evidence, n, as_of, policy_hash FROM recalibration_maps "
+            "WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
+            "AND (CAST(:producer AS text) IS NULL OR producer_id = :producer) "
+            "ORDER BY book_id, producer_id, version DESC"
+        ),
+        {"book": book, "producer": producer},
+    )
+    return [RecalibrationView.model_validate(dict(row)) for row in result.mappings()]
