@@ -24,6 +24,7 @@ from closeloop.models.forecasts import (
     UnacceptableForecast,
 )
 from closeloop.models.meta import META
+from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 
 ADDED_AT_ONCE = 2_000
@@ -106,10 +107,10 @@ async def listing(
 ) -> AsyncIterator[ForecastView]:
     """Forecasts with their state by when they were issued, streamed; shadows are left out.
 
-    Only the newest ``last`` of those that come before the forecast ``before``. Raises NotOnRecord, and NotAcceptable
-    where several books have that one.
+    Only the newest ``last`` of those that come before the forecast ``before`` (see ``cursors.in_book``). Raises
+    NotOnRecord, NotAcceptable.
     """
-    cursor = await _one(session, book, before) if before is not None else None
+    cursor = await _cursor(session, book, before)
     rows = store.forecasts.listing(
         session,
         book=book,
@@ -132,10 +133,10 @@ async def outcomes(
 ) -> AsyncIterator[OutcomeView]:
     """How forecasts turned out, in the order of their targets, streamed; shadows are left out.
 
-    Only the newest ``last`` of those that come before the outcome of the forecast ``before``. Raises NotOnRecord, and
-    NotAcceptable where several books have that one.
+    Only the newest ``last`` of those that come before the outcome of the forecast ``before`` (see ``cursors.in_book``).
+    Raises NotOnRecord, NotAcceptable.
     """
-    cursor = await _one(session, book, before) if before is not None else None
+    cursor = await _cursor(session, book, before)
     rows = store.forecasts.outcomes(
         session,
         book=book,
@@ -149,12 +150,19 @@ async def outcomes(
 
 async def show(session: AsyncSession, forecast_id: str, book: str | None = None) -> ForecastDetails:
     """A forecast and its outcome. Raises NotOnRecord, and NotAcceptable where several books have one of that name."""
-    found = await _one(session, book, forecast_id)
+    found = await _find(session, book, forecast_id)
     outcome = await store.forecasts.outcome(session, ForecastKey(found.book, forecast_id))
     return ForecastDetails(**found.model_dump(), outcome=outcome)
 
 
-async def _one(session: AsyncSession, book: str | None, forecast_id: str) -> ForecastView:
+async def _cursor(session: AsyncSession, book: str | None, before: str | None) -> ForecastView | None:
+    if before is None:
+        return None
+    key = in_book(book, before)
+    return await _find(session, key.book, key.position_id)
+
+
+async def _find(session: AsyncSession, book: str | None, forecast_id: str) -> ForecastView:
     found = await store.forecasts.named(session, forecast_id, book)
     if not found:
         raise NotOnRecord(f"There is no forecast {forecast_id}: 'closeloop forecasts list' shows what there is.")

@@ -28,6 +28,7 @@ from closeloop.models.producers import (
     Slice,
     SliceScores,
 )
+from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 from closeloop.store.performance import Abstentions, BinSums, Window
 from closeloop.store.producers import HeartbeatCounts, KnownProducer
@@ -49,7 +50,7 @@ async def listing(
     """Producers of a book or of all over the rolling window, of a slice, with their health at ``now``.
 
     ``as_of`` computes the window that ended then instead of showing the last one that was written. Only the ``last`` of
-    those before the producer ``before``: its id, or its name where ``book`` is given. Raises NotOnRecord.
+    those before the producer ``before`` (see ``cursors.in_book``). Raises NotOnRecord, NotAcceptable.
     """
     if before is not None:
         before = await _cursor(session, book, before)
@@ -79,11 +80,10 @@ async def listing(
 
 
 async def _cursor(session: AsyncSession, book: str | None, before: str) -> str:
-    before = before if book is None or before.startswith(f"{book}/") else f"{book}/{before}"
-    of_book, _, producer = before.partition("/")
-    if not await store.producers.listing(session, of_book, producer=producer):
-        raise NotOnRecord(f"There is no producer {before}: 'closeloop producers' shows BOOK/PRODUCER of each.")
-    return before
+    key = in_book(book, before)
+    if not await store.producers.listing(session, key.book, producer=key.position_id):
+        raise NotOnRecord(f"There is no producer {before}: 'closeloop producers' shows which there are.")
+    return f"{key.book}/{key.position_id}"
 
 
 async def calibration(
@@ -171,7 +171,9 @@ async def _as_of(
     return then
 
 
-def scores_of_slices(sums: Sequence[BinSums], abstained: Sequence[Abstentions], producers: ProducersPolicy) -> list[SliceScores]:
+def scores_of_slices(
+    sums: Sequence[BinSums], abstained: Sequence[Abstentions], producers: ProducersPolicy
+) -> list[SliceScores]:
     """Scores of every slice, those of all assets, horizons and regimes included, from a window's sums by bin."""
     streams = list(dict.fromkeys(row.slice for row in sums))
     number = {stream: i for i, stream in enumerate(streams)}
