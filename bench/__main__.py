@@ -70,6 +70,7 @@ async def main() -> None:
         _verdict("backfill", imports.per_second, 2000, "positions/s")
         _verdict("worker's memory at most", highest, 400, "MiB", at_least=False)
         _verdict("growth of it", highest / before, 2, at_least=False)
+        _verdict("forecasts resolved / COPY of their rows", loop.of_copy, 0.4)
         _verdict("forecasts resolved / row by row", loop.bulk_ratio, 15)
         _verdict("100,000 due forecasts", loop.bulk_seconds, 20, "s", at_least=False)
         _verdict("1,000 due beside a million / alone", loop.beside_history, 1.5, at_least=False)

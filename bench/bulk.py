@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from temporalio.client import Client
 
 from bench.closes import closes
-from bench.copying import copying
+from bench.copying import IMPORT, copying
 from closeloop import store
 from closeloop.activities.attribution import attribute_and_learn
 from closeloop.models.imports import ImportReport, ImportRequest
@@ -45,7 +45,7 @@ async def bulk(client: Client, sessions: Sessions, dsn: str) -> Figures:
     for number in range(ROUNDS):
         book = f"bench-{uuid.uuid4().hex[:8]}-bulk"
         bulk_rates.append(await _backfill(client, sessions, closes(book, BULK, number, actions=False)))
-        copy_rates.append(BULK / await copying(dsn, book))
+        copy_rates.append(BULK / await copying(dsn, book, IMPORT))
         loop_rates.append(await _one_by_one(sessions, closes(f"{book}-loop", ONE_BY_ONE, number, actions=False)))
     print(f"Bulk: backfills of {BULK} closes in turns with COPY of what they wrote and {ONE_BY_ONE} in a loop")
     print(f"  COPY of the rows         {statistics.median(copy_rates):7.0f}/s (the same tables and indexes, fsync on)")
@@ -53,7 +53,7 @@ async def bulk(client: Client, sessions: Sessions, dsn: str) -> Figures:
     print(f"  loop of transactions     {statistics.median(loop_rates):7.0f}/s")
     rich_book = f"bench-{uuid.uuid4().hex[:8]}-rich"
     rich = await _backfill(client, sessions, closes(rich_book, BULK))
-    rich_copy = BULK / await copying(dsn, rich_book)
+    rich_copy = BULK / await copying(dsn, rich_book, IMPORT)
     print(f"  with two actions each    {rich:7.0f}/s (a scope of 25 dimensions, two rows of patterns a close;")
     print(f"                           COPY of those {rich_copy:.0f}/s)")
     return Figures(

@@ -14,6 +14,7 @@ import psutil
 from sqlalchemy import text
 from temporalio.testing import ActivityEnvironment
 
+from bench.copying import FORECASTS, RESOLUTION, copying
 from closeloop.activities.forecasts import ForecastActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.learning.calibration import BINS, COLUMNS
@@ -26,6 +27,7 @@ AS_OF = datetime(2026, 6, 30, tzinfo=UTC)
 DAYS = 90
 ASSETS = 10
 BULK = 100_000
+BULK_TURNS = 3
 ONE_BY_ONE = 1_000
 HISTORY = 1_000_000
 PRODUCERS = 20
@@ -71,6 +73,7 @@ _OUTCOMES = """
 class Figures:
     """What was measured."""
 
+    of_copy: float
     bulk_ratio: float
     bulk_seconds: float
     beside_history: float
@@ -85,14 +88,14 @@ async def forecasts(sessions: Sessions, dsn: str) -> Figures:
     first = AS_OF - timedelta(days=DAYS)
     await _run(sessions, _CANDLES, assets=ASSETS, first=first - timedelta(days=1), last=AS_OF)
     alone = await _few(sessions, "alone")
-    bulk_ratio, bulk_seconds = await _bulk(sessions, dsn)
+    of_copy, bulk_ratio, bulk_seconds = await _bulk(sessions, dsn)
     print(f"  filling in {HISTORY} outcomes of {PRODUCERS} producers")
     await _history(sessions)
     await _run(sessions, "CHECKPOINT")  # what was filled in is written out before anything is measured
     beside = await _few(sessions, "history")
     print(f"Resolving {FEW} due forecasts: {alone:.2f} s with no history, {beside:.2f} s beside {HISTORY} outcomes")
     ratio, scratch, update, highest = await _performance(sessions, dsn)
-    return Figures(bulk_ratio, bulk_seconds, beside / alone, ratio, scratch, update, highest)
+    return Figures(of_copy, bulk_ratio, bulk_seconds, beside / alone, ratio, scratch, update, highest)
 
 
 async def _run(sessions: Sessions, sql: str, **values: Any) -> None:
@@ -134,25 +137,40 @@ async def _few(sessions: Sessions, prefix: str) -> float:
     return statistics.median(seconds)
 
 
-async def _bulk(sessions: Sessions, dsn: str) -> tuple[float, float]:
-    """(rate against the row-by-row method, seconds for all of them)."""
-    await _send(sessions, "bench-bulk", "bulk-", BULK)
-    await _run(sessions, _DUE, book="bench-bulk", prefix="bulk-")
-    await _run(sessions, "ANALYZE forecasts, forecast_resolution_state, price_history")
-    seconds = await _timed(lambda: _resolve(sessions))
-    await _send(sessions, "bench-rows", "rows-", ONE_BY_ONE)
+async def _bulk(sessions: Sessions, dsn: str) -> tuple[float, float, float]:
+    """(rate / that of COPY, rate / that of the row-by-row method, seconds for all): medians of turns."""
+    ours, copies, loops = [], [], []
+    for turn in range(BULK_TURNS):
+        book = f"bench-{turn}-bulk"
+        await _send(sessions, book, "bulk-", BULK)
+        await _run(sessions, _DUE, book=book, prefix="bulk-")
+        await _run(sessions, "ANALYZE forecasts, forecast_resolution_state, price_history")
+        ours.append(await _timed(lambda: _resolve(sessions)))
+        copies.append(await copying(dsn, book, RESOLUTION, referred_to=FORECASTS))
+        loops.append(await _one_by_one(sessions, dsn, f"bench-rows-{turn}"))
+    print(
+        f"Resolving {BULK} due forecasts over {ASSETS} assets with local prices, in turns, against {ONE_BY_ONE} singly"
+    )
+    print(f"  one by one (asyncpg)     {ONE_BY_ONE / statistics.median(loops):7.0f}/s")
+    print(
+        f"  COPY of the rows         {BULK / statistics.median(copies):7.0f}/s (the same tables and indexes, fsync on)"
+    )
+    print(f"  closeloop                {BULK / statistics.median(ours):7.0f}/s ({statistics.median(ours):.1f} s)")
+    of_copy = statistics.median(copied / own for copied, own in zip(copies, ours, strict=True))
+    of_loop = statistics.median((BULK / own) / (ONE_BY_ONE / single) for single, own in zip(loops, ours, strict=True))
+    return of_copy, of_loop, statistics.median(ours)
+
+
+async def _one_by_one(sessions: Sessions, dsn: str, book: str) -> float:
+    await _send(sessions, book, "rows-", ONE_BY_ONE)
     connection = await asyncpg.connect(dsn)
     try:
-        rows = await _timed(lambda: _row_by_row(connection))
+        return await _timed(lambda: _row_by_row(connection, book))
     finally:
         await connection.close()
-    print(f"Resolving {BULK} due forecasts over {ASSETS} assets with local prices, against {ONE_BY_ONE} one by one")
-    print(f"  row by row (asyncpg)     {ONE_BY_ONE / rows:7.0f}/s")
-    print(f"  closeloop                {BULK / seconds:7.0f}/s ({seconds:.1f} s)")
-    return (BULK / seconds) / (ONE_BY_ONE / rows), seconds
 
 
-async def _row_by_row(connection: asyncpg.Connection) -> None:
+async def _row_by_row(connection: asyncpg.Connection, book: str) -> None:
     """Two look-ups and two writes a forecast, prepared once, each forecast in its own transaction."""
     price = await connection.prepare(
         "SELECT close FROM price_history WHERE asset = $1 AND ends_at <= $2 AND ends_at >= $2 - interval '30 minutes' "
@@ -166,9 +184,10 @@ async def _row_by_row(connection: asyncpg.Connection) -> None:
     )
     event = await connection.prepare(
         "INSERT INTO events (type, source, payload, dedupe_key) VALUES ('forecast.outcome.v1', 'closeloop', "
-        "jsonb_build_object('forecast_id', $1::text, 'brier_score', $2::float8), 'bench/' || $1) ON CONFLICT DO NOTHING"
+        "jsonb_build_object('forecast_id', $1::text, 'brier_score', $2::float8), 'bench/' || $3 || '/' || $1) "
+        "ON CONFLICT DO NOTHING"
     )
-    for f in await connection.fetch("SELECT * FROM forecasts WHERE book_id = 'bench-rows'"):
+    for f in await connection.fetch("SELECT * FROM forecasts WHERE book_id = $1", book):
         before, after = (
             await price.fetchval(f["asset"], f["issued_at"]),
             await price.fetchval(f["asset"], f["target_at"]),
@@ -181,7 +200,7 @@ async def _row_by_row(connection: asyncpg.Connection) -> None:
                 f["book_id"], f["forecast_id"], f["producer_id"], f["asset"], f["horizon"], f["action"],
                 f["confidence"], f["issued_at"], f["target_at"], before, after, change, right, score, f["regime"],
             )  # fmt: skip
-            await event.fetch(f["forecast_id"], score)
+            await event.fetch(f["forecast_id"], score, book)
 
 
 async def _history(sessions: Sessions) -> None:
