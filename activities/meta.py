@@ -22,7 +22,7 @@ from closeloop.activities.transactions import transaction
 from closeloop.learning.ensemble import Emission, History, emission, state
 from closeloop.learning.intervals import wilson_interval
 from closeloop.learning.scoring import ACTION_CODES
-from closeloop.models.forecasts import ForecastAction, Forecast, seconds_of
+from closeloop.models.forecasts import Forecast, ForecastAction, seconds_of
 from closeloop.models.meta import META, MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions

@@ -148,9 +148,7 @@ async def _bulk(sessions: Sessions, dsn: str) -> tuple[float, float, float]:
         ours.append(await _timed(lambda: _resolve(sessions)))
         copies.append(await copying(dsn, book, RESOLUTION, referred_to=FORECASTS))
         loops.append(await _one_by_one(sessions, dsn, f"bench-rows-{turn}"))
-    print(
-        f"Resolving {BULK} due forecasts over {ASSETS} assets with local prices, in turns, against {ONE_BY_ONE} singly"
-    )
+    print(f"Resolving {BULK} due forecasts over {ASSETS} assets with local prices, {BULK_TURNS} turns")
     print(f"  one by one (asyncpg)     {ONE_BY_ONE / statistics.median(loops):7.0f}/s")
     print(
         f"  COPY of the rows         {BULK / statistics.median(copies):7.0f}/s (the same tables and indexes, fsync on)"
