@@ -136,7 +136,7 @@ class TimeframeCoefficients:
         return {"short": self._policy.coefficients.short_days, "long": self._policy.coefficients.long_days}
 
     def _config(self, sums: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any]:
-        """As an engine reads it (seed 004 §1.3)."""
+        """As an engine reads it (docs/algorithms.md, section 10)."""
         states = {name: {memory: _state(kept[memory]) for memory in kept} for name, kept in sums.items()}
         everything = states[EVERYTHING]
         weights = {

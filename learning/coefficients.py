@@ -60,8 +60,9 @@ def after(
 ) -> DecayedMean:
     """The state after these trades, each of which is given once, by the policy's method.
 
-    ``decayed_mean``: in any order. ``seed`` (seed 004 §1.7): ``w = e^(-age / tau)``, ``alpha = w / (w + 1)``,
-    ``value += alpha (rr - value)``, in the order of (at, rr), the age as at the newest trade seen; ``s`` is the value.
+    ``decayed_mean``: in any order. ``seed`` (docs/algorithms.md, section 10): ``w = e^(-age / tau)``,
+    ``alpha = w / (w + 1)``, ``value += alpha (rr - value)``, in the order of (at, rr), the age as at the newest trade
+    seen; ``s`` is the value.
     """
     if coefficients.method == "decayed_mean":
         return state.merged(DecayedMean.of(rr, at, tau_days), tau_days)

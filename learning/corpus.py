@@ -1,4 +1,4 @@
-"""Scores of skills: how a file says one, and what it decides (seed 002, section 4)."""
+"""Scores of skills: how a file says one, and what it decides (docs/algorithms.md, section 12)."""
 
 import re
 

@@ -1,6 +1,6 @@
-"""Edge score of a lesson: its effect, discounted by how it came about and by how much of it is left (seed 004 §1.7).
+"""Edge score of a lesson: its effect, discounted by how it came about and by how much of it is left.
 
-The seed names four meta-factors. Each is defined here for a single trade of a set of trades (a lesson's, or those of a
+There are four factors. Each is defined for a single trade of a set of trades (a lesson's, or those of a
 regime), in [0, 1], and for the set as the mean over its trades:
 
 - ``time_efficiency``, how quickly a trade is over: m / (m + h) with h the hours that it was held and m the median of
@@ -92,7 +92,7 @@ def weights_of(group: Group, rows: NDArray[np.int64], learned: Iterable[RegimeWe
 def edge_score(
     factors: Factors, weights: Factors, effect: float, half_life_hours: float | None, hours_since_newest: float
 ) -> float:
-    """Seed 004 §1.7 with the effect for the raw edge: (sum of weight x factor) x effect x decay multiplier (R).
+    """(Sum of weight x factor) x effect x decay multiplier, in R.
 
     The decay multiplier is ``2^(-hours since the lesson's newest trade / half-life)``, 1 where no decay was seen.
 

@@ -83,7 +83,7 @@ def timeframe_of(entry_context: Any) -> str | None:
 
 
 def regime_signature(scope: Mapping[str, str]) -> str:
-    """Such as ``macro=S3|meso=S1|bucket_rank=1`` (seed 004 §1.5); what is absent is left out, nothing known is "".
+    """Such as ``macro=S3|meso=S1|bucket_rank=1``; what is absent is left out, nothing known is "".
 
     ``macro`` and ``meso`` are those of BTC, ``bucket_rank`` is bucket_rank_position.
 

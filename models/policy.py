@@ -189,13 +189,13 @@ class PatternsPolicy(PolicySection):
         default=0.4,
         ge=0.0,
         le=1.0,
-        description="A_value and E_value below this are the mode low (in [0, 1]). 0.4: the seed calls 0.35 low.",
+        description="A_value and E_value below this are the mode low (in [0, 1]). 0.4: 0.35 is meant as low.",
     )
     mode_high_from: float = Field(
         default=0.7,
         ge=0.0,
         le=1.0,
-        description="A_value and E_value from this on are the mode high (in [0, 1]). 0.7: the seed calls 0.72 high.",
+        description="A_value and E_value from this on are the mode high (in [0, 1]). 0.7: 0.72 is meant as high.",
     )
 
     @model_validator(mode="after")
@@ -300,15 +300,17 @@ class OverridesPolicy(PolicySection):
         description="Trades at which a lesson is believed by half: n / (n + this) (count).",
     )
     size_slope: float = Field(
-        default=0.2, ge=0.0, description="Size per R of shrunk effect (share of size). 0.2: the seed's example."
+        default=0.2,
+        ge=0.0,
+        description="Size per R of shrunk effect (share of size). 0.2: +1 R over 150 trades sizes 15 % up.",
     )
     min_size: float = Field(default=0.5, gt=0.0, le=1.0, description="Smallest size multiplier (factor).")
     max_size: float = Field(default=1.5, ge=1.0, description="Largest size multiplier (factor).")
     threshold_slope: float = Field(
         default=0.024,
         ge=0.0,
-        description="How far ts_threshold of entries and adds falls per R of shrunk effect (score). 0.024: the seed's "
-        "example.",
+        description="How far ts_threshold of entries and adds falls per R of shrunk effect (score). 0.024: by 0.02 "
+        "where size rises by 17 %.",
     )
     threshold_limit: float = Field(
         default=0.05, ge=0.0, description="Most that ts_threshold is moved, either way (score)."
@@ -345,8 +347,8 @@ class CoefficientsPolicy(PolicySection):
     )
     method: Literal["decayed_mean", "seed"] = Field(
         default="decayed_mean",
-        description="How timeframes' coefficients are learned: decayed means in any order, or the seed's own update, "
-        "which remembers about three trades and divides by a mean that may be near 0.",
+        description="How timeframes' coefficients are learned: decayed means in any order, or 'seed', the update that "
+        "closeloop was first specified with: it remembers about three trades and divides by a mean that may be near 0.",
     )
     short_days: float = Field(
         default=14.0, gt=0.0, description="Time constant of the short memory (days), the one that weighs timeframes."
@@ -363,7 +365,7 @@ class CorpusPolicy(PolicySection):
         default=3,
         ge=1,
         description="Score from which on a pending skill becomes active (points; an outcome of its pattern adds 1 or "
-        "-1). 3: as the seed says; low on purpose, since what is active can still be archived.",
+        "-1). 3: low on purpose, since what is active can still be archived.",
     )
     archive_at: int = Field(
         default=-3,

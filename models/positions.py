@@ -155,7 +155,7 @@ class KarmaStep(BaseModel):
 
 
 class PositionOutcome(BaseModel):
-    """What became of a position: the attribution (ALGORITHMS §1 names the fields)."""
+    """What became of a position: the attribution (docs/algorithms.md, section 1)."""
 
     book: str
     position_id: str
@@ -185,7 +185,7 @@ class PositionOutcome(BaseModel):
 
     @property
     def sign(self) -> int:
-        """y of ALGORITHMS: +1 where the trade made money, else -1."""
+        """y, as docs/algorithms.md calls it: +1 where the trade made money, else -1."""
         return 1 if self.direction_correct else -1
 
 

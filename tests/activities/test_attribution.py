@@ -91,7 +91,8 @@ async def test_doing_it_twice_changes_nothing_and_answers_the_same(book: str, se
 
 
 async def test_a_retry_returns_the_karma_of_the_first_attempt(book: str, sessions: Sessions) -> None:
-    """A worker that dies after the commit: its retry must tell the audit trail the same story (DESIGN, PostgreSQL)."""
+    """A worker that dies after the commit: its retry must tell the audit trail the same story
+    (docs/decisions/0001-exactly-once-in-two-halves.md)."""
     [first] = await attributed(sessions, closed(book, realized_pnl="-4"))
     [second] = await attributed(sessions, closed(book, realized_pnl="-4"))
     assert second.karma == first.karma != []

@@ -35,6 +35,17 @@ def test_files(name: str) -> None:
     assert [span for span in spans(ROOT / name) if missing(span)] == []
 
 
+def test_documents_that_code_cites() -> None:
+    """A page exists, and has the section that is named."""
+    broken = []
+    for code in ROOT.glob("[!.]*/**/*.py"):
+        for page, section in re.findall(r"(docs/[\w/.-]+\.md)(?:, section (\d+))?", code.read_text()):
+            there = (ROOT / page).exists() and (not section or f"\n## {section}. " in (ROOT / page).read_text())
+            if not there:
+                broken.append(f"{code.relative_to(ROOT)}: {page} {section}")
+    assert broken == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_links(name: str) -> None:
     page = ROOT / name

@@ -1,4 +1,4 @@
-"""Timeframe coefficients: decayed means that do not depend on the order, and the seed's own update."""
+"""Timeframe coefficients: decayed means that do not depend on the order, and the method ``seed``."""
 
 import math
 import random

@@ -34,7 +34,7 @@ def random_trades(seed: int, n: int = 300, lift: float = 1.8) -> list[Trade]:
 
 
 class Oracle:
-    """The selection of ALGORITHMS.md, section 7, trade by trade."""
+    """The selection of docs/algorithms.md, section 8, trade by trade."""
 
     def __init__(self, trades: list[Trade], mining: MiningPolicy) -> None:
         self.mining = mining

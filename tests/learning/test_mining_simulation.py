@@ -1,4 +1,4 @@
-"""What simulation says (ALGORITHMS.md): noise gives no lessons, planted edges are found as they were planted."""
+"""What simulation says (docs/patterns.md): noise gives no lessons, planted edges are found as they were planted."""
 
 from typing import ClassVar
 
@@ -64,7 +64,7 @@ class TestPlanted:
 
 
 def _every_subset(group: Group) -> list[NDArray[np.float64]]:
-    """rr inside each conjunction of at least 33 trades, and outside: what seed 004 looks at, by plain recursion."""
+    """rr inside each conjunction of at least 33 trades, and outside: what a search without tests finds."""
     found: list[NDArray[np.float64]] = []
 
     def refine(chosen: NDArray[np.bool_], first: int) -> None:
@@ -80,7 +80,7 @@ def _every_subset(group: Group) -> list[NDArray[np.float64]]:
 
 
 def test_the_methods_that_it_replaces_learn_noise() -> None:
-    """The seed's method on pure noise: thousands of lessons past its threshold; plain Welch and BH: skewed noise."""
+    """Every subset past a threshold, on pure noise: thousands of lessons; plain Welch and BH: skewed noise."""
     group = noise("normal", 0)
     subsets = _every_subset(group)
     past = sum(abs(group.rr[inside].mean()) > 0.05 for inside in subsets)

@@ -72,8 +72,8 @@ def test_the_streak(streak: int, current: Performance, earlier: Performance | No
 
 
 def test_pure_noise_reverts_about_every_28_to_30_learned_cycles() -> None:
-    """What ALGORITHMS.md, the module and the README must tell a user. After each revert one cycle goes by under the
-    preset, with which the first learned one is compared."""
+    """What docs/algorithms.md, the module and docs/operating.md must tell a user. After each revert one cycle goes by
+    under the preset, with which the first learned one is compared."""
     rng = random.Random(20260101)
 
     def cycle() -> Performance:

@@ -15,8 +15,8 @@ from tests.models.doors import accept, accept_json
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# The message of DESIGN.md, to the letter.
-DESIGN = """
+# The message of the README, to the letter.
+DOCUMENTED = """
 {"book": "default", "position_id": "p-1", "symbol": "BTC/USDT", "direction": "long",
  "opened_at": "2026-01-01T00:00:00Z", "closed_at": "2026-01-01T06:00:00Z",
  "entry_price": "50000", "exit_price": "50500", "size": "0.02",
@@ -148,9 +148,9 @@ def test_instants_are_utc(values: dict[str, Any]) -> None:
     assert position.opened_at <= position.closed_at
 
 
-def test_the_message_of_the_design_is_accepted() -> None:
-    position = ClosedPosition.model_validate_json(DESIGN)
-    sent = json.loads(DESIGN)
+def test_the_documented_message_is_accepted() -> None:
+    position = ClosedPosition.model_validate_json(DOCUMENTED)
+    sent = json.loads(DOCUMENTED)
     assert (position.book, position.position_id, position.direction) == ("default", "p-1", "long")
     assert position.closed_at - position.opened_at == timedelta(hours=6)
     assert (position.realized_pnl, position.risk) == (Decimal("10.0"), Decimal("5.0"))
@@ -162,8 +162,8 @@ def test_the_message_of_the_design_is_accepted() -> None:
 
 
 def test_money_is_text_and_everything_else_a_number_in_our_json() -> None:
-    written = json.loads(ClosedPosition.model_validate_json(DESIGN).model_dump_json())
-    assert written == json.loads(DESIGN)
+    written = json.loads(ClosedPosition.model_validate_json(DOCUMENTED).model_dump_json())
+    assert written == json.loads(DOCUMENTED)
 
 
 @pytest.mark.parametrize("field", OPTIONAL)
