@@ -1,6 +1,6 @@
 """Closed positions are attributed and learned from: the one path that a live close, an import and a catch-up take."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -70,30 +70,26 @@ async def attribute(
     Doing it again changes nothing and answers with the same outcome and karma. A close that is refused stores nothing
     and holds up no other.
     """
+    keys = [position.key for position in positions]
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
     first: dict[PositionKey, ClosedPosition] = {}
-    for i, position in enumerate(positions):
-        if i not in refused and (earlier := first.setdefault(position.key, position)) != position:
-            refused[i] = _conflict(
-                [n for n in ClosedPosition.model_fields if getattr(earlier, n) != getattr(position, n)]
-            )
+    for i, (key, position) in enumerate(zip(keys, positions, strict=True)):
+        if i not in refused and (earlier := first.setdefault(key, position)) is not position and earlier != position:
+            differing = [n for n in ClosedPosition.model_fields if getattr(earlier, n) != getattr(position, n)]
+            refused[i] = _conflict(differing)
 
     # Every transaction takes its locks in this order, each sorted by key, so that none waits for another in a circle.
-    distinct = [first[key] for key in sorted(first, key=lambda k: (k.book, k.position_id.encode()))]
-    recorded = await store.positions.record(session, distinct)
-    stored = [recorded.stored[p.key] for p in distinct if p.key in recorded.stored]
-    await store.positions.mark_attributed(session, [p.key for p in stored if p.key not in recorded.new])
-    written = await _write_attributions(session, stored, policy, now, by)
+    recorded = await store.positions.record(session, {key: first[key] for key in sorted(first)})
+    await store.positions.mark_attributed(session, [key for key in recorded.stored if key not in recorded.new])
+    written = await _write_attributions(session, recorded.stored, policy, now, by)
     steps = await _write_karma_and_events(session, written, policy, learners)
-    outcomes = {o.key: o for o in written}
-    before = [p.key for p in stored if p.key not in outcomes]
-    outcomes |= await store.attributions.load(session, before)
+    before = [key for key in recorded.stored if key not in written]
+    outcomes = written | await store.attributions.load(session, before)
     steps |= await _steps_on_record(session, before)
 
     answers: list[AttributedClose | RefusedClose] = []
     answered = set(before)
-    for i, position in enumerate(positions):
-        key = position.key
+    for i, key in enumerate(keys):
         if i in refused:
             answers.append(refused[i])
         elif key in recorded.differing:
@@ -116,20 +112,21 @@ def _conflict(fields: Sequence[str]) -> RefusedClose:
 
 
 async def _write_attributions(
-    session: AsyncSession, stored: Sequence[ClosedPosition], policy: LearningPolicy, now: datetime, by: str
-) -> list[PositionOutcome]:
+    session: AsyncSession, stored: Mapping[PositionKey, ClosedPosition], policy: LearningPolicy, now: datetime, by: str
+) -> dict[PositionKey, PositionOutcome]:
     """The outcomes that this call wrote; of the others, an attribution was on record."""
-    convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in stored])
+    positions = list(stored.values())
+    convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in positions])
     recorded_scores: dict[PositionKey, dict[str, float]] = {}
-    if unscored := [p for p in stored if p.conviction is not None and p.conviction.domain_scores is None]:
-        await store.convictions.lock(session, stored)
+    if unscored := [p for p in positions if p.conviction is not None and p.conviction.domain_scores is None]:
+        await store.convictions.lock(session, positions)
         # Their scores may have come with another close of this very batch.
         await store.rows.execute(session, *convictions)
         convictions = []
         recorded_scores = await store.convictions.recorded_scores(session, unscored)
-    outcomes = [_outcome(p, recorded_scores.get(p.key), policy, now, by) for p in stored]
-    keys = await store.attributions.insert(session, outcomes, together_with=convictions)
-    return outcomes if len(keys) == len(outcomes) else [o for o in outcomes if o.key in keys]
+    outcomes = {key: _outcome(p, recorded_scores.get(key), policy, now, by) for key, p in stored.items()}
+    written = await store.attributions.insert(session, list(outcomes.values()), together_with=convictions)
+    return outcomes if len(written) == len(outcomes) else {key: o for key, o in outcomes.items() if key in written}
 
 
 def _outcome(
@@ -170,25 +167,28 @@ def _outcome(
 
 
 async def _write_karma_and_events(
-    session: AsyncSession, written: Sequence[PositionOutcome], policy: LearningPolicy, learners: Sequence[str]
+    session: AsyncSession,
+    written: Mapping[PositionKey, PositionOutcome],
+    policy: LearningPolicy,
+    learners: Sequence[str],
 ) -> dict[PositionKey, list[KarmaStep]]:
     """One step for each producer of each outcome, the earlier close first; then the events that tell of both."""
-    pairs = sorted({(o.book, producer) for o in written for producer in o.producers})
-    steps: dict[PositionKey, list[KarmaStep]] = {o.key: [] for o in written}
+    pairs = sorted({(key.book, producer) for key, outcome in written.items() for producer in outcome.producers})
+    steps: dict[PositionKey, list[KarmaStep]] = {key: [] for key in written}
     karma = await store.karma.lock(session, pairs, policy.karma.start)
     wins, losses = dict.fromkeys(pairs, 0), dict.fromkeys(pairs, 0)
-    for outcome in sorted(written, key=lambda o: (o.closed_at, o.position_id.encode())):
+    for key, outcome in sorted(written.items(), key=lambda item: (item[1].closed_at, item[0].position_id)):
         for producer in outcome.producers:
-            pair = (outcome.book, producer)
+            pair = (key.book, producer)
             after = karma_step(karma[pair], outcome.sign, policy.karma)
-            steps[outcome.key].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
+            steps[key].append(KarmaStep(producer_id=producer, before=karma[pair], after=after))
             karma[pair] = after
             (wins if outcome.direction_correct else losses)[pair] += 1
     await store.rows.execute(
         session,
         store.karma.addition({pair: (karma[pair], wins[pair], losses[pair]) for pair in pairs}) if pairs else None,
-        store.patterns.owing([o.key for o in written], learners),
-        store.events.appending([event for o in written for event in _events(o, steps[o.key])]),
+        store.patterns.owing(list(written), learners),
+        store.events.appending([event for key, outcome in written.items() for event in _events(outcome, steps[key])]),
     )
     return steps
 

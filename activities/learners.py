@@ -87,8 +87,7 @@ async def _tell(
 ) -> None:
     """Of these outcomes, those that have a context."""
     if contexts:
-        ordered = sorted(contexts, key=lambda key: (key.book, key.position_id.encode()))
-        await learner.take_in(session, [outcomes[key] for key in ordered], contexts)
+        await learner.take_in(session, [outcomes[key] for key in sorted(contexts)], contexts)
 
 
 class LearnerActivities:

@@ -1,12 +1,11 @@
 """Positions, convictions, attributions and karma: messages first, then tables."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_serializer, model_validator
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -78,9 +77,8 @@ class AcceptedSignal(BaseModel):
     contribution_weight: NonNegative = Field(default=1.0, description="Kept as sent; nothing is computed from it yet.")
 
 
-@dataclass(frozen=True, slots=True)
-class PositionKey:
-    """Identifies a position."""
+class PositionKey(NamedTuple):
+    """Identifies a position. Keys sort as PostgreSQL sorts them, by the bytes of their texts."""
 
     book: BookId
     position_id: Identifier
@@ -288,6 +286,10 @@ class LearnRequest(BaseModel):
 
     position: PositionKey
     learners: list[str]
+
+    @field_serializer("position")
+    def _position_as_object(self, position: PositionKey) -> dict[str, str]:
+        return position._asdict()
 
 
 class CatchUpRequest(BaseModel):

@@ -15,6 +15,5 @@ async def listing(
     Only the ``last`` of those before the module ``before``: its id where a book is given, else BOOK/ID. Raises
     NotAcceptable.
     """
-    key = None if before is None else in_book(book, before)
-    cursor = None if key is None else f"{key.book}/{key.position_id}"
+    cursor = None if before is None else "/".join(in_book(book, before))
     return await store.patterns.configs(session, book, last, cursor)

@@ -18,8 +18,7 @@ async def listing(
     Only the ``last`` of those before the producer ``before``: its id where a book is given, else BOOK/ID. Raises
     NotAcceptable.
     """
-    key = None if before is None else in_book(book, before)
-    cursor = None if key is None else f"{key.book}/{key.position_id}"
+    cursor = None if before is None else "/".join(in_book(book, before))
     return await store.karma.listing(session, book, last, cursor)
 
 

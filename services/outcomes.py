@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop import store
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.errors import NotOnRecord
-from closeloop.models.positions import OutcomesSummary, PositionOutcome
+from closeloop.models.positions import OutcomesSummary, PositionKey, PositionOutcome
 from closeloop.services.cursors import in_book
 
 
@@ -21,7 +21,7 @@ async def listing(
     """
     cursor = None
     if before is not None:
-        key = in_book(book, before)
+        key = PositionKey(*in_book(book, before))
         cursor = (await store.attributions.load(session, [key])).get(key)
         if cursor is None:
             raise NotOnRecord(f"There is no outcome of {key.book}/{key.position_id}: 'closeloop outcomes' shows them.")

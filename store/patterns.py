@@ -38,7 +38,7 @@ async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]
     """The entry contexts, by key, of those outcomes that this learner has not taken in; from the commit on, it has."""
     if not keys:
         return {}
-    ordered = sorted(set(keys), key=lambda key: (key.book, key.position_id.encode()))
+    ordered = sorted(set(keys))
     rows = await session.execute(
         text(_CLAIM), {"rows": as_json([_row(learner, key) for key in ordered]), "learner": learner}
     )

@@ -42,8 +42,8 @@ class RecordedCloses:
     differing: dict[PositionKey, list[str]] = field(default_factory=dict)
 
 
-async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> RecordedCloses:
-    """Store closed positions (distinct keys, sorted by key) and meet their books.
+async def record(session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]) -> RecordedCloses:
+    """Store closed positions (sorted by key) and meet their books.
 
     Positions that are on record already are compared, never overwritten.
 
@@ -51,22 +51,24 @@ async def record(session: AsyncSession, positions: Sequence[ClosedPosition]) -> 
     """
     rows = await execute(
         session,
-        store.books.meeting({p.book for p in positions}),
+        store.books.meeting({key.book for key in positions}),
         insertion(
             Position,
-            [_row(p) | {"attributed": True} for p in positions],
+            [_row(position) for position in positions.values()],
             on_conflict=_REPLACE_IF_OPEN,
             returning="book_id, position_id",
         ),
     )
     recorded = RecordedCloses(new={PositionKey(r.book_id, r.position_id) for r in rows})
-    recorded.stored = {p.key: p for p in positions if p.key in recorded.new}
-    others = {p.key: p for p in positions if p.key not in recorded.new}
+    recorded.stored = {key: position for key, position in positions.items() if key in recorded.new}
+    others = {key: position for key, position in positions.items() if key not in recorded.new}
     for key, mapping in (await _load(session, list(others))).items():
         if differing := _differing(mapping, others[key]):
             recorded.differing[key] = differing
         else:
             recorded.stored[key] = others[key]
+    if others:
+        recorded.stored = {key: recorded.stored[key] for key in positions if key in recorded.stored}
     return recorded
 
 
@@ -172,10 +174,11 @@ def _key_row(key: PositionKey) -> dict[str, str]:
 
 
 def _row(position: ClosedPosition) -> dict[str, Any]:
-    values = position.model_dump(mode="python")
+    values = position.model_dump()
     conviction = values["conviction"]
     values["book_id"] = values.pop("book")
     values["conviction_id"] = conviction and conviction["conviction_id"]
+    values["attributed"] = True
     return values
 
 
