@@ -158,8 +158,7 @@ async def show(session: AsyncSession, forecast_id: str, book: str | None = None)
 async def _cursor(session: AsyncSession, book: str | None, before: str | None) -> ForecastView | None:
     if before is None:
         return None
-    key = in_book(book, before)
-    return await _find(session, key.book, key.position_id)
+    return await _find(session, *in_book(book, before))
 
 
 async def _find(session: AsyncSession, book: str | None, forecast_id: str) -> ForecastView:

@@ -80,10 +80,10 @@ async def listing(
 
 
 async def _cursor(session: AsyncSession, book: str | None, before: str) -> str:
-    key = in_book(book, before)
-    if not await store.producers.listing(session, key.book, producer=key.position_id):
+    of, producer = in_book(book, before)
+    if not await store.producers.listing(session, of, producer=producer):
         raise NotOnRecord(f"There is no producer {before}: 'closeloop producers' shows which there are.")
-    return f"{key.book}/{key.position_id}"
+    return f"{of}/{producer}"
 
 
 async def calibration(
