@@ -25,6 +25,7 @@ from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database, sessions_on
+from tests.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 WIN, LOSS = "10", "-4"
@@ -100,7 +101,7 @@ class Corpus:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.activities.test_corpus", self.dsn, str(self.folder), point), cwd=ROOT
         )
-        assert await asyncio.wait_for(process.wait(), 60) == -signal.SIGKILL
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from tests.store.databases import (
     wait_until_blocked,
     wait_until_it_blocks,
 )
+from tests.waiting import PATIENCE
 
 
 async def rebuild(sessions: Sessions, book: str | None, policy: LearningPolicy = POLICY) -> dict[str, int]:
@@ -153,7 +154,7 @@ async def test_a_rebuild_gets_its_turn_while_closes_keep_coming(book: str, sessi
 
     engines = [asyncio.create_task(engine()) for _ in range(8)]
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             await busy.wait()
             assert await rebuild(sessions, book) == {book: 1}
     finally:
@@ -173,6 +174,6 @@ async def test_a_rebuild_holds_up_no_other_book(book: str, sessions: Sessions) -
     await attributed(sessions, closed(book), closed(other, "p-0"))
     async with sessions() as rebuilding:
         await store.karma.lock_book(rebuilding, book)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             await attributed(sessions, closed(other))
     assert (await karma_of_book(sessions, other))["ta"][3] == 2

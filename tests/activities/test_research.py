@@ -31,6 +31,7 @@ from tests.gateways.messages_api import (
 )
 from tests.learning.test_research import data_of, read
 from tests.store.databases import query
+from tests.waiting import PATIENCE, until
 
 # More than any question of these tests can cost, less than two can.
 ONE_CALL = highest_cost(trade_question(read(), ResearchPolicy()), PRICES) * Decimal("1.3")
@@ -288,14 +289,17 @@ async def test_over_budget_it_stops_and_says_so(lab: Laboratory) -> None:
 
 async def test_runs_at_once_do_not_overspend(lab: Laboratory) -> None:
     under_way, most_under_way = 0, 0
+    two = asyncio.Event()
 
     async def slowly(request: Json) -> Reply:
         nonlocal under_way, most_under_way
         under_way += 1
         most_under_way = max(under_way, most_under_way)
+        if under_way == 2:
+            two.set()
         async with lab.sessions() as session:
             assert (await store.model_calls.spending(session)).spent_usd <= 2 * ONE_CALL
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(two.wait(), PATIENCE)
         under_way -= 1
         return answer()
 
@@ -316,18 +320,20 @@ async def test_runs_at_once_do_not_overspend(lab: Laboratory) -> None:
 
 async def test_two_runs_at_once_ask_once(lab: Laboratory) -> None:
     await lab.close("p-1")
+    others_ended = asyncio.Event()
 
     async def slowly(request: Json) -> Reply:
-        await asyncio.sleep(0.5)
+        await asyncio.wait_for(others_ended.wait(), PATIENCE)
         return answer()
 
     lab.api.otherwise = slowly
     async with lab.model() as model:
-        found = await asyncio.gather(
-            *(lab.run("read_trades", model, run=f"run-{i}") for i in range(4)), return_exceptions=True
-        )
+        runs = [asyncio.create_task(lab.run("read_trades", model, run=f"run-{i}")) for i in range(4)]
+        await until("all but the one that asks end", lambda: sum(run.done() for run in runs) == 3)
+        others_ended.set()
+        found = await asyncio.gather(*runs, return_exceptions=True)
         held = [f for f in found if isinstance(f, ApplicationError)]
-        assert {f.type for f in held} == {"QuestionHeld"}
+        assert [f.type for f in held] == ["QuestionHeld"] * 3
         assert all(f.next_retry_delay is not None and f.next_retry_delay <= timedelta(seconds=91) for f in held)
         assert [f for f in found if isinstance(f, Studied)] == [Studied(trades=1)]
     assert (len(lab.api.requests), len(await lab.rows())) == (1, 1)

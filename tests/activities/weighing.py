@@ -40,6 +40,7 @@ from closeloop.workers.wiring import SUBJECTS, build_worker
 from tests.activities.attributing import attributed
 from tests.closes import closed
 from tests.store.databases import query, scratch_database
+from tests.waiting import PATIENCE
 
 AS_OF = datetime(2026, 4, 6, tzinfo=UTC)  # a Monday: the week is 2026-W15
 BALANCED = {"curator": 0.25, "onchain": 0.25, "tradfi": 0.20, "social": 0.15, "technical": 0.10, "events": 0.05}
@@ -137,7 +138,7 @@ class Desk:
 
     async def until(self, cycle_id: str, state: str) -> CycleView:
         """The cycle, once it is in this state."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 rows = await query(self.sessions, "SELECT state FROM weight_cycles WHERE cycle_id = :id", id=cycle_id)
                 if rows and rows[0]["state"] == state:

@@ -350,11 +350,12 @@ async def test_while_it_said_to_wait_nothing_is_asked(
 
 
 async def test_after_the_wait_it_is_asked_again(binance: Binance, server: BinanceServer) -> None:
-    server.fail("rate limit", times=1, Retry_After="1")
+    server.fail("rate limit", times=1, Retry_After="2")
     for _ in range(3):
-        with pytest.raises(SourceUnavailable):
+        with pytest.raises(SourceUnavailable) as refusal:
             await binance.candles("ADA/BTC", PAGE, NOW)
-    await asyncio.sleep(1.1)
+    assert refusal.value.retry_after is not None
+    await asyncio.sleep(refusal.value.retry_after)
     assert (await binance.candles("ADA/BTC", PAGE, NOW)).candles
     assert [asked.status for asked in server.asked] == [429, 200]
     assert server.impatient == []

@@ -25,7 +25,7 @@ from tests.activities.attributing import Tally, attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series
 from tests.store.databases import query, scratch_database, sessions_on
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -42,7 +42,7 @@ async def stage(sessions: Sessions, rows: Iterable[str | dict[str, Any]], refuse
     return import_id
 
 
-async def backfill(client: Client, import_id: str, seconds: float = 60) -> ImportReport:
+async def backfill(client: Client, import_id: str, seconds: float = PATIENCE) -> ImportReport:
     handle = await client.start_workflow(
         "BackfillWorkflow",
         ImportRequest(import_id=import_id),
@@ -222,7 +222,7 @@ async def test_a_row_that_the_database_cannot_hold_does_not_stop_the_rest(
         name = f"{book}-{number}"
         import_id = await stage(sessions, [message(name, "good"), message(name, "bad", **change), message(name, "too")])
         try:
-            report = await backfill(client, import_id, seconds=15)
+            report = await backfill(client, import_id)
         except (TimeoutError, WorkflowFailureError) as error:
             return f"the import did not end: {error!r}"
         if report.books[name] == BookCounts(read=3, attributed=3):
@@ -246,7 +246,7 @@ async def test_rows_that_pass_the_door_and_not_the_database_are_refused_one_by_o
         import_id = await stage(sessions, rows)
         activities = ImportActivities(sessions, LearningPolicy(), [])
         request = ImportRequest(import_id=import_id)
-        await asyncio.wait_for(ActivityEnvironment().run(activities.attribute_import, request), 30)
+        await asyncio.wait_for(ActivityEnvironment().run(activities.attribute_import, request), PATIENCE)
         report = await ActivityEnvironment().run(activities.report_import, request)
         assert report.books == {"b": BookCounts(read=40, attributed=35)}
         found = await rejections(sessions, import_id)

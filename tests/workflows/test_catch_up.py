@@ -24,6 +24,7 @@ from closeloop.workers.registration import register_search_attributes
 from tests.activities.attributing import OF_THE_CLOSE, Sql, engine_writes, karma_of_book
 from tests.closes import message
 from tests.store.databases import query, scratch_database
+from tests.waiting import PATIENCE
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
@@ -60,14 +61,14 @@ class Apart:
                 task_queue=queue,
                 result_type=CatchUpReport,
             ),
-            30,
+            PATIENCE,
         )
 
     async def ended(self, book: str, position_id: str) -> WorkflowExecutionStatus | None:
         """How a position's workflow ended."""
         handle = self.client.get_workflow_handle(f"position-close/{book}/{position_id}")
         try:
-            await asyncio.wait_for(handle.result(), 30)
+            await asyncio.wait_for(handle.result(), PATIENCE)
         except Exception:
             return (await handle.describe()).status
         return WorkflowExecutionStatus.COMPLETED

@@ -14,7 +14,7 @@ from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
 from tests.closes import message
 from tests.store.databases import scratch_database
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
@@ -58,7 +58,7 @@ async def test_a_close_scores_its_pattern_and_the_daily_run_promotes_it(
 
             [run] = await eventually(runs, bool)
             handle = own.get_workflow_handle(run, result_type=CorpusReport)
-            report = await asyncio.wait_for(handle.result(), 30)
+            report = await asyncio.wait_for(handle.result(), PATIENCE)
             assert [(s.name, s.before, s.after, s.matches) for s in report.scored] == [
                 ("pm.uptrend.S1.buy_flag", 2, 3, 1)
             ]
@@ -84,7 +84,7 @@ async def test_it_runs_by_name(argument: object, dsn: str, client: Client, tmp_p
                 own.execute_workflow(
                     "CorpusWorkflow", argument, id="by-name", task_queue="closeloop", result_type=CorpusReport
                 ),
-                30,
+                PATIENCE,
             )
         await engine.dispose()
     assert report == CorpusReport()

@@ -30,6 +30,7 @@ from tests.activities.forecasting import HOUR, MINUTE, POLICY, T0, Floor, absten
 from tests.activities.test_prices import ADA, AS_OF, MARKETS, assert_right, said
 from tests.conftest import NO_SOURCE
 from tests.gateways.binance_server import BinanceServer
+from tests.waiting import PATIENCE
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
@@ -51,11 +52,11 @@ class Exchange:
         )
 
     async def resolve(self, as_of: datetime | None = AS_OF, **more: Any) -> ResolutionReport:
-        return await asyncio.wait_for((await self.start(as_of, **more)).result(), 60)
+        return await asyncio.wait_for((await self.start(as_of, **more)).result(), PATIENCE)
 
     def market(self, server: BinanceServer) -> Worker:
         """A worker that asks this server, and remembers nothing of what another one was told."""
-        source = Binance(server.url, patience_seconds=1.0)
+        source = Binance(server.url, patience_seconds=3.0)
         prices = PriceActivities(self.floor.sessions, POLICY, source)
         return Worker(self.client, task_queue=MARKET_TASK_QUEUE, activities=[prices.fetch_prices])
 
@@ -106,7 +107,7 @@ async def test_prices_are_asked_for_outcomes_written_and_producers_judged(
     await floor.record(*forecasts, abstention("silent", issued_at=T0), forecast("later", issued_at=AS_OF))
     async with exchange.market(server):
         handle = await exchange.start()
-        report = await asyncio.wait_for(handle.result(), 60)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
         [rows] = await floor.sql("SELECT count(*) AS n FROM price_history")
         assert report.model_dump() == {
             "as_of": AS_OF,
@@ -162,7 +163,7 @@ async def test_with_a_dead_source_local_prices_are_enough_for_what_they_are_enou
     server.close()
     async with exchange.market(server):
         handle = await exchange.start(ask_again=True)
-        report = await asyncio.wait_for(handle.result(), 60)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
         assert (report.resolved, report.pending) == (1, 30)
         assert report.reasons == {"Binance did not answer (ConnectError)": 30}
         begun = await attempts(handle)
@@ -193,7 +194,7 @@ async def test_a_source_that_misbehaves_costs_a_wait(exchange: Exchange, server:
     }
     async with exchange.market(server):
         handle = await exchange.start()
-        report = await asyncio.wait_for(handle.result(), 60)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
         assert (report.resolved, report.reasons) == (0, {reasons[fault]: 30})
         assert (await attempts(handle))["fetch_prices"] == 1
         everything = fault in ("hang", "rate limit")  # it holds for both assets: the second is not asked for
@@ -258,7 +259,7 @@ async def test_a_backlog_is_continued_as_new(exchange: Exchange) -> None:
             task_queue=queue,
             result_type=ResolutionReport,
         )
-        report = await asyncio.wait_for(handle.result(), 90)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
     runs = [run async for run in exchange.client.list_workflows(f"WorkflowId = '{handle.id}'")]
     assert len(runs) >= 3
     assert (report.resolved, report.pending) == (100, 1_300)
@@ -298,7 +299,7 @@ async def send(exchange: Exchange, workflow: str, message: Any, name: str | None
         exchange.client.execute_workflow(
             workflow, message, id=name or f"{workflow}/{uuid.uuid4().hex}", task_queue=TASK_QUEUE
         ),
-        30,
+        PATIENCE,
     )
 
 
@@ -399,7 +400,7 @@ async def test_an_operator_lets_the_meta_producer_speak(exchange: Exchange) -> N
     await handle.signal("approve", {"operator": "  "})
     assert await handle.query("state") == "pending"
     await handle.signal("approve", {"operator": "ann", "note": "good enough"})
-    assert await asyncio.wait_for(handle.result(), 30) == "approved"
+    assert await asyncio.wait_for(handle.result(), PATIENCE) == "approved"
     assert await is_live(exchange, "b")
     assert len(await exchange.floor.events("learning.approval.word_refused.v1")) == 3
     assert await back_to_shadow(exchange.floor.sessions, "b", "bob", "")
@@ -408,14 +409,14 @@ async def test_an_operator_lets_the_meta_producer_speak(exchange: Exchange) -> N
     handle = exchange.client.get_workflow_handle(rejected.workflow_id)
     answer = await handle.execute_update("decide", {"verdict": "reject", "operator": "cid", "note": ""})
     assert (answer["accepted"], answer["state"]) == (True, "rejected")
-    assert await asyncio.wait_for(handle.result(), 30) == "rejected"
+    assert await asyncio.wait_for(handle.result(), PATIENCE) == "rejected"
     assert not await is_live(exchange, "b")
 
 
 async def test_a_proposal_expires(exchange: Exchange) -> None:
     request = await proposing(exchange, "c", hours=0.0003)
     handle = exchange.client.get_workflow_handle(request.workflow_id)
-    assert await asyncio.wait_for(handle.result(), 30) == "expired"
+    assert await asyncio.wait_for(handle.result(), PATIENCE) == "expired"
     assert [e["verdict"] for e in await exchange.floor.events("learning.approval.expired.v1")] == [None]
     assert not await is_live(exchange, "c")
     assert (await proposing(exchange, "c")).id == "2"

@@ -24,6 +24,7 @@ from tests.activities.patterning import attribute_all
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series
 from tests.store.databases import query
+from tests.waiting import PATIENCE
 from tests.workers.own_worker import own_worker
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ async def run(client: Client, workflow: str, argument: object, result_type: type
             task_queue=TASK_QUEUE,
             result_type=result_type,
         ),
-        30,
+        PATIENCE,
     )
 
 
@@ -119,7 +120,7 @@ async def test_a_failing_learner_is_told_again_by_a_catch_up_and_never_undoes_th
             task_queue=queue,
             result_type=CloseReport,
         )
-        report = await asyncio.wait_for(handle.result(), 60)
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
         assert report.learned == [fine.name]
         assert report.not_learned == {flaky.name: "RuntimeError: not yet"}
         assert (await (await handle.describe()).memo())["not_learned"] == f"{flaky.name}: RuntimeError: not yet"
@@ -144,7 +145,7 @@ async def test_where_the_database_fails_a_learner_for_a_while_the_whole_is_tried
                 task_queue=queue,
                 result_type=CloseReport,
             ),
-            60,
+            PATIENCE,
         )
     assert (report.already_attributed, report.learned, report.not_learned) == (False, ["fine", "cut off"], {})
     assert fine.told == cut_off.told == ["p-1"] * 3

@@ -34,7 +34,7 @@ from tests.activities.patterning import (
     trades,
 )
 from tests.store.databases import query, scratch_database
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 from tests.workers.own_worker import own_worker
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ async def run(client: Client, workflow: str, argument: Any, result_type: type[T]
             task_queue=TASK_QUEUE,
             result_type=result_type,
         ),
-        60,
+        PATIENCE,
     )
 
 
@@ -294,7 +294,7 @@ async def test_misspelt_signals_neither_stop_it_nor_vanish(
     await handle.signal("approve", "yes")
     await handle.signal("approve")
     await handle.signal("approve", {"operator": "ann"})
-    assert await asyncio.wait_for(handle.result(), 30) == ApprovalState.approved
+    assert await asyncio.wait_for(handle.result(), PATIENCE) == ApprovalState.approved
     assert len(await events_of(sessions, waiting.book, "learning.approval.word_refused.v1")) == 3
 
 
@@ -304,7 +304,7 @@ async def test_it_ends_when_its_lesson_loses_its_reason(
     await mined(sessions, waiting.book)
     request = OverrideRequest(book=waiting.book, as_of=AS_OF)
     await run(client, "OverrideMaterializationWorkflow", request, OverrideReport)
-    assert await asyncio.wait_for(workflow_of(client, waiting).result(), 30) == ApprovalState.withdrawn
+    assert await asyncio.wait_for(workflow_of(client, waiting).result(), PATIENCE) == ApprovalState.withdrawn
     [view] = await overrides(sessions, waiting.book)
     assert (view.status, view.reason) == (OverrideStatus.ended, "its lesson is no longer actionable")
 

@@ -13,6 +13,7 @@ from closeloop.models.positions import CloseReport
 from closeloop.services.launching import start
 from closeloop.services.positions import start_close
 from tests.closes import closed, message
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -41,7 +42,7 @@ async def test_bad_json_fails_at_once_instead_of_hanging(book: str, client: Clie
         task_queue=TASK_QUEUE,
     )
     with pytest.raises(WorkflowFailureError) as failed:
-        await asyncio.wait_for(handle.result(), 20)
+        await asyncio.wait_for(handle.result(), PATIENCE)
     assert "direction" in str(failed.value.cause)
 
 

@@ -35,12 +35,11 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import CycleRequest, CycleState, CycleView, OpenedCycle
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, learn_from
 from tests.store.databases import query
-from tests.waiting import eventually
+from tests.waiting import PATIENCE, eventually
 
 QUEUE = "weights-tests"
 WILLING = "weights-tests-self-approving"
 WEEK = 7 * DAY
-SOON = 8.0  # seconds after which a cycle that does not answer is taken to be stuck
 Handle = WorkflowHandle[Any, OpenedCycle]
 
 
@@ -105,19 +104,19 @@ async def decide(handle: Handle, verdict: str, operator: str = "ann", note: str 
 
 
 async def result(handle: Handle) -> OpenedCycle:
-    return await asyncio.wait_for(handle.result(), 60)
+    return await asyncio.wait_for(handle.result(), PATIENCE)
 
 
 async def refused_words(desk: Desk, book: str, number: int) -> list[dict[str, Any]]:
     """The words on record as refused, once there are so many."""
-    rows = await eventually(lambda: desk.events(book, "word_refused"), lambda found: len(found) >= number, SOON)
+    rows = await eventually(lambda: desk.events(book, "word_refused"), lambda found: len(found) >= number, PATIENCE)
     assert len(rows) == number, rows
     return [row["payload"] for row in rows]
 
 
 async def running(handle: Handle) -> bool:
     """It runs, and its workflow task does not fail again and again: it answers a query."""
-    await asyncio.wait_for(handle.query("cycle"), SOON)
+    await asyncio.wait_for(handle.query("cycle"), PATIENCE)
     return (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
 
 
@@ -337,7 +336,7 @@ async def still_decidable(desk: Desk, handle: Handle, book: str, refused: int) -
     assert await running(handle)
     assert await desk.active(book) is None
     assert (await desk.view(cycle_id(book))).state == CycleState.proposed
-    assert (await asyncio.wait_for(decide(handle, "approve", "cid"), SOON)).accepted
+    assert (await asyncio.wait_for(decide(handle, "approve", "cid"), PATIENCE)).accepted
     return words
 
 
@@ -359,7 +358,7 @@ async def test_no_wrong_update_bricks_the_cycle_or_vanishes(desk: Desk, book: st
     wrong = [[{"operator": "ann"}], [{"verdict": "maybe", "operator": "ann"}]]
     wrong += [[a[0] | {"verdict": "approve"}] if a and isinstance(a[0], dict) else a for a in WRONG.values()]
     for arguments in wrong:
-        answer = await asyncio.wait_for(raw.execute_update("decide", args=arguments), SOON)
+        answer = await asyncio.wait_for(raw.execute_update("decide", args=arguments), PATIENCE)
         assert answer["accepted"] is False, arguments
         assert answer["reason"], arguments
     await still_decidable(desk, handle, book, len(wrong))
@@ -378,7 +377,7 @@ async def test_no_odd_update_bricks_the_cycle_or_vanishes(desk: Desk, book: str,
     first, *others = (NUL | TWO)[shape]
     answer = await asyncio.wait_for(
         handle.execute_update("decide", args=[first | {"verdict": "approve"}, *others], result_type=ApprovalAnswer),
-        SOON,
+        PATIENCE,
     )
     assert not answer.accepted
     await still_decidable(desk, handle, book, 1)
@@ -412,7 +411,7 @@ async def test_the_projects_own_signals_sent_by_hand_do_not_brick_the_cycle(
     handle, view = await proposing(desk, book)
     await handle.signal(name, args=arguments)
     with contextlib.suppress(RPCError):  # it has ended
-        await asyncio.wait_for(decide(handle, "approve"), SOON)
+        await asyncio.wait_for(decide(handle, "approve"), PATIENCE)
     state = (await desk.view(view.cycle_id)).state
     status = (await handle.describe()).status
     if status == WorkflowExecutionStatus.RUNNING:
@@ -468,7 +467,7 @@ async def test_after_a_cycle_that_failed_the_next_goes_on(desk: Desk, book: str)
     handle, view = await proposing(desk, book)
     await handle.terminate("by accident")
     again = await start(desk, book)
-    assert (await asyncio.wait_for(decide(again, "approve"), SOON)).accepted
+    assert (await asyncio.wait_for(decide(again, "approve"), PATIENCE)).accepted
     assert await desk.weights(book) == view.new
 
 
@@ -521,7 +520,7 @@ async def test_a_reminder_half_way_and_then_it_expires(desk: Desk, book: str) ->
 
 
 async def test_a_decision_before_half_time_brings_no_reminder(desk: Desk, book: str) -> None:
-    handle, view = await proposing(desk, book, deadline=timedelta(seconds=4))
+    handle, view = await proposing(desk, book, deadline=timedelta(seconds=10))
     assert (await decide(handle, "approve")).accepted
     assert view.deadline is not None
     await until_after(view.deadline)
@@ -542,7 +541,7 @@ async def outage(desk: Desk) -> dict[str, Handle]:
     for book in books.values():
         await learn_from(desk, history(book))
     async with desk.worker(queue):
-        handles = {key: await start(desk, b, queue=queue, deadline=timedelta(seconds=5)) for key, b in books.items()}
+        handles = {key: await start(desk, b, queue=queue, deadline=timedelta(seconds=15)) for key, b in books.items()}
         views = [await desk.until(cycle_id(b), "proposed") for b in books.values()]
         for handle in handles.values():
             await handle.query("cycle")

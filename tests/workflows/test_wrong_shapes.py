@@ -15,6 +15,7 @@ from closeloop.store.database import Sessions
 from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import Tally, tally
 from tests.closes import message
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -35,7 +36,7 @@ SHAPES: dict[str, list[Any]] = {
 async def end(handle: WorkflowHandle[Any, Any]) -> str:
     """How it ended: the type of its error, or what is wrong with that."""
     try:
-        await asyncio.wait_for(handle.result(), 20)
+        await asyncio.wait_for(handle.result(), PATIENCE)
     except WorkflowFailureError as failed:
         cause: BaseException | None = failed.cause
         while isinstance(cause, ActivityError):
@@ -93,7 +94,7 @@ async def test_a_wrong_field_is_named_and_nothing_is_stored(book: str, client: C
             workflow, message(book) | change, id=f"wrong/{uuid.uuid4().hex}", task_queue=TASK_QUEUE
         )
         with pytest.raises(WorkflowFailureError) as failed:
-            await asyncio.wait_for(handle.result(), 20)
+            await asyncio.wait_for(handle.result(), PATIENCE)
         assert isinstance(failed.value.cause, ApplicationError), failed.value.cause
         assert failed.value.cause.type in ("ValidationError", "PositionRefused")
         return failed.value.cause.message
