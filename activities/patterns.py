@@ -19,7 +19,7 @@ from closeloop.activities.transactions import transaction
 from closeloop.learning.coefficients import DecayedMean, after, weight
 from closeloop.learning.scope import Scope, flatten, timeframe_of
 from closeloop.models.events import EventType
-from closeloop.models.patterns import Action, LearnMissed, LearnMissedReport, TimeframeCoefficient
+from closeloop.models.patterns import ExecutedAction, LearnMissed, LearnMissedReport, TimeframeCoefficient
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import PositionKey, PositionOutcome
 from closeloop.models.refusals import describe
@@ -67,12 +67,12 @@ class PatternEvents:
         rows = []
         for index, action in enumerate(actions):
             try:
-                rows.append(self._row(outcome, scope, index, Action.model_validate(action)))
+                rows.append(self._row(outcome, scope, index, ExecutedAction.model_validate(action)))
             except ValidationError as error:
                 _unreadable(events, outcome, index, describe(error))
         return rows
 
-    def _row(self, outcome: PositionOutcome, scope: Scope, index: int, action: Action) -> dict[str, Any]:
+    def _row(self, outcome: PositionOutcome, scope: Scope, index: int, action: ExecutedAction) -> dict[str, Any]:
         return {
             "book_id": outcome.book,
             "position_id": outcome.position_id,

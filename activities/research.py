@@ -39,9 +39,9 @@ from closeloop.models.research import (
     BooksAsked,
     BookStudy,
     DueBooks,
-    Kind,
     Statement,
-    Status,
+    StatementKind,
+    StatementStatus,
     Studied,
 )
 from closeloop.store.database import Sessions
@@ -133,7 +133,9 @@ class ResearchActivities:
 
     def _observation(self, study: BookStudy, position_id: str, *, by: str, version: str) -> Statement:
         key = store.research.question_key(study.book, 1, version, position_id)
-        return self._statement(study, key, level=1, kind=Kind.observation, by=by, version=version, about=position_id)
+        return self._statement(
+            study, key, level=1, kind=StatementKind.observation, by=by, version=version, about=position_id
+        )
 
     # -- level 2: the book ---------------------------------------------------------------------------------------
 
@@ -149,7 +151,7 @@ class ResearchActivities:
             model = self._model
             by, version = (model.name, BOOK_PROMPT) if model else (STATISTICS, STATISTICS)
             key = store.research.question_key(study.book, 2, version, store.research.digest_of(question.text))
-            report = self._statement(study, key, level=2, kind=Kind.report, by=by, version=version)
+            report = self._statement(study, key, level=2, kind=StatementKind.report, by=by, version=version)
             async with transaction(self._sessions) as session:
                 if model is None:
                     said_by_statistics = {"report": book_sentences(facts).report}
@@ -180,8 +182,8 @@ class ResearchActivities:
                 replace(
                     report,
                     dedupe_key=f"{report.dedupe_key}/{number}",
-                    kind=Kind.hypothesis,
-                    status=Status(found.status),
+                    kind=StatementKind.hypothesis,
+                    status=StatementStatus(found.status),
                     content=hypothesis.model_dump(mode="json") | {"tested": found.model_dump(mode="json")},
                 )
             )
@@ -190,7 +192,15 @@ class ResearchActivities:
     # -- what is stored ------------------------------------------------------------------------------------------
 
     def _statement(
-        self, study: BookStudy, key: str, *, level: int, kind: Kind, by: str, version: str, about: str | None = None
+        self,
+        study: BookStudy,
+        key: str,
+        *,
+        level: int,
+        kind: StatementKind,
+        by: str,
+        version: str,
+        about: str | None = None,
     ) -> Statement:
         return Statement(
             dedupe_key=key,
@@ -214,7 +224,7 @@ class ResearchActivities:
     async def _give_up(self, statement: Statement, reason: str) -> None:
         async with transaction(self._sessions) as session:
             spent = await store.model_calls.cost_of(session, statement.dedupe_key)
-            given_up = replace(statement, status=Status.given_up, content={"reason": reason})
+            given_up = replace(statement, status=StatementStatus.given_up, content={"reason": reason})
             await store.research.write(session, _priced([given_up], spent))
             told = {
                 "book": statement.book_id,

@@ -25,7 +25,14 @@ from closeloop.cli.console import (
 )
 from closeloop.cli.console import run as run_command
 from closeloop.learning.research import STATISTICS
-from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchStatus, ResearchView, Status
+from closeloop.models.research import (
+    ResearchReport,
+    ResearchRequest,
+    ResearchStatus,
+    ResearchView,
+    StatementKind,
+    StatementStatus,
+)
 from closeloop.services import research
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
@@ -55,8 +62,8 @@ async def _run(request: ResearchRequest) -> ResearchReport:
 
 @app.command("list")
 def research_list(
-    kind: Annotated[Kind | None, typer.Option("--kind", help="Only this kind.")] = None,
-    status: Annotated[Status | None, typer.Option("--status", help="Only this status.")] = None,
+    kind: Annotated[StatementKind | None, typer.Option("--kind", help="Only this kind.")] = None,
+    status: Annotated[StatementStatus | None, typer.Option("--status", help="Only this status.")] = None,
     book: BookOption = None,
     last: LastOption = None,
     before: BeforeOption = None,
@@ -67,7 +74,12 @@ def research_list(
 
 
 async def _list(
-    book: str | None, kind: Kind | None, status: Status | None, last: int | None, before: str | None, as_json: bool
+    book: str | None,
+    kind: StatementKind | None,
+    status: StatementStatus | None,
+    last: int | None,
+    before: str | None,
+    as_json: bool,
 ) -> None:
     async with database() as session:
         rows = research.listing(session, book, kind=kind, status=status, last=last, before=before)

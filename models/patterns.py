@@ -16,7 +16,7 @@ Scope = dict[str, str]
 """Dimension to value: the circumstances of an action, or the conditions of a lesson or an override."""
 
 
-class Action(BaseModel):
+class ExecutedAction(BaseModel):
     """An executed action of a trade, as ``entry_context.actions`` lists it."""
 
     pattern_key: Identifier

@@ -126,7 +126,7 @@ class Judgement(BaseModel):
     p: float | None = Field(default=None, description="Two-sided, before it is adjusted for the hypotheses beside it.")
 
 
-class Kind(StrEnum):
+class StatementKind(StrEnum):
     """What a row of research is."""
 
     observation = "observation"
@@ -134,7 +134,7 @@ class Kind(StrEnum):
     hypothesis = "hypothesis"
 
 
-class Status(StrEnum):
+class StatementStatus(StrEnum):
     """What became of it."""
 
     stated = "stated"
@@ -151,7 +151,7 @@ class Statement:
     dedupe_key: str
     book_id: str
     position_id: str | None
-    kind: Kind
+    kind: StatementKind
     level: int
     model: str
     prompt_version: str
@@ -159,7 +159,7 @@ class Statement:
     run: str
     policy_hash: str
     module: str = "pm"
-    status: Status = Status.stated
+    status: StatementStatus = StatementStatus.stated
     content: Mapping[str, object] = field(default_factory=dict)
     input_tokens: int = 0
     output_tokens: int = 0
@@ -172,10 +172,10 @@ class ResearchView(BaseModel):
     id: int
     book: str
     position_id: str | None
-    kind: Kind
+    kind: StatementKind
     level: int
     module: str
-    status: Status
+    status: StatementStatus
     content: Mapping[str, Any]
     model: str
     prompt_version: str

@@ -10,7 +10,14 @@ from closeloop import store
 from closeloop.learning.research import STATISTICS
 from closeloop.models import launches
 from closeloop.models.errors import NotOnRecord
-from closeloop.models.research import Kind, ResearchReport, ResearchRequest, ResearchStatus, ResearchView, Status
+from closeloop.models.research import (
+    ResearchReport,
+    ResearchRequest,
+    ResearchStatus,
+    ResearchView,
+    StatementKind,
+    StatementStatus,
+)
 from closeloop.services.launching import run as run_launch
 
 
@@ -29,8 +36,8 @@ async def listing(
     session: AsyncSession,
     book: str | None = None,
     *,
-    kind: Kind | None = None,
-    status: Status | None = None,
+    kind: StatementKind | None = None,
+    status: StatementStatus | None = None,
     last: int | None = None,
     before: str | None = None,
 ) -> AsyncIterator[ResearchView]:

@@ -10,7 +10,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.readings import Hypothesis
-from closeloop.models.research import Day, Kind, LlmLearning, ResearchView, Sample, Statement, Status
+from closeloop.models.research import Day, LlmLearning, ResearchView, Sample, Statement, StatementKind, StatementStatus
 from closeloop.store import attributions
 from closeloop.store.rows import execute, insertion
 
@@ -249,8 +249,8 @@ async def tested(session: AsyncSession, book: str, last: int) -> Sequence[RowMap
 async def listing(
     session: AsyncSession,
     book: str | None,
-    kind: Kind | None,
-    status: Status | None,
+    kind: StatementKind | None,
+    status: StatementStatus | None,
     last: int | None = None,
     before: int | None = None,
 ) -> AsyncIterator[ResearchView]:
