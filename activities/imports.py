@@ -135,7 +135,7 @@ class ImportActivities:
         return counts
 
     async def _settle(self, session: AsyncSession, import_id: str, rows: Sequence[ReadRow]) -> Counter[str]:
-        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        accepted: Counter[tuple[str, str]] = Counter()
         refused = [_refusal(row, row.reason) for row in rows if row.position is None]
         readable = [(row, row.position) for row in rows if row.position is not None]
         positions = [position for _, position in readable]
@@ -147,7 +147,10 @@ class ImportActivities:
                 refused.append(_refusal(row, answer.reason))
             else:
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
-                counts[position.book].update(("read", outcome))
+                accepted[position.book, outcome] += 1
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for (book, outcome), number in accepted.items():
+            counts[book].update({"read": number, outcome: number})
         await store.imports.settle(session, import_id, len(rows), counts, refused)
         return sum(counts.values(), Counter())
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pydantic import ValidationError
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
@@ -23,11 +22,12 @@ from closeloop.models.positions import (
     CatchUpReport,
     CatchUpRequest,
     ClosedPosition,
+    PositionKey,
     RecordedConviction,
 )
-from closeloop.models.refusals import describe
 from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
+from closeloop.store.positions import UnattributedRow
 
 CATCH_UP_PAGE = 200
 IMPORTS_KEPT_DAYS = 30
@@ -79,7 +79,7 @@ class PositionActivities:
     async def start_unattributed(self, request: CatchUpRequest) -> CatchUpReport:
         """Start the workflow of every closed position on record that has no attribution, the oldest first."""
         report = CatchUpReport()
-        after: tuple[datetime, str, str] | None = None
+        last: UnattributedRow | None = None
         async with transaction(self._sessions) as session:
             oldest = await store.positions.oldest_unattributed(session)
             await store.imports.drop_older_than(session, IMPORTS_KEPT_DAYS)
@@ -89,38 +89,37 @@ class PositionActivities:
         ).set(age)
         async with transaction(self._sessions) as session:
             impossible = await store.positions.impossible(session)
-        for book, position_id in impossible:
+        for key in impossible:
             reason = "opened_at, closed_at: must be times between the years 1800 and 9999"
-            await self._report_unattributable(book, position_id, reason)
+            await self._report_unattributable(key, reason)
             report.unattributable += 1
         while report.started < request.limit:
             page = min(CATCH_UP_PAGE, request.limit - report.started)
             async with transaction(self._sessions) as session:
-                rows = await store.positions.unattributed(session, after, page)
+                rows = await store.positions.unattributed(session, last, page)
             if not rows:
                 break
             for row in rows:
-                after = (row["closed_at"], row["book_id"], row["position_id"])
-                try:
-                    position = store.positions.closed_position(dict(row))
-                except ValidationError as error:
-                    await self._report_unattributable(row["book_id"], row["position_id"], describe(error))
+                last = row
+                if row.position is None:
+                    await self._report_unattributable(row.key, row.reason)
                     report.unattributable += 1
                     continue
                 try:
-                    await start_close(self._client, position)
+                    await start_close(self._client, row.position)
                     report.started += 1
                 except WorkflowAlreadyStartedError:
                     report.running_already += 1
                 except RPCError as error:
                     if error.status != RPCStatusCode.INVALID_ARGUMENT:
                         raise
-                    await self._report_unattributable(row["book_id"], row["position_id"], error.message[:300])
+                    await self._report_unattributable(row.key, error.message[:300])
                     report.unattributable += 1
             activity.heartbeat(report)
         return report
 
-    async def _report_unattributable(self, book: str, position_id: str, reason: str) -> None:
+    async def _report_unattributable(self, key: PositionKey, reason: str) -> None:
+        book, position_id = key
         activity.logger.warning("unattributable position", extra={"book": book, "position": position_id})
         # A row of an engine's own may have a key of any length; an index entry has not.
         about = hashlib.sha256(f"{book}/{position_id}/{reason}".encode()).hexdigest()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
@@ -80,7 +80,7 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
         # It was not replaced: it is of another position.
         return [name for name in _IDENTITY if row[name] != getattr(sent, name)]
     try:
-        stored = closed_position({name: value for name, value in row.items() if name != "impossible"})
+        stored = _closed_position({name: value for name, value in row.items() if name != "impossible"})
     except ValidationError as error:
         return [f"the row on record cannot be read ({describe(error)})"]
     return [name for name in ClosedPosition.model_fields if not _same(getattr(stored, name), getattr(sent, name))]
@@ -99,10 +99,17 @@ async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) ->
     )
 
 
-async def unattributed(
-    session: AsyncSession, after: tuple[datetime, str, str] | None, limit: int
-) -> Sequence[RowMapping]:
-    """Closed positions without an attribution, oldest first, after the given (closed_at, book_id, position_id)."""
+class UnattributedRow(NamedTuple):
+    """A closed position on record: the close that it stands for, or why it stands for none."""
+
+    key: PositionKey
+    closed_at: datetime
+    position: ClosedPosition | None
+    reason: str
+
+
+async def unattributed(session: AsyncSession, after: UnattributedRow | None, limit: int) -> list[UnattributedRow]:
+    """Closed positions without an attribution, by (closed_at, book, position_id), after the given one."""
     result = await session.execute(
         text(
             f"SELECT {_COLUMNS} FROM positions WHERE NOT attributed AND closed_at <= clock_timestamp() "  # noqa: S608
@@ -112,24 +119,31 @@ async def unattributed(
             "ORDER BY closed_at, book_id, position_id LIMIT :limit"
         ),
         {
-            "closed_at": after[0] if after else None,
-            "book": after[1] if after else None,
-            "id": after[2] if after else None,
+            "closed_at": after.closed_at if after else None,
+            "book": after.key.book if after else None,
+            "id": after.key.position_id if after else None,
             "limit": limit,
         },
     )
-    return result.mappings().all()
+    rows = []
+    for row in result.mappings():
+        key = PositionKey(row["book_id"], row["position_id"])
+        try:
+            rows.append(UnattributedRow(key, row["closed_at"], _closed_position(dict(row)), ""))
+        except ValidationError as error:
+            rows.append(UnattributedRow(key, row["closed_at"], None, describe(error)))
+    return rows
 
 
-async def impossible(session: AsyncSession) -> list[tuple[str, str]]:
-    """(book_id, position_id) of closed positions whose times no message could carry."""
+async def impossible(session: AsyncSession) -> list[PositionKey]:
+    """Closed positions without an attribution whose times no message could carry."""
     result = await session.execute(
         text(
             "SELECT book_id, position_id FROM positions "  # noqa: S608
             f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE})"
         )
     )
-    return [(row.book_id, row.position_id) for row in result]
+    return [PositionKey(row.book_id, row.position_id) for row in result]
 
 
 async def oldest_unattributed(session: AsyncSession) -> datetime | None:
@@ -143,7 +157,7 @@ async def oldest_unattributed(session: AsyncSession) -> datetime | None:
     return result.scalar_one_or_none()
 
 
-def closed_position(row: Mapping[str, Any]) -> ClosedPosition:
+def _closed_position(row: Mapping[str, Any]) -> ClosedPosition:
     """The message that a stored row stands for. Raises ValidationError where an engine's own row is not one."""
     values: dict[str, Any] = {name: value for name, value in row.items() if value is not None and name != "book_id"}
     conviction_id = values.pop("conviction_id", None)
