@@ -5,9 +5,7 @@ import dataclasses
 import hashlib
 import math
 from array import array
-from collections import Counter
 from datetime import datetime, timedelta
-from typing import Any
 
 import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +18,6 @@ from closeloop.activities.heartbeats import beating
 from closeloop.activities.producers import microseconds
 from closeloop.activities.transactions import transaction
 from closeloop.learning.ensemble import Emission, History, emission, state
-from closeloop.learning.intervals import wilson_interval
 from closeloop.learning.scoring import ACTION_CODES
 from closeloop.models.forecasts import Forecast, ForecastAction, seconds_of
 from closeloop.models.meta import META, MetaReport, MetaRequest
@@ -164,37 +161,3 @@ class MetaActivities:
             report.shadowed += 1
         else:
             report.abstained[said.abstention] = report.abstained.get(said.abstention, 0) + 1
-
-
-async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> dict[str, Any]:
-    """The gate, what it said and would have said, and how that turned out."""
-    record = await store.meta.record(session, book, timedelta(hours=policy.meta.state_hours))
-    outcomes = await store.meta.outcomes_in_all(session, book, as_of)
-    mode = await store.meta.mode(session, book)
-    scores: dict[str, dict[str, Any] | None] = {"shadow": None, "live": None}
-    for row in record["scored"]:
-        scores["shadow" if row.pop("shadow") else "live"] = row | _hit_rate(row)
-    spoken: Counter[str] = Counter()
-    for row in record["decisions"]:
-        spoken[row["reason"]] += row["n"]
-    return {
-        "book": book,
-        "outcomes": outcomes,
-        "outcomes_needed": policy.meta.min_outcomes,
-        "gate_open": outcomes >= policy.meta.min_outcomes,
-        "mode": "live" if mode and mode["live"] else "shadow",
-        "since": mode["since"] if mode else None,
-        "decided_by": mode["operator"] if mode else None,
-        "said": dict(spoken),
-        "shadow": scores["shadow"],
-        "live": scores["live"],
-        "producers_meanwhile": record["producers_meanwhile"] | _hit_rate(record["producers_meanwhile"]),
-        "policy_hash": policy.policy_hash,
-    }
-
-
-def _hit_rate(row: dict[str, Any]) -> dict[str, Any]:
-    interval = wilson_interval(row["correct"], row["n"])
-    if interval is None:
-        return {"hit_rate": None, "hit_low": None, "hit_high": None}
-    return {"hit_rate": row["correct"] / row["n"], "hit_low": interval[0], "hit_high": interval[1]}

@@ -16,7 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from temporalio.client import Client
 
 from closeloop import store
-from closeloop.activities.meta import track_record
 from closeloop.cli import simulated_forecasts as simulated
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
@@ -40,7 +39,7 @@ from closeloop.models.overrides import MatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, WeightsVerdict
-from closeloop.services import forecasts, weights
+from closeloop.services import forecasts, meta, weights
 from closeloop.services.books import preset_named
 from closeloop.services.imports import jsonl_source
 from closeloop.services.karma import listing as list_karma
@@ -200,8 +199,8 @@ async def _show_forecasters() -> None:
     out.print(shown)
     out.print("A Brier score below 0.25 is better than always saying 50 %; what is said too boldly is recalibrated.")
     async with database() as session:
-        record = await track_record(session, settings().learning_policy(), simulated.BOOK, simulated.UNTIL)
-    out.print(f"The meta-producer listens to them: {record_sentence(record)}.\n", soft_wrap=True)
+        record = await meta.track_record(session, settings().learning_policy(), simulated.BOOK, simulated.UNTIL)
+    out.print(f"The meta-producer listens to them: {record_sentence(record.model_dump())}.\n", soft_wrap=True)
 
 
 async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> None:

@@ -1,16 +1,14 @@
 """The meta-producer: what it would say, how that turned out, and whether it may."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import typer
 
-from closeloop import store
-from closeloop.activities.meta import track_record
 from closeloop.cli.approvals import say, tell
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
+    BeforeOption,
     Book,
     BookOption,
     By,
@@ -29,8 +27,9 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict, ApprovalView
-from closeloop.services import approvals
-from closeloop.services.meta_decisions import LeavingShadow, back_to_shadow, propose_leaving_shadow
+from closeloop.models.meta import MetaStatus
+from closeloop.services import approvals, meta
+from closeloop.services.meta_decisions import LeavingShadow, back_to_shadow
 
 app = typer.Typer(
     help="The meta-producer: it listens to the others and says what usually followed. In shadow until you decide.",
@@ -41,47 +40,43 @@ app = typer.Typer(
 @app.command()
 def status(book: Book = "default", as_json: AsJson = False) -> None:
     """The gate, the track record of the shadow, and what leaving it would have done."""
-    policy = settings().learning_policy()
-
-    async def load() -> dict[str, Any]:
-        async with database() as session:
-            record = await track_record(session, policy, book, datetime.now(UTC))
-            return record | {"proposals": [dict(row) for row in await store.meta.proposals(session, book, "pending")]}
-
-    record = run(load())
+    found = run(_status(book))
     if as_json:
-        return print_json(record)
-    since = f" since {at(record['since'])} UTC, decided by {record['decided_by']}" if record["since"] else ""
-    out.print(f"Book {book}: the meta-producer is {'live' if record['mode'] == 'live' else 'in shadow'}{since}.")
-    left = record["outcomes_needed"] - record["outcomes"]
-    gate = "open" if record["gate_open"] else f"closed: {left} more needed before it says anything"
-    out.print(f"Gate: {record['outcomes']} of {record['outcomes_needed']} outcomes, {gate}.")
-    if record["said"]:
-        out.print(
-            "It said: " + ", ".join(f"{count} x {_reason(reason)}" for reason, count in record["said"].items()) + "."
-        )
-    for name, label in (("shadow", "In shadow, it would have been"), ("live", "Live, it was")):
-        if score := record[name]:
-            earned = "" if score["return_pct"] is None else f", {score['return_pct']:+.3f} % a call before costs"
+        return print_json(found)
+    since = f" since {at(found.since)} UTC, decided by {found.decided_by}" if found.since else ""
+    out.print(f"Book {book}: the meta-producer is {'live' if found.mode == 'live' else 'in shadow'}{since}.")
+    left = found.outcomes_needed - found.outcomes
+    gate = "open" if found.gate_open else f"closed: {left} more needed before it says anything"
+    out.print(f"Gate: {found.outcomes} of {found.outcomes_needed} outcomes, {gate}.")
+    if found.said:
+        out.print("It said: " + ", ".join(f"{count} x {_reason(reason)}" for reason, count in found.said.items()) + ".")
+    for score, label in ((found.shadow, "In shadow, it would have been"), (found.live, "Live, it was")):
+        if score:
+            earned = "" if score.return_pct is None else f", {score.return_pct:+.3f} % a call before costs"
             out.print(
-                f"{label} right in {score['correct']} of {score['n']}: {score['hit_rate']:.1%} "
-                f"({score['hit_low']:.1%} to {score['hit_high']:.1%}), Brier {score['brier']:.3f}{earned}."
+                f"{label} right in {score.correct} of {score.n}: {score.hit_rate:.1%} "
+                f"({score.hit_low:.1%} to {score.hit_high:.1%}), Brier {score.brier:.3f}{earned}."
             )
-    if not record["shadow"]:
+    if not found.shadow:
         out.print("Nothing that it would have said has been resolved yet.")
-    elif (others := record["producers_meanwhile"])["n"]:
+    elif (others := found.producers_meanwhile).n:
         out.print(
-            f"The producers that it listened to were right in {others['hit_rate']:.1%} then, "
-            f"Brier {others['brier']:.3f}."
+            f"The producers that it listened to were right in {others.hit_rate:.1%} then, Brier {others.brier:.3f}."
         )
-    for waiting in record["proposals"]:
+    for waiting in found.proposals:
         out.print(
-            f"Proposal {waiting['number']} to leave shadow waits until {at(waiting['deadline'])} UTC:\n"
+            f"Proposal {waiting.number} to leave shadow waits until {at(waiting.deadline)} UTC:\n"
             f"  closeloop meta approve --book {book} --by NAME --note TEXT   (or reject)"
         )
-    if record["mode"] == "shadow" and record["gate_open"] and not record["proposals"]:
+    if found.mode == "shadow" and found.gate_open and not found.proposals:
         out.print(f"'closeloop meta propose --book {book}' proposes to leave shadow.")
     return None
+
+
+async def _status(book: str) -> MetaStatus:
+    policy = settings().learning_policy()
+    async with database() as session:
+        return await meta.status(session, policy, book, datetime.now(UTC))
 
 
 def _reason(reason: str) -> str:
@@ -91,28 +86,28 @@ def _reason(reason: str) -> str:
 
 
 @app.command()
-def decisions(book: BookOption = None, last: LastOption = None, as_json: AsJson = False) -> None:
+def decisions(
+    book: BookOption = None, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False
+) -> None:
     """What it said or would have said of each asset, why, and how that turned out."""
-    run(_decisions(book, last, as_json))
+    run(_decisions(book, last, before, as_json))
 
 
-async def _decisions(book: str | None, last: int | None, as_json: bool) -> None:
+async def _decisions(book: str | None, last: int | None, before: str | None, as_json: bool) -> None:
     async with database() as session:
-        rows = store.meta.decisions(session, book, last)
+        views = meta.decisions(session, book, last=last, before=before)
         if as_json:
-            return await print_json_list(dict(row) async for row in rows)
-        shown = table("book", "as of (UTC)", "asset", "horizon", "would say", "k of n", "confidence", "but", "right")
-        count = 0
-        async for r in rows:
-            count += 1
-            evidence = r["evidence"]
-            right = "-" if r["direction_correct"] is None else "yes" if r["direction_correct"] else "no"
+            return await print_json_list(views)
+        shown = table(
+            "id", "book", "as of (UTC)", "asset", "horizon", "would say", "k of n", "confidence", "but", "right"
+        )
+        async for v in views:
+            right = "-" if v.direction_correct is None else "yes" if v.direction_correct else "no"
             shown.add_row(
-                r["book"], at(r["as_of"]), r["asset"], r["horizon"], evidence["direction"] or "-",
-                f"{evidence['k']} of {evidence['n']}", number(r["confidence"]),
-                (r["reason"] or "-").replace("_", " "), right,
+                str(v.id), v.book, at(v.as_of), v.asset, v.horizon, v.evidence.direction or "-",
+                f"{v.evidence.k} of {v.evidence.n}", number(v.confidence), (v.reason or "-").replace("_", " "), right,
             )  # fmt: skip
-    if not count:
+    if not shown.row_count:
         return out.print(
             "It has not been asked yet: it speaks after each resolution, of what producers spoke of lately."
         )
@@ -131,13 +126,8 @@ def propose(book: Book = "default", as_json: AsJson = False) -> None:
 
 async def _propose(book: str) -> ApprovalView:
     policy = settings().learning_policy()
-    async with database_sessions() as sessions:
-        async with sessions() as session:
-            record = await track_record(session, policy, book, datetime.now(UTC))
-        if record["mode"] == "live":
-            fail(f"The meta-producer of {book} is live already, since {at(record['since'])} UTC.")
-        async with temporal() as client:
-            return await propose_leaving_shadow(client, sessions, policy, book, record)
+    async with database_sessions() as sessions, temporal() as client:
+        return await meta.propose(client, sessions, policy, book, datetime.now(UTC))
 
 
 @app.command(cls=DecisionCommand)

@@ -1,7 +1,7 @@
 """The meta-producer: what it said, what it would have said, and whether it may speak."""
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 from sqlalchemy import (
@@ -40,6 +40,96 @@ class MetaReport(BaseModel):
     shadowed: int = 0
     abstained: dict[str, int] = {}
     failed: dict[str, str] = Field(default={}, description="Books in which it could not speak, and why.")
+
+
+class HitRate(BaseModel):
+    """``correct`` of ``n`` outcomes: the rate with its Wilson 95 % interval, and the Brier score; null without any."""
+
+    n: int
+    correct: int
+    brier: float | None
+    hit_rate: float | None
+    hit_low: float | None
+    hit_high: float | None
+
+
+class MetaScore(HitRate):
+    """How what the meta-producer said turned out. ``return_pct``: mean of a call before costs, 5 is 5 %."""
+
+    mean_confidence: float
+    return_pct: float | None
+    first_at: datetime
+    last_at: datetime
+
+
+class TrackRecord(BaseModel):
+    """The gate of a book's meta-producer, what it said or would have said, and how that turned out."""
+
+    book: str
+    outcomes: int
+    outcomes_needed: int
+    gate_open: bool
+    mode: Literal["shadow", "live"]
+    since: datetime | None
+    decided_by: str | None
+    said: dict[str, int] = Field(description="How often it emitted, and abstained for which reason.")
+    shadow: MetaScore | None
+    live: MetaScore | None
+    producers_meanwhile: HitRate = Field(description="The producers that it listened to, over the same time.")
+    policy_hash: str
+
+
+class MetaProposalView(BaseModel):
+    """A proposal that the meta-producer leaves shadow, with the track record that it was made on."""
+
+    book: str
+    number: int
+    state: str
+    evidence: dict[str, Any]
+    proposed_at: datetime
+    deadline: datetime
+    verdict: str | None
+    operator: str | None
+    note: str | None
+    decided_at: datetime | None
+    policy_hash: str
+
+
+class MetaStatus(TrackRecord):
+    """A track record, and the proposal to leave shadow that waits, if one does."""
+
+    proposals: list[MetaProposalView]
+
+
+class MetaEvidence(BaseModel):
+    """What usually followed: the direction in ``k`` of ``n`` like states (learning/ensemble.py)."""
+
+    direction: str | None
+    k: int
+    n: int
+    share: float | None
+    wilson_low: float | None
+    base_rate: float | None
+
+
+class MetaDecisionView(BaseModel):
+    """What the meta-producer said of an asset and horizon, or would have said, why, and how that turned out."""
+
+    id: int
+    book: str
+    asset: str
+    horizon: str
+    as_of: datetime
+    action: str
+    reason: str | None
+    confidence: float | None
+    state: dict[str, str]
+    evidence: MetaEvidence
+    forecast_id: str | None
+    policy_hash: str
+    return_pct: float | None
+    direction_correct: bool | None
+    brier_score: float | None
 
 
 class MetaDecision(SQLModel, table=True):

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.models.meta import META, MetaDecision, MetaProposal
+from closeloop.models.meta import META, MetaDecision, MetaDecisionView, MetaProposal
 from closeloop.store.approvals import WaitingPage, waiting_page
 from closeloop.store.rows import execute, insertion
 
@@ -74,45 +74,86 @@ async def decide(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> se
     return {row.dedupe_key for row in written}
 
 
-async def decisions(session: AsyncSession, book: str | None, last: int | None = None) -> AsyncIterator[RowMapping]:
-    """What it said, oldest first, with how that turned out."""
+async def decisions(
+    session: AsyncSession, book: str | None, *, last: int | None = None, before: int | None = None
+) -> AsyncIterator[MetaDecisionView]:
+    """What it said, oldest first, with how that turned out, streamed: the ``last`` of those before an id."""
     query = (
         "SELECT d.id, d.book_id AS book, d.asset, d.horizon, d.as_of, d.action, d.reason, d.confidence, d.state, "
         "d.evidence, d.forecast_id, d.policy_hash, o.return_pct, o.direction_correct, o.brier_score "
         "FROM meta_decisions d LEFT JOIN forecast_outcomes o ON o.book_id = d.book_id "
-        "AND o.forecast_id = d.forecast_id WHERE (CAST(:book AS text) IS NULL OR d.book_id = :book) ORDER BY d.id"
+        "AND o.forecast_id = d.forecast_id WHERE (CAST(:book AS text) IS NULL OR d.book_id = :book) "
+        "AND (CAST(:before AS bigint) IS NULL OR d.id < :before) ORDER BY d.id"
     )
     if last is not None:
         query = f"SELECT * FROM ({query} DESC LIMIT :last) newest ORDER BY id"  # noqa: S608
     result = await session.stream(
         text(query),
-        {"book": book} | ({} if last is None else {"last": last}),
+        {"book": book, "before": before} | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
     async for row in result.mappings():
-        yield row
+        yield MetaDecisionView.model_validate(dict(row))
 
 
-async def record(session: AsyncSession, book: str, state: timedelta) -> dict[str, Any]:
-    """The track record of what it said or would have said, beside that of the producers it listened to."""
-    said = await session.execute(
+async def is_decision(session: AsyncSession, number: int) -> bool:
+    """Whether it said something under this id."""
+    return (
+        await session.execute(text("SELECT 1 FROM meta_decisions WHERE id = :id"), {"id": number})
+    ).first() is not None
+
+
+class Counted(NamedTuple):
+    """Outcomes, how many of them were right, and their mean Brier score."""
+
+    n: int
+    correct: int
+    brier: float | None
+
+
+class Scored(NamedTuple):
+    """How what it said in a mode turned out; ``return_pct``: the mean of a call before costs."""
+
+    n: int
+    correct: int
+    brier: float
+    mean_confidence: float
+    return_pct: float | None
+    first_at: datetime
+    last_at: datetime
+
+
+async def spoken(session: AsyncSession, book: str) -> dict[str, int]:
+    """How often it emitted, and abstained for which reason; abstentions last, each the most frequent first."""
+    result = await session.execute(
         text(
-            "SELECT action = 'no_forecast' AS abstained, coalesce(reason, 'emitted') AS reason, count(*) AS n "
-            "FROM meta_decisions WHERE book_id = :book GROUP BY 1, 2 ORDER BY 1, 3 DESC"
+            "SELECT coalesce(reason, 'emitted') AS reason, count(*) AS n FROM meta_decisions WHERE book_id = :book "
+            "GROUP BY 1 ORDER BY bool_and(action = 'no_forecast'), 2 DESC, 1"
         ),
         {"book": book},
     )
-    scored = await session.execute(
+    return {row.reason: row.n for row in result}
+
+
+async def scored(session: AsyncSession, book: str, *, shadow: bool) -> Scored | None:
+    """How what it said (or, in shadow, would have said) turned out; None where nothing of it is resolved."""
+    result = await session.execute(
         text(
-            "SELECT o.shadow, count(*) AS n, count(*) FILTER (WHERE o.direction_correct) AS correct, "
-            "avg(o.confidence) AS mean_confidence, avg(o.brier_score) AS brier, "
+            "SELECT count(*) AS n, count(*) FILTER (WHERE o.direction_correct) AS correct, "
+            "avg(o.brier_score) AS brier, avg(o.confidence) AS mean_confidence, "
             "avg(CASE o.action WHEN 'long' THEN o.return_pct WHEN 'short' THEN -o.return_pct END) AS return_pct, "
             "min(o.issued_at) AS first_at, max(o.issued_at) AS last_at "
-            "FROM forecast_outcomes o WHERE o.book_id = :book AND o.producer_id = :meta GROUP BY 1"
+            "FROM forecast_outcomes o WHERE o.book_id = :book AND o.producer_id = :meta AND o.shadow = :shadow"
         ),
-        {"book": book, "meta": META},
+        {"book": book, "meta": META, "shadow": shadow},
     )
-    others = await session.execute(
+    found = Scored._make(result.one())
+    return found if found.n else None
+
+
+async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta) -> Counted:
+    """Outcomes of the producers that it listened to: those whose target it said something of within ``state``."""
+    result = await session.execute(
         text(
             "SELECT count(*) AS n, count(*) FILTER (WHERE p.direction_correct) AS correct, avg(p.brier_score) AS brier "
             "FROM forecast_outcomes p CROSS JOIN LATERAL (SELECT 1 FROM forecast_outcomes m "
@@ -122,11 +163,7 @@ async def record(session: AsyncSession, book: str, state: timedelta) -> dict[str
         ),
         {"book": book, "meta": META, "age": state},
     )
-    return {
-        "decisions": [dict(row) for row in said.mappings()],
-        "scored": [dict(row) for row in scored.mappings()],
-        "producers_meanwhile": dict(others.mappings().one()),
-    }
+    return Counted._make(result.one())
 
 
 # -- shadow and live ---------------------------------------------------------------------------------------------------

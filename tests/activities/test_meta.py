@@ -11,13 +11,14 @@ from sqlalchemy import RowMapping
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.meta import MetaActivities, track_record
+from closeloop.activities.meta import MetaActivities
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
 from closeloop.models.errors import NotOnRecord
 from closeloop.models.forecasts import Forecast
 from closeloop.models.meta import MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.services import approvals
+from closeloop.services.meta import track_record
 from closeloop.services.meta_decisions import META_MODE, LeavingShadow, back_to_shadow
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
 
@@ -124,10 +125,11 @@ async def test_in_shadow_it_is_scored_and_seen_nowhere_else(floor: Floor) -> Non
     assert (await decisions(floor))[-1]["state"] == {"seer": "long"}
     async with floor.sessions() as session:
         record = await track_record(session, POLICY, "b", later)
-    assert (record["mode"], record["gate_open"], record["outcomes"]) == ("shadow", True, 81)
-    assert (record["shadow"]["n"], record["shadow"]["correct"]) == (1, int(scored["direction_correct"]))
-    assert record["shadow"]["brier"] == pytest.approx(scored["brier_score"])
-    assert record["producers_meanwhile"]["n"] == 1
+    assert (record.mode, record.gate_open, record.outcomes) == ("shadow", True, 81)
+    assert record.shadow is not None
+    assert (record.shadow.n, record.shadow.correct) == (1, int(scored["direction_correct"]))
+    assert record.shadow.brier == pytest.approx(scored["brier_score"])
+    assert record.producers_meanwhile.n == 1
 
 
 async def test_the_gate_opens_with_enough_outcomes_of_the_book(floor: Floor) -> None:
@@ -259,7 +261,8 @@ async def test_approved_it_speaks_until_it_is_sent_back(floor: Floor) -> None:
     assert again.id == "2"
     async with floor.sessions() as session:
         record = await track_record(session, POLICY, "b", AS_OF + DAY)
-    assert (record["mode"], record["decided_by"], record["live"]["n"], record["shadow"]) == ("shadow", "bob", 1, None)
+    assert record.live is not None
+    assert (record.mode, record.decided_by, record.live.n, record.shadow) == ("shadow", "bob", 1, None)
 
 
 @pytest.mark.parametrize(("verdict", "state"), [("reject", "rejected"), (None, "expired")])

@@ -275,6 +275,9 @@ async def test_producers_and_their_calibration(resolved: StackProcess, tmp_path:
     assert bull["brier"] == pytest.approx(parts[0] - parts[1] + parts[2] + within, abs=1e-12)
     [calm] = [r for r in await resolved.json("producers", *BOOK, "--regime", "CALM") if r["producer_id"] == "seer"]
     assert calm["outcomes"] == 13
+    before = [r["producer_id"] for r in await resolved.json("producers", *BOOK, "--before", "bull")]
+    assert before == list(rows)[: list(rows).index("bull")]
+    assert "There is no producer x" in (await resolved.cli("producers", *BOOK, "--before", "x")).sentence()
     [none] = [r for r in await resolved.json("producers", *BOOK, "--asset", "X") if r["producer_id"] == "seer"]
     assert (none["outcomes"], none["hit_rate"], none["bins"]) == (0, None, [])
     assert "seer" in (await resolved.cli("producers", *BOOK)).out
@@ -305,6 +308,8 @@ async def test_agreement(resolved: StackProcess) -> None:
     assert (pair["samples"], pair["agreement"]) == (10, 0.0)
     assert (pair["hit_first_disagreed"], pair["hit_second_disagreed"]) == (0.0, 1.0)
     assert "bull" in (await resolved.cli("producers", "agreement", *BOOK)).out
+    assert await resolved.json("producers", "agreement", *BOOK, "--before", pair["id"]) == []
+    assert "There is no pair x" in (await resolved.cli("producers", "agreement", "--before", "x")).sentence()
 
 
 async def test_heartbeats(stack: StackProcess) -> None:
@@ -354,7 +359,13 @@ async def test_the_meta_producer_waits_for_an_operator(resolved: StackProcess) -
     assert (await resolved.cli("meta", "shadow", "--by", " ", *BOOK)).status == 2
     kinds = [event["type"] for event in await resolved.json("events", *BOOK) if "pproval" in event["type"]]
     assert kinds == ["learning.approval.rejected.v1", "learning.approval.approved.v1"]
-    assert isinstance(await resolved.json("meta", "decisions", *BOOK), list)
+    said = await resolved.json("meta", "decisions", *BOOK)
+    assert said
+    earlier = await resolved.json("meta", "decisions", *BOOK, "--last", "1", "--before", str(said[-1]["id"]))
+    assert earlier == said[-2:-1]
+    for nothing in ("x", "0", "9" * 30):
+        refused = await resolved.cli("meta", "decisions", *BOOK, "--before", nothing)
+        assert f"There is no decision {nothing}" in refused.sentence()
 
 
 async def test_where_there_is_nothing(stack: StackProcess) -> None:
