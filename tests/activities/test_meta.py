@@ -18,6 +18,7 @@ from closeloop.models.forecasts import Forecast
 from closeloop.models.meta import MetaReport, MetaRequest
 from closeloop.models.policy import LearningPolicy
 from closeloop.services import approvals
+from closeloop.services import meta as services
 from closeloop.services.meta import track_record
 from closeloop.services.meta_decisions import META_MODE, LeavingShadow, back_to_shadow
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
@@ -176,6 +177,11 @@ async def test_only_the_last_two_hours_are_the_state(floor: Floor) -> None:
         ("ETH/BTC", "1h"): {"e": "long"},
     }
     assert [row["state"] for row in await decisions(floor, "c")] == [{"g": "long"}]
+    ids = [row["id"] for row in await decisions(floor)]
+    async with floor.sessions() as session:
+        page = [view async for view in services.decisions(session, "b", last=1, before=str(ids[-1]))]
+        assert [view.id for view in page] == [ids[-2]]
+        assert page[0].evidence.n == 0
 
 
 async def test_of_an_instant_it_speaks_once(floor: Floor) -> None:
