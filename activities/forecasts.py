@@ -151,7 +151,7 @@ class ForecastActivities:
             ),
             resolved_at=datetime.now(UTC),
             resolved_by=request.resolution_id,
-            policy_hash=self._policy.policy_hash,
+            policy_hash=self._policy.forecasts.hash,
             block=timedelta(hours=self._policy.producers.agreement_block_hours),
         )
 

@@ -21,10 +21,15 @@ from closeloop.learning.ensemble import Emission, History, emission, state
 from closeloop.learning.scoring import ACTION_CODES
 from closeloop.models.forecasts import Forecast, ForecastAction, seconds_of
 from closeloop.models.meta import META, MetaReport, MetaRequest
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.store.database import Sessions
 
 _ACTIONS = {code: ForecastAction(name) for name, code in ACTION_CODES.items()}
+
+
+def meta_hash(policy: LearningPolicy) -> str:
+    """The hash of what the meta-producer decides with: its own numbers, and the band within which a return is flat."""
+    return hash_of(policy.meta, policy.forecasts)
 
 
 class MetaActivities:
@@ -139,7 +144,7 @@ class MetaActivities:
                 "base_rate": said.base_rate,
             },
             "forecast_id": forecast_id,
-            "policy_hash": self._policy.policy_hash,
+            "policy_hash": meta_hash(self._policy),
         }
         if key in await store.meta.decide(session, [row]) and forecast_id is not None:
             forecast = Forecast(

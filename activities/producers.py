@@ -105,7 +105,7 @@ class ProducerActivities:
     async def _write(self, book: str, as_of: datetime) -> None:
         policy = self._policy
         window = Window(after=as_of - timedelta(days=policy.producers.window_days), until=as_of)
-        stamp = {"book_id": book, "as_of": as_of, "policy_hash": policy.policy_hash}
+        stamp = {"book_id": book, "as_of": as_of, "policy_hash": policy.producers.hash}
         slices, pairs = await asyncio.gather(self._slices(book, window), self._pairs(book, window))
         scores = [one.slice._asdict() | one.scores.model_dump() | {"sums": one.sums} for one in slices]
         async with transaction(self._sessions) as session:
@@ -148,7 +148,7 @@ class ProducerActivities:
             "evidence": evidence,
             "n": outcomes,
             "as_of": as_of,
-            "policy_hash": self._policy.policy_hash,
+            "policy_hash": self._policy.producers.hash,
         }
         told = {"book": book} | {name: row[name] for name in ("producer_id", "version", "adopted", "evidence", "as_of")}
         async with transaction(self._sessions) as session:

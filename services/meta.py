@@ -40,7 +40,7 @@ async def track_record(session: AsyncSession, policy: LearningPolicy, book: str,
         shadow=await _score(session, book, shadow=True),
         live=await _score(session, book, shadow=False),
         producers_meanwhile=HitRate(**meanwhile._asdict(), **_interval(meanwhile.correct, meanwhile.n)),
-        policy_hash=policy.policy_hash,
+        policy_hash=policy.meta.hash,
     )
 
 

@@ -165,7 +165,7 @@ async def _as_of(
                 scores=one_then.scores,
                 sums=one_then.sums,
                 as_of=as_of,
-                policy_hash=policy.policy_hash,
+                policy_hash=policy.producers.hash,
             )
         )
     return then

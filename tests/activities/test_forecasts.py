@@ -335,7 +335,7 @@ async def test_an_event_tells_the_outcome(floor: Floor) -> None:
         "log_score": pytest.approx(0.35667494),
         "regime_at_forecast": "BULL",
         "resolved_by": "the run",
-        "policy_hash": POLICY.policy_hash,
+        "policy_hash": POLICY.forecasts.hash,
     }
     [forecast_told] = await floor.sql("SELECT 1 FROM events WHERE dedupe_key = :key", key=told["forecast_event_id"])
     assert forecast_told
@@ -526,6 +526,5 @@ async def test_a_policy_shapes_what_is_due_and_what_is_flat(floor: Floor) -> Non
     assert {name: row["direction_correct"] for name, row in (await own.outcomes()).items()} == {"in": True}
     await own.resolve(T0 + 2 * HOUR)
     assert not (await own.outcomes())["out"]["direction_correct"]
-    assert (
-        {row["policy_hash"] for row in (await own.outcomes()).values()} == {policy.policy_hash} != {POLICY.policy_hash}
-    )
+    hashes = {row["policy_hash"] for row in (await own.outcomes()).values()}
+    assert hashes == {policy.forecasts.hash} != {POLICY.forecasts.hash}

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.meta import MetaActivities
+from closeloop.activities.meta import MetaActivities, meta_hash
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, RecordApproval
 from closeloop.models.errors import NotOnRecord
 from closeloop.models.forecasts import Forecast
@@ -139,7 +139,7 @@ async def test_the_gate_opens_with_enough_outcomes_of_the_book(floor: Floor) -> 
     assert await speak(floor) == MetaReport(abstained={"insufficient_data": 1})
     [said] = await decisions(floor)
     assert (said["action"], said["reason"], said["forecast_id"]) == ("no_forecast", "insufficient_data", None)
-    assert said["policy_hash"] == floor.policy.policy_hash
+    assert said["policy_hash"] == meta_hash(floor.policy)
     floor.policy = POLICY
     assert (await floor.sql("SELECT count(*) AS n FROM forecasts WHERE producer_id = 'meta'"))[0]["n"] == 0
     assert await speak(floor, AS_OF + TICK) == MetaReport(shadowed=1)
