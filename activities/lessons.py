@@ -102,7 +102,7 @@ class LessonActivities:
                 if not wanted:
                     return report
                 batches = store.patterns.trades(session, request.book, request.as_of, wanted)
-                groups = await asyncio.to_thread(_collect, _pulled(batches))
+                groups = await asyncio.to_thread(_groups_of, _rows_for_a_thread(batches))
             return await self._write(request, report, run, last.version if last else 0, groups)
 
     def _is_due(self, trades: int, before: LessonGroup | None) -> bool:
@@ -192,14 +192,15 @@ class LessonActivities:
     ) -> LearningLesson:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
-        h, score, of_lesson = None, None, {}
+        half_life_hours, score, of_lesson = None, None, {}
         if lesson.status is not LessonStatus.shadow:  # of which there are thousands, and which nothing is done with
-            h = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
+            half_life_hours = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
             found = factors(group, rows)
             of_lesson = asdict(found)
             if lesson.effect is not None:
-                since = (request.as_of.timestamp() - newest) / 3600
-                score = edge_score(found, weights_of(group, rows, learned), lesson.effect, h, since)
+                age_hours = (request.as_of.timestamp() - newest) / 3600
+                weights = weights_of(group, rows, learned)
+                score = edge_score(found, weights, lesson.effect, half_life_hours, age_hours)
         explained_by = lesson.explained_by
         return LearningLesson(
             lesson_id=lesson_id(request.book, group.key, lesson.conditions),
@@ -215,11 +216,16 @@ class LessonActivities:
             effect=lesson.effect,
             effect_low=lesson.effect_low,
             effect_high=lesson.effect_high,
-            half_life_hours=h,
+            half_life_hours=half_life_hours,
             p=lesson.p,
             q=lesson.q,
             actionable=is_actionable(
-                lesson.status is LessonStatus.active, lesson.q, lesson.effect, h, policy.mining, policy.decay
+                lesson.status is LessonStatus.active,
+                lesson.q,
+                lesson.effect,
+                half_life_hours,
+                policy.mining,
+                policy.decay,
             ),
             explained_by=None if explained_by is None else lesson_id(request.book, group.key, explained_by),
             status=lesson.status,
@@ -250,11 +256,11 @@ class _Version:
 
 def lesson_id(book: str, group: Key, conditions: Mapping[str, str]) -> str:
     """A lesson's name: the same in every run."""
-    said = to_json([book, *group, sorted(conditions.items())])
-    return hashlib.sha256(said).hexdigest()[:16]
+    identity = to_json([book, *group, sorted(conditions.items())])
+    return hashlib.sha256(identity).hexdigest()[:16]
 
 
-def _collect(rows: Iterator[Row[Any]]) -> list[Group]:
+def _groups_of(rows: Iterator[Row[Any]]) -> list[Group]:
     return [
         group_of(pattern, action, map(_trade, of_group))
         for (pattern, action), of_group in groupby(rows, key=lambda row: (row.pattern_key, row.action_category))
@@ -273,7 +279,7 @@ def _trade(row: Row[Any]) -> Trade:
     )
 
 
-def _pulled(batches: AsyncIterator[Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
+def _rows_for_a_thread(batches: AsyncIterator[Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
     """Rows for a thread, batch after batch from the loop: memory holds one batch, however many trades there are."""
     loop = asyncio.get_running_loop()
 
