@@ -14,8 +14,8 @@ from closeloop.activities import Activity
 from closeloop.activities.books import each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
-from closeloop.learning.calibration import Recalibration, recalibrate
-from closeloop.learning.ensemble import PAIR_COLUMNS, agreement
+from closeloop.learning.agreement import PAIR_COLUMNS, agreement
+from closeloop.learning.recalibration import Recalibration, recalibrate
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy, ProducersPolicy
 from closeloop.models.producers import PerformanceReport, PerformanceRequest, SliceScores

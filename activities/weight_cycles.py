@@ -11,7 +11,7 @@ from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
-from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, performance
+from closeloop.learning.overfitting import ClosedTrade, CyclePerformance, cycle_performance, degradation_streak
 from closeloop.learning.weights import Correlation, InfeasibleBounds, adjusted, correlate, with_q_values
 from closeloop.models.books import BookView
 from closeloop.models.events import EventType
@@ -129,13 +129,13 @@ class WeightCycleActivities:
         closes = await store.weights.closes_between(
             session, request.book, last.as_of if last else None, request.as_of, active.since
         )
-        found = performance([ClosedTrade(close.realized_pnl, close.rr) for close in closes])
+        found = cycle_performance([ClosedTrade(close.realized_pnl, close.rr) for close in closes])
         learned = active.source == "learned"
         streak = 0
         if learned:
             before = last.streak if last is not None and last.learned else 0
             earlier = await self._earlier(session, request.book)
-            streak = degradation_streak(before, found, earlier, self._policy.weights.min_cycle_positions)
+            streak = degradation_streak(before, found, earlier, self._policy.weights)
         return CycleRecord(
             cycle_id=cycle_id,
             workflow_id=request.workflow_id,
@@ -157,12 +157,14 @@ class WeightCycleActivities:
             streak=streak,
         )
 
-    async def _earlier(self, session: AsyncSession, book: str) -> Performance | None:
+    async def _earlier(self, session: AsyncSession, book: str) -> CyclePerformance | None:
         """What to compare with: the last learned cycle that counts, or for the first one the last preset cycle."""
         enough = self._policy.weights.min_cycle_positions
         found = await store.weights.last_counting_cycle(session, book, enough, learned=True)
         found = found or await store.weights.last_counting_cycle(session, book, enough, learned=False)
-        return None if found is None else Performance(found.performance_n, found.performance_pnl, found.performance_r)
+        if found is None:
+            return None
+        return CyclePerformance(found.performance_n, found.performance_pnl, found.performance_r)
 
     async def _restore_preset(
         self, session: AsyncSession, draft: CycleRecord, active: ActiveWeights, preset: Weights
@@ -203,7 +205,7 @@ class WeightCycleActivities:
         delta = policy.max_delta / 2 if age < timedelta(days=policy.warm_days) else policy.max_delta
         correlations = {domain: c.r for domain, c in evidence.items()}
         try:
-            new = adjusted(draft.old, correlations, delta, policy.floor, policy.ceiling)
+            new = adjusted(draft.old, correlations, delta, policy)
         except InfeasibleBounds as error:
             raise _infeasible(error) from None
         if all(abs(new[domain] - weight) < SAME for domain, weight in draft.old.items()):
@@ -223,7 +225,7 @@ class WeightCycleActivities:
             for domain, score in close.domain_scores.items():
                 if domain in pairs:
                     pairs[domain].append((side * score, outcome))
-        return with_q_values({domain: correlate(p, self._policy.weights.min_pairs) for domain, p in pairs.items()})
+        return with_q_values({domain: correlate(p, self._policy.weights) for domain, p in pairs.items()})
 
     def _may_approve_itself(self, cycle: OpenedCycle) -> bool:
         limit = self._policy.weights.self_approve_max_q

@@ -1,4 +1,4 @@
-"""The ensemble: which producers say the same thing, and what followed when they stood as they stand now?
+"""The ensemble: what followed when all producers stood as they stand now?
 
 Times are microseconds since 1970 (UTC), actions the codes of :mod:`closeloop.learning.scoring`.
 """
@@ -11,24 +11,14 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from closeloop.learning.intervals import wilson_interval, wilson_intervals
+from closeloop.learning.intervals import wilson_interval
 from closeloop.learning.scoring import FLAT, LONG, SHORT, correct
-from closeloop.models.policy import ForecastsPolicy, MetaPolicy, ProducersPolicy
+from closeloop.models.policy import ForecastsPolicy, MetaPolicy
 
 Abstention = Literal["insufficient_data", "low_confidence", "shadow_mode"]
 
 _HOUR_US: Final = 3_600_000_000
 _DIRECTIONS: Final = (LONG, SHORT, FLAT)
-
-PAIR_COLUMNS: Final = (
-    "samples",
-    "agreed",
-    "agreed_correct_first",
-    "agreed_correct_second",
-    "disagreed_correct_first",
-    "disagreed_correct_second",
-)
-"""What is counted of a pair of producers, over blocks; all of it adds up over days."""
 
 
 @dataclass(frozen=True)
@@ -157,56 +147,3 @@ def _apart(instants: NDArray[np.int64], chosen: NDArray[np.bool_], distance: int
         episodes.append(places[at])
         at = bisect_left(times, times[at] + distance, at + 1)
     return episodes
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Rates of r pairs with Wilson 95 % intervals, an array (r,) each, NaN where undefined or on too few samples.
-
-    ``hit_agreed``: share right when both said the same, over both producers' own outcomes (they were issued at
-    different times of the block, so they may differ); ``hit_*_disagreed``: of each when they did not.
-    """
-
-    samples: NDArray[np.int64]
-    agreement: NDArray[np.float64]
-    agreement_low: NDArray[np.float64]
-    agreement_high: NDArray[np.float64]
-    hit_agreed: NDArray[np.float64]
-    hit_agreed_low: NDArray[np.float64]
-    hit_agreed_high: NDArray[np.float64]
-    hit_first_disagreed: NDArray[np.float64]
-    hit_first_disagreed_low: NDArray[np.float64]
-    hit_first_disagreed_high: NDArray[np.float64]
-    hit_second_disagreed: NDArray[np.float64]
-    hit_second_disagreed_low: NDArray[np.float64]
-    hit_second_disagreed_high: NDArray[np.float64]
-
-
-def agreement(
-    counts: NDArray[np.int64],
-    horizon_us: NDArray[np.int64],
-    producers: ProducersPolicy,
-) -> Agreement:
-    """Rates from counts (r, len(PAIR_COLUMNS)), which may be sums over days, of pairs with these horizons.
-
-    Blocks shorter than the horizon overlap: intervals count only block / horizon of them. A block in which both were
-    right counts once, not twice.
-    """
-    samples, agreed, first_agreed, second_agreed, first_disagreed, second_disagreed = counts.T
-    disagreed = samples - agreed
-    apart = np.minimum(1.0, producers.agreement_block_hours * _HOUR_US / horizon_us)
-
-    def rate(
-        hits: NDArray[np.float64], of: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rates = np.where(of >= producers.min_outcomes, hits / of, np.nan)
-        return rates, *wilson_intervals(rates, np.maximum(1.0, np.floor(of * apart)))
-
-    return Agreement(
-        samples,
-        *rate(agreed.astype(np.float64), samples),
-        *rate((first_agreed + second_agreed) / 2, agreed),
-        *rate(first_disagreed.astype(np.float64), disagreed),
-        *rate(second_disagreed.astype(np.float64), disagreed),
-    )

@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from closeloop.models.policy import WeightsPolicy
+
 
 @dataclass(frozen=True)
 class ClosedTrade:
@@ -18,7 +20,7 @@ class ClosedTrade:
 
 
 @dataclass(frozen=True)
-class Performance:
+class CyclePerformance:
     """Mean outcome of a cycle's positions: ``mean_r`` only where every one of them has R."""
 
     n: int
@@ -26,21 +28,21 @@ class Performance:
     mean_r: float | None
 
 
-def performance(trades: Sequence[ClosedTrade]) -> Performance:
+def cycle_performance(trades: Sequence[ClosedTrade]) -> CyclePerformance:
     """Mean PnL and mean R of the positions that were opened and closed under one version of the weights.
 
-    >>> performance([ClosedTrade(10.0, 2.0), ClosedTrade(-5.0, None)])
-    Performance(n=2, mean_pnl=2.5, mean_r=None)
+    >>> cycle_performance([ClosedTrade(10.0, 2.0), ClosedTrade(-5.0, None)])
+    CyclePerformance(n=2, mean_pnl=2.5, mean_r=None)
     """
     n = len(trades)
     if n == 0:
-        return Performance(0, None, None)
+        return CyclePerformance(0, None, None)
     known = [trade.rr for trade in trades if trade.rr is not None]
     mean_r = math.fsum(known) / n if len(known) == n else None
-    return Performance(n, math.fsum(trade.pnl for trade in trades) / n, mean_r)
+    return CyclePerformance(n, math.fsum(trade.pnl for trade in trades) / n, mean_r)
 
 
-def is_lower(current: Performance, earlier: Performance) -> bool:
+def is_lower(current: CyclePerformance, earlier: CyclePerformance) -> bool:
     """Whether performance fell: in R if every position of both cycles has it, otherwise in money.
 
     Raises ValueError if a cycle has no positions.
@@ -52,12 +54,14 @@ def is_lower(current: Performance, earlier: Performance) -> bool:
     return current.mean_pnl < earlier.mean_pnl
 
 
-def degradation_streak(streak: int, current: Performance, earlier: Performance | None, min_positions: int) -> int:
+def degradation_streak(
+    streak: int, current: CyclePerformance, earlier: CyclePerformance | None, weights: WeightsPolicy
+) -> int:
     """The streak after a cycle under learned weights.
 
-    ``earlier`` is the last cycle with at least ``min_positions``. A cycle with fewer, or with none to be compared with,
+    ``earlier`` is the last cycle with enough positions. A cycle with fewer, or with none to be compared with,
     leaves the streak as it is; a lower one adds 1; any other ends it.
     """
-    if current.n < min_positions or earlier is None:
+    if current.n < weights.min_cycle_positions or earlier is None:
         return streak
     return streak + 1 if is_lower(current, earlier) else 0

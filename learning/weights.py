@@ -14,6 +14,7 @@ import numpy as np
 from closeloop.learning.correlation import correlation_p, pearson
 from closeloop.learning.intervals import fisher_interval
 from closeloop.learning.significance import benjamini_hochberg
+from closeloop.models.policy import WeightsPolicy
 
 UNITS = 2**50
 _ROUNDING = 1e-12
@@ -39,14 +40,14 @@ class Correlation:
     q: float | None = None
 
 
-def correlate(pairs: Sequence[tuple[float, int]], min_pairs: int) -> Correlation:
+def correlate(pairs: Sequence[tuple[float, int]], weights: WeightsPolicy) -> Correlation:
     """Pearson correlation of (score towards the trade, outcome +1 or -1); r = 0 with too few pairs or no variance.
 
-    >>> correlate([(0.5, 1)] * 5, min_pairs=10).r
+    >>> correlate([(0.5, 1)] * 5, WeightsPolicy()).r
     0.0
     """
     n = len(pairs)
-    if n < min_pairs:
+    if n < weights.min_pairs:
         return Correlation(n, 0.0, None, None, None)
     r = pearson([score for score, _ in pairs], [outcome for _, outcome in pairs])
     if math.isnan(r):
@@ -61,8 +62,9 @@ def with_q_values(evidence: Mapping[str, Correlation]) -> dict[str, Correlation]
     return {domain: replace(each, q=q_of.get(domain)) for domain, each in evidence.items()}
 
 
-def check_bounds(domains: int, floor: float, ceiling: float) -> None:
+def check_bounds(domains: int, weights: WeightsPolicy) -> None:
     """Raise InfeasibleBounds unless ``domains`` weights between floor and ceiling can sum to 1."""
+    floor, ceiling = weights.floor, weights.ceiling
     if not 0 <= floor <= ceiling <= 1:
         raise InfeasibleBounds(f"floor {floor:g} and ceiling {ceiling:g} must satisfy 0 <= floor <= ceiling <= 1")
     if domains * floor > 1 + _ROUNDING:
@@ -71,20 +73,20 @@ def check_bounds(domains: int, floor: float, ceiling: float) -> None:
         raise InfeasibleBounds(f"{domains} domains of at most {ceiling:g} each sum to less than 1: raise the ceiling")
 
 
-def project(weights: Mapping[str, float], floor: float, ceiling: float) -> dict[str, float]:
-    """The point nearest to ``weights`` (Euclidean) whose weights lie in [floor, ceiling] and sum to 1.
+def project(current: Mapping[str, float], weights: WeightsPolicy) -> dict[str, float]:
+    """The point nearest to ``current`` (Euclidean) whose weights lie within floor and ceiling and sum to 1.
 
     Raises InfeasibleBounds.
 
-    >>> project({"a": 0.75, "b": 0.125, "c": 0.125}, floor=0.0625, ceiling=0.5)
+    >>> project({"a": 0.75, "b": 0.125, "c": 0.125}, WeightsPolicy(floor=0.0625, ceiling=0.5))
     {'a': 0.5, 'b': 0.25, 'c': 0.25}
     """
-    exact, low, high = _projection(weights, floor, ceiling)
+    exact, low, high = _projection(current, weights)
     return _on_grid(exact, low, high)
 
 
 def adjusted(
-    weights: Mapping[str, float], correlations: Mapping[str, float], delta: float, floor: float, ceiling: float
+    current: Mapping[str, float], correlations: Mapping[str, float], delta: float, weights: WeightsPolicy
 ) -> dict[str, float]:
     """Weights after one cycle: the point nearest to ``w' + r * delta`` that is allowed.
 
@@ -92,7 +94,7 @@ def adjusted(
     and is at most ``delta`` from ``w'`` in every domain. Such a point always exists (``w'`` is one) and is unique.
     Raises InfeasibleBounds.
     """
-    start, lowest, highest = _projection(weights, floor, ceiling)
+    start, lowest, highest = _projection(current, weights)
     step = Fraction(delta)
     low = {name: max(lowest[name], w - step) for name, w in start.items()}
     high = {name: min(highest[name], w + step) for name, w in start.items()}
@@ -103,13 +105,13 @@ def adjusted(
 _Point = dict[str, Fraction]
 
 
-def _projection(weights: Mapping[str, float], floor: float, ceiling: float) -> tuple[_Point, _Point, _Point]:
-    check_bounds(len(weights), floor, ceiling)
+def _projection(current: Mapping[str, float], weights: WeightsPolicy) -> tuple[_Point, _Point, _Point]:
+    check_bounds(len(current), weights)
     # Where a bound leaves no room but rounding (ten domains of at least 0.1), the room is exactly 1 / n.
-    even = Fraction(1, len(weights))
-    low = dict.fromkeys(weights, min(Fraction(floor), even))
-    high = dict.fromkeys(weights, max(Fraction(ceiling), even))
-    return _nearest({name: Fraction(w) for name, w in weights.items()}, low, high), low, high
+    even = Fraction(1, len(current))
+    low = dict.fromkeys(current, min(Fraction(weights.floor), even))
+    high = dict.fromkeys(current, max(Fraction(weights.ceiling), even))
+    return _nearest({name: Fraction(w) for name, w in current.items()}, low, high), low, high
 
 
 def _nearest(target: Mapping[str, Fraction], low: Mapping[str, Fraction], high: Mapping[str, Fraction]) -> _Point:

@@ -83,7 +83,7 @@ async def find(session: AsyncSession, cycle_id: str) -> CycleView:
 
 def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
     """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
-    allowed = project(preset.weights, policy.weights.floor, policy.weights.ceiling)
+    allowed = project(preset.weights, policy.weights)
     if all(abs(allowed[domain] - weight) < SAME for domain, weight in preset.weights.items()):
         return dict(preset.weights)
     return allowed

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.learning.agreement import PAIR_COLUMNS
 from closeloop.learning.calibration import BIN_EDGES, COLUMNS
-from closeloop.learning.ensemble import PAIR_COLUMNS
 from closeloop.models.producers import ProducerCorrelation, ProducerPerformance, Slice
 from closeloop.store import locks
 from closeloop.store.rows import execute, insertion
@@ -141,7 +141,7 @@ class Abstentions(NamedTuple):
 
 
 class PairCounts(NamedTuple):
-    """Blocks that two producers shared, counted in the order of learning.ensemble.PAIR_COLUMNS."""
+    """Blocks that two producers shared, counted in the order of learning.agreement.PAIR_COLUMNS."""
 
     asset: str
     horizon: str

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from closeloop.learning.calibration import Recalibration, performance, recalibrate, reliability, sums
+from closeloop.learning.calibration import performance, reliability, sums
+from closeloop.learning.recalibration import Recalibration, recalibrate
 from closeloop.learning.scoring import brier, log_score
 from closeloop.models.policy import ProducersPolicy
 from tests.learning import plain_scores

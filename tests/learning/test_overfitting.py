@@ -4,30 +4,37 @@ import random
 
 import pytest
 
-from closeloop.learning.overfitting import ClosedTrade, Performance, degradation_streak, is_lower, performance
+from closeloop.learning.overfitting import (
+    ClosedTrade,
+    CyclePerformance,
+    cycle_performance,
+    degradation_streak,
+    is_lower,
+)
+from closeloop.models.policy import WeightsPolicy
 
 
-def in_money(mean: float, n: int = 10) -> Performance:
-    return Performance(n, mean, None)
+def in_money(mean: float, n: int = 10) -> CyclePerformance:
+    return CyclePerformance(n, mean, None)
 
 
-def in_r(mean: float, n: int = 10, money: float = 0.0) -> Performance:
-    return Performance(n, money, mean)
+def in_r(mean: float, n: int = 10, money: float = 0.0) -> CyclePerformance:
+    return CyclePerformance(n, money, mean)
 
 
 @pytest.mark.parametrize(
     ("trades", "wanted"),
     [
-        ([], Performance(0, None, None)),
-        ([ClosedTrade(4.0, 2.0), ClosedTrade(-2.0, -1.0)], Performance(2, 1.0, 0.5)),
-        ([ClosedTrade(4.0, 2.0), ClosedTrade(-2.0, None)], Performance(2, 1.0, None)),
-        ([ClosedTrade(0.0, 0.0)], Performance(1, 0.0, 0.0)),
-        ([ClosedTrade(1e16, None), ClosedTrade(1.0, None), ClosedTrade(-1e16, None)], Performance(3, 1 / 3, None)),
+        ([], CyclePerformance(0, None, None)),
+        ([ClosedTrade(4.0, 2.0), ClosedTrade(-2.0, -1.0)], CyclePerformance(2, 1.0, 0.5)),
+        ([ClosedTrade(4.0, 2.0), ClosedTrade(-2.0, None)], CyclePerformance(2, 1.0, None)),
+        ([ClosedTrade(0.0, 0.0)], CyclePerformance(1, 0.0, 0.0)),
+        ([ClosedTrade(1e16, None), ClosedTrade(1.0, None), ClosedTrade(-1e16, None)], CyclePerformance(3, 1 / 3, None)),
     ],
 )
-def test_performance(trades: list[ClosedTrade], wanted: Performance) -> None:
-    assert performance(trades) == wanted
-    assert performance(trades[::-1]) == wanted
+def test_performance(trades: list[ClosedTrade], wanted: CyclePerformance) -> None:
+    assert cycle_performance(trades) == wanted
+    assert cycle_performance(trades[::-1]) == wanted
 
 
 @pytest.mark.parametrize(
@@ -42,15 +49,15 @@ def test_performance(trades: list[ClosedTrade], wanted: Performance) -> None:
         (in_money(1.0), in_r(0.5, money=9.0), True),
     ],
 )
-def test_what_is_lower(current: Performance, earlier: Performance, lower: bool) -> None:
+def test_what_is_lower(current: CyclePerformance, earlier: CyclePerformance, lower: bool) -> None:
     assert is_lower(current, earlier) is lower
 
 
 def test_a_cycle_without_positions_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="without positions"):
-        is_lower(Performance(0, None, None), in_money(1.0))
+        is_lower(CyclePerformance(0, None, None), in_money(1.0))
     with pytest.raises(ValueError, match="without positions"):
-        is_lower(in_money(1.0), Performance(0, None, None))
+        is_lower(in_money(1.0), CyclePerformance(0, None, None))
 
 
 @pytest.mark.parametrize(
@@ -63,12 +70,12 @@ def test_a_cycle_without_positions_cannot_be_compared() -> None:
         (2, in_money(-9.0, n=4), in_money(2.0), 2),  # too few positions
         (2, in_money(9.0, n=4), in_money(2.0), 2),
         (2, in_money(1.0, n=5), in_money(2.0), 3),  # just enough
-        (2, Performance(0, None, None), in_money(2.0), 2),
+        (2, CyclePerformance(0, None, None), in_money(2.0), 2),
         (1, in_money(1.0), None, 1),  # nothing to compare with
     ],
 )
-def test_the_streak(streak: int, current: Performance, earlier: Performance | None, wanted: int) -> None:
-    assert degradation_streak(streak, current, earlier, 5) == wanted
+def test_the_streak(streak: int, current: CyclePerformance, earlier: CyclePerformance | None, wanted: int) -> None:
+    assert degradation_streak(streak, current, earlier, WeightsPolicy(min_cycle_positions=5)) == wanted
 
 
 def test_pure_noise_reverts_about_every_28_to_30_learned_cycles() -> None:
@@ -76,15 +83,15 @@ def test_pure_noise_reverts_about_every_28_to_30_learned_cycles() -> None:
     under the preset, with which the first learned one is compared."""
     rng = random.Random(20260101)
 
-    def cycle() -> Performance:
-        return performance([ClosedTrade(pnl, pnl) for pnl in (rng.gauss(0, 1) for _ in range(6))])
+    def cycle() -> CyclePerformance:
+        return cycle_performance([ClosedTrade(pnl, pnl) for pnl in (rng.gauss(0, 1) for _ in range(6))])
 
     lengths = []
     while len(lengths) < 1000:
         earlier, streak, learned = cycle(), 0, 0
         while streak < 3:
             current = cycle()
-            streak = degradation_streak(streak, current, earlier, 5)
+            streak = degradation_streak(streak, current, earlier, WeightsPolicy(min_cycle_positions=5))
             earlier, learned = current, learned + 1
         lengths.append(learned)
     mean = sum(lengths) / len(lengths)

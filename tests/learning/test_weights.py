@@ -21,6 +21,13 @@ from closeloop.learning.weights import (
     project,
     with_q_values,
 )
+from closeloop.models.policy import WeightsPolicy
+
+
+def within(floor: float, ceiling: float) -> WeightsPolicy:
+    """Bounds that a policy may not have, too."""
+    return WeightsPolicy.model_construct(floor=floor, ceiling=ceiling)
+
 
 BALANCED = {"curator": 0.25, "onchain": 0.25, "tradfi": 0.20, "social": 0.15, "technical": 0.10, "events": 0.05}
 Weights = dict[str, float]
@@ -86,11 +93,11 @@ def test_sum_floor_ceiling_and_limit_hold_exactly_and_together(
     case: tuple[Weights, dict[str, float], float, float, float],
 ) -> None:
     weights, r, delta, floor, ceiling = case
-    start = project(weights, floor, ceiling)
+    start = project(weights, within(floor, ceiling))
     assert sums_to_exactly_one(start)
     assert all(floor <= w <= ceiling for w in start.values())
     # From weights that keep to the bounds, as those of every earlier cycle do, the limit has no rounding either.
-    new = adjusted(start, r, delta, floor, ceiling)
+    new = adjusted(start, r, delta, within(floor, ceiling))
     assert sums_to_exactly_one(new)
     assert all(floor <= w <= ceiling for w in new.values())
     assert all(abs(Fraction(new[d]) - Fraction(w)) <= Fraction(delta) for d, w in start.items())
@@ -102,8 +109,8 @@ def test_sum_floor_ceiling_and_limit_hold_exactly_and_together(
 def test_it_is_the_point_that_bisection_finds(case: tuple[Weights, dict[str, float], float, float, float]) -> None:
     weights, r, delta, floor, ceiling = case
     low, high = dict.fromkeys(weights, floor), dict.fromkeys(weights, ceiling)
-    assert near(project(weights, floor, ceiling), clamped(weights, low, high), 1e-12)
-    assert near(adjusted(weights, r, delta, floor, ceiling), expected(weights, r, delta, floor, ceiling), 1e-12)
+    assert near(project(weights, within(floor, ceiling)), clamped(weights, low, high), 1e-12)
+    assert near(adjusted(weights, r, delta, within(floor, ceiling)), expected(weights, r, delta, floor, ceiling), 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(15))
@@ -130,10 +137,10 @@ def test_it_is_the_point_that_an_optimizer_finds(seed: int) -> None:
         return np.asarray(found.x)
 
     start = nearest(np.array(list(weights.values())), np.full(n, floor), np.full(n, ceiling))
-    assert np.allclose(list(project(weights, floor, ceiling).values()), start, atol=1e-7)
+    assert np.allclose(list(project(weights, within(floor, ceiling)).values()), start, atol=1e-7)
     low, high = np.maximum(floor, start - delta), np.minimum(ceiling, start + delta)
     wanted = nearest(start + delta * np.array(list(r.values())), low, high)
-    assert np.allclose(list(adjusted(weights, r, delta, floor, ceiling).values()), wanted, atol=1e-7)
+    assert np.allclose(list(adjusted(weights, r, delta, within(floor, ceiling)).values()), wanted, atol=1e-7)
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,23 +148,23 @@ def test_it_is_the_point_that_an_optimizer_finds(seed: int) -> None:
 def test_the_order_of_the_domains_is_of_no_account(case: tuple[Weights, dict[str, float], float, float, float]) -> None:
     weights, r, delta, floor, ceiling = case
     backwards = dict(reversed(weights.items()))
-    assert adjusted(weights, r, delta, floor, ceiling) == adjusted(backwards, r, delta, floor, ceiling)
+    assert adjusted(weights, r, delta, within(floor, ceiling)) == adjusted(backwards, r, delta, within(floor, ceiling))
 
 
 @settings(max_examples=60, deadline=None)
 @given(cases())
 def test_projecting_twice_changes_nothing(case: tuple[Weights, dict[str, float], float, float, float]) -> None:
     weights, _, delta, floor, ceiling = case
-    once = project(weights, floor, ceiling)
-    assert project(once, floor, ceiling) == once
-    assert adjusted(once, {}, delta, floor, ceiling) == once
+    once = project(weights, within(floor, ceiling))
+    assert project(once, within(floor, ceiling)) == once
+    assert adjusted(once, {}, delta, within(floor, ceiling)) == once
 
 
 def test_a_hundred_cycles_in_a_row_keep_every_bound() -> None:
     rng = random.Random(7)
-    weights = project(BALANCED, 0.05, 0.40)
+    weights = project(BALANCED, within(0.05, 0.40))
     for _ in range(100):
-        new = adjusted(weights, {d: rng.uniform(-1, 1) for d in weights}, 0.02, 0.05, 0.40)
+        new = adjusted(weights, {d: rng.uniform(-1, 1) for d in weights}, 0.02, within(0.05, 0.40))
         assert sums_to_exactly_one(new)
         assert all(0.05 <= new[d] <= 0.40 and abs(new[d] - w) <= 0.02 for d, w in weights.items())
         weights = new
@@ -169,7 +176,7 @@ def test_clamp_then_renormalise_would_break_the_limit_where_this_does_not() -> N
     pinned = {d: min(max(w + r.get(d, 0.0) * 0.02, 0.05), 0.40) for d, w in BALANCED.items()}
     common = {d: w / sum(pinned.values()) for d, w in pinned.items()}
     assert min(common.values()) < 0.05  # the floor, broken
-    new = adjusted(BALANCED, r, 0.02, 0.05, 0.40)
+    new = adjusted(BALANCED, r, 0.02, within(0.05, 0.40))
     assert new["events"] >= 0.05
     assert new["onchain"] > 0.26
 
@@ -189,16 +196,16 @@ def test_clamp_then_renormalise_would_break_the_limit_where_this_does_not() -> N
 def test_bounds_that_no_weights_satisfy_are_refused(domains: int, floor: float, ceiling: float, words: str) -> None:
     weights = {f"d{i}": 1 / domains for i in range(domains)}
     with pytest.raises(InfeasibleBounds, match=words):
-        check_bounds(domains, floor, ceiling)
+        check_bounds(domains, within(floor, ceiling))
     with pytest.raises(InfeasibleBounds, match=words):
-        project(weights, floor, ceiling)
+        project(weights, within(floor, ceiling))
     with pytest.raises(InfeasibleBounds, match=words):
-        adjusted(weights, {}, 0.02, floor, ceiling)
+        adjusted(weights, {}, 0.02, within(floor, ceiling))
 
 
 def test_one_domain_has_all_the_weight() -> None:
-    assert project({"a": 0.3}, 0.05, 1.0) == {"a": 1.0}
-    assert adjusted({"a": 1.0}, {"a": -1.0}, 0.02, 0.05, 1.0) == {"a": 1.0}
+    assert project({"a": 0.3}, within(0.05, 1.0)) == {"a": 1.0}
+    assert adjusted({"a": 1.0}, {"a": -1.0}, 0.02, within(0.05, 1.0)) == {"a": 1.0}
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 8, 10, 20])
@@ -209,23 +216,23 @@ def test_bounds_without_room_give_equal_weights(n: int, side: str) -> None:
     ceiling = 1 / n if side != "floor" else 1.0
     rng = random.Random(n)
     weights = {f"d{i}": rng.random() for i in range(n)}
-    new = adjusted(weights, {d: rng.uniform(-1, 1) for d in weights}, 0.02, floor, ceiling)
+    new = adjusted(weights, {d: rng.uniform(-1, 1) for d in weights}, 0.02, within(floor, ceiling))
     assert sums_to_exactly_one(new)
     assert all(abs(Fraction(w) - Fraction(1, n)) <= Fraction(1, UNITS) for w in new.values())
 
 
 def test_weights_outside_the_bounds_are_brought_back_first() -> None:
     """The limit counts from the projected weights: a preset of 0.9 may not stay above the ceiling for years."""
-    new = adjusted({"a": 0.9, "b": 0.06, "c": 0.04}, {"a": 1.0, "b": -1.0, "c": -1.0}, 0.02, 0.05, 0.5)
+    new = adjusted({"a": 0.9, "b": 0.06, "c": 0.04}, {"a": 1.0, "b": -1.0, "c": -1.0}, 0.02, within(0.05, 0.5))
     assert new["a"] == 0.5
     assert sums_to_exactly_one(new)
-    assert near(project({"a": 0.9, "b": 0.06, "c": 0.04}, 0.05, 0.5), {"a": 0.5, "b": 0.26, "c": 0.24}, 1e-12)
+    assert near(project({"a": 0.9, "b": 0.06, "c": 0.04}, within(0.05, 0.5)), {"a": 0.5, "b": 0.26, "c": 0.24}, 1e-12)
 
 
 @pytest.mark.parametrize("delta", [2.0**-49, 1e-13, 2.0**-50])
 def test_the_smallest_limit_is_kept(delta: float) -> None:
-    start = project(BALANCED, 0.05, 0.40)
-    new = adjusted(start, {"curator": 1.0, "social": -1.0}, delta, 0.05, 0.40)
+    start = project(BALANCED, within(0.05, 0.40))
+    new = adjusted(start, {"curator": 1.0, "social": -1.0}, delta, within(0.05, 0.40))
     assert sums_to_exactly_one(new)
     assert all(abs(Fraction(new[d]) - Fraction(w)) <= Fraction(delta) for d, w in start.items())
 
@@ -239,7 +246,7 @@ PAIRS = st.lists(st.tuples(st.integers(-1000, 1000).map(lambda i: i / 1000), OUT
 @settings(max_examples=120, deadline=None)
 @given(PAIRS)
 def test_r_its_interval_and_p_are_those_of_scipy(pairs: list[tuple[float, int]]) -> None:
-    found = correlate(pairs, 10)
+    found = correlate(pairs, WeightsPolicy())
     x, y = [score for score, _ in pairs], [outcome for _, outcome in pairs]
     assert found.n == len(pairs)
     if len(set(x)) == 1 or len(set(y)) == 1:
@@ -260,24 +267,26 @@ def test_r_its_interval_and_p_are_those_of_scipy(pairs: list[tuple[float, int]])
 def test_the_order_of_the_trades_changes_no_digit(pairs: list[tuple[float, int]], rng: random.Random) -> None:
     shuffled = list(pairs)
     rng.shuffle(shuffled)
-    assert correlate(shuffled, 10) == correlate(pairs, 10)
+    assert correlate(shuffled, WeightsPolicy()) == correlate(pairs, WeightsPolicy())
 
 
 def test_too_few_pairs_and_no_variance_are_zero() -> None:
     pairs = [(0.1 * i, 1 if i % 2 else -1) for i in range(9)]
-    assert correlate(pairs, 10) == Correlation(9, 0.0, None, None, None)
-    assert correlate([*pairs, (0.95, -1)], 10).p is not None
-    assert correlate([], 10) == Correlation(0, 0.0, None, None, None)
+    assert correlate(pairs, WeightsPolicy()) == Correlation(9, 0.0, None, None, None)
+    assert correlate([*pairs, (0.95, -1)], WeightsPolicy()).p is not None
+    assert correlate([], WeightsPolicy()) == Correlation(0, 0.0, None, None, None)
     # 0.1 + 0.2 is not 0.3: equal scores must not leave a correlation of rounding errors.
     same = 0.1 + 0.2
-    assert correlate([(same, 1 if i % 3 else -1) for i in range(30)], 10) == Correlation(30, 0.0, None, None, None)
-    assert correlate([(i / 30, 1) for i in range(30)], 10) == Correlation(30, 0.0, None, None, None)
+    assert correlate([(same, 1 if i % 3 else -1) for i in range(30)], WeightsPolicy()) == Correlation(
+        30, 0.0, None, None, None
+    )
+    assert correlate([(i / 30, 1) for i in range(30)], WeightsPolicy()) == Correlation(30, 0.0, None, None, None)
 
 
 def test_a_perfect_correlation_has_no_width() -> None:
-    found = correlate([(1.0, 1)] * 6 + [(-1.0, -1)] * 6, 10)
+    found = correlate([(1.0, 1)] * 6 + [(-1.0, -1)] * 6, WeightsPolicy())
     assert (found.r, found.ci_low, found.ci_high, found.p) == (1.0, 1.0, 1.0, 0.0)
-    against = correlate([(1.0, -1)] * 6 + [(-1.0, 1)] * 6, 10)
+    against = correlate([(1.0, -1)] * 6 + [(-1.0, 1)] * 6, WeightsPolicy())
     assert (against.r, against.p) == (-1.0, 0.0)
 
 
