@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from closeloop.models.policy import CoefficientsPolicy
 
-_DAY = 86_400.0
+_DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class DecayedMean:
         if not len(rr):
             return cls()
         newest = float(at.max())
-        weights = np.exp((at - newest) / (tau_days * _DAY))
+        weights = np.exp((at - newest) / (tau_days * _DAY_SECONDS))
         # Summed exactly: in whatever order the trades come.
         return cls(math.fsum(weights * rr), math.fsum(weights), newest, len(rr))
 
@@ -46,8 +46,8 @@ class DecayedMean:
         if self.t_ref is None or other.t_ref is None:
             return other if self.t_ref is None else self
         newest = max(self.t_ref, other.t_ref)
-        mine = math.exp((self.t_ref - newest) / (tau_days * _DAY))
-        theirs = math.exp((other.t_ref - newest) / (tau_days * _DAY))
+        mine = math.exp((self.t_ref - newest) / (tau_days * _DAY_SECONDS))
+        theirs = math.exp((other.t_ref - newest) / (tau_days * _DAY_SECONDS))
         return DecayedMean(self.s * mine + other.s * theirs, self.w * mine + other.w * theirs, newest, self.n + other.n)
 
 
@@ -69,7 +69,7 @@ def after(
     value, newest, n = state.value, state.t_ref, state.n
     for index in np.lexsort((rr, at)):
         newest = float(at[index]) if newest is None else max(newest, float(at[index]))
-        w = math.exp((float(at[index]) - newest) / (tau_days * _DAY))
+        w = math.exp((float(at[index]) - newest) / (tau_days * _DAY_SECONDS))
         value = float(rr[index]) if value is None else value + w / (w + 1) * (float(rr[index]) - value)
         n += 1
     return state if value is None else DecayedMean(value, 1.0, newest, n)

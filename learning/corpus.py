@@ -5,7 +5,7 @@ import re
 from closeloop.models.corpus import SkillState
 from closeloop.models.policy import CorpusPolicy
 
-LINES = 40  # at the head of a file, among which its score is looked for
+HEAD_LINES = 40  # at the head of a file, among which its score is looked for
 
 _SCORE_LINE = re.compile(rb"score:[ \t]*(.*?)[ \t\r\n]*", re.DOTALL)
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,15}")
@@ -21,7 +21,7 @@ def read_score(content: bytes) -> int:
     >>> read_score(b"# Buy the flag\\nscore: 2\\n")
     2
     """
-    start, end = _find(content)
+    start, end = _score_span(content)
     return int(content[start:end])
 
 
@@ -31,7 +31,7 @@ def with_score(content: bytes, score: int) -> bytes:
     >>> with_score(b"# Buy the flag\\r\\nscore: 2\\r\\nWait for it.", 3)
     b'# Buy the flag\\r\\nscore: 3\\r\\nWait for it.'
     """
-    start, end = _find(content)
+    start, end = _score_span(content)
     return content[:start] + str(score).encode() + content[end:]
 
 
@@ -49,18 +49,18 @@ def destination(state: SkillState, score: int, corpus: CorpusPolicy) -> SkillSta
     return None
 
 
-def _find(content: bytes) -> tuple[int, int]:
+def _score_span(content: bytes) -> tuple[int, int]:
     """Where the score's number begins and ends."""
     found: list[tuple[int, int]] = []
     position = 0
-    for line in content.splitlines(keepends=True)[:LINES]:
+    for line in content.splitlines(keepends=True)[:HEAD_LINES]:
         if match := _SCORE_LINE.fullmatch(line):
             found.append((position + match.start(1), position + match.end(1)))
         position += len(line)
     if not found:
-        raise NoScore(f"it has no line 'score: <number>' among its first {LINES}")
+        raise NoScore(f"it has no line 'score: <number>' among its first {HEAD_LINES}")
     if len(found) > 1:
-        raise NoScore(f"it has more than one score line among its first {LINES}")
+        raise NoScore(f"it has more than one score line among its first {HEAD_LINES}")
     [(start, end)] = found
     if not _INTEGER.fullmatch(content[start:end]):
         raise NoScore("its score is not a whole number")

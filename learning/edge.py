@@ -28,7 +28,7 @@ from closeloop.models.policy import EdgePolicy
 
 @dataclass(frozen=True)
 class Factors:
-    """A value in [0, 1] for each meta-factor (of a lesson), or its weight (of a regime; the four sum to 1)."""
+    """A value in [0, 1] for each factor (of a lesson), or its weight (of a regime; the four sum to 1)."""
 
     time_efficiency: float
     field_coherence: float
@@ -64,7 +64,7 @@ def regime_weights(group: Group, edge: EdgePolicy) -> list[RegimeWeights]:
         if n < edge.min_samples:
             continue
         rr = group.rr[rows]
-        x = _of_trades(group, rows)
+        x = _factors_of_trades(group, rows)
         r = np.nan_to_num([pearson(factor, rr) for factor in x.T])
         raw = 1.0 + r * n / (n + edge.shrink_trades)
         learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
@@ -75,7 +75,7 @@ def factors(group: Group, rows: NDArray[np.int64]) -> Factors:
     """The four factors of the lesson with these trades of the group; raises ValueError without trades."""
     if not len(rows):
         raise ValueError("a lesson needs at least one trade")
-    return Factors(*_of_trades(group, rows).mean(axis=0).tolist())
+    return Factors(*_factors_of_trades(group, rows).mean(axis=0).tolist())
 
 
 def weights_of(group: Group, rows: NDArray[np.int64], learned: Iterable[RegimeWeights]) -> Factors:
@@ -104,12 +104,12 @@ def edge_score(
     return float(weighed * effect * decay)
 
 
-def _of_trades(group: Group, rows: Ints) -> Floats:
+def _factors_of_trades(group: Group, rows: Ints) -> Floats:
     """(n, 4): the factors of each trade of a set."""
     rr, held, entered = group.rr[rows], group.held_hours[rows], group.entered_at[rows]
     median = group.median_hours
     both = median + held
-    quick = np.where(both > 0, median / np.where(both > 0, both, 1.0), 0.5)
+    time_efficiency = np.where(both > 0, median / np.where(both > 0, both, 1.0), 0.5)
 
     won, symbol = rr > 0, group.symbols.codes[rows].astype(np.int64)
     day = np.unique(group.days[rows], return_inverse=True)[1]
@@ -117,14 +117,13 @@ def _of_trades(group: Group, rows: Ints) -> Floats:
     others = np.bincount(day)[day] - np.bincount(token)[token]
     winners = np.bincount(day, won)[day] - np.bincount(token, won)[token]
     alike = np.where(won, winners, others - winners)
-    coherent = np.where(others > 0, alike / np.maximum(others, 1), 0.5)
+    field_coherence = np.where(others > 0, alike / np.maximum(others, 1), 0.5)
 
     order = np.argsort(entered, kind="stable")
-    again = np.zeros(len(rows))
-    again[order[1:]] = 1.0 / (1.0 + np.diff(entered[order]) / 86_400.0)
+    recurrence = np.zeros(len(rows))
+    recurrence[order[1:]] = 1.0 / (1.0 + np.diff(entered[order]) / 86_400.0)
 
-    spread = group.variance
-    away = np.square(rr - rr.mean())
-    total = spread + away
-    steady = np.where(total > 0, spread / np.where(total > 0, total, 1.0), 1.0)
-    return np.column_stack((quick, coherent, again, steady))
+    of_group = group.variance
+    total = of_group + np.square(rr - rr.mean())
+    variance = np.where(total > 0, of_group / np.where(total > 0, total, 1.0), 1.0)
+    return np.column_stack((time_efficiency, field_coherence, recurrence, variance))

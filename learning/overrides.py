@@ -90,33 +90,35 @@ def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> Match:
     It is the same in any order; without any override the multiplier is exactly 1 and no threshold is adjusted. A
     threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
     """
-    speaking = sorted(applying, key=lambda each: each.override_id)
-    weights = [each.confidence * (1 + len(each.scope)) ** overrides.specificity_power for each in speaking]
+    ordered = sorted(applying, key=lambda each: each.override_id)
+    weights = [each.confidence * (1 + len(each.scope)) ** overrides.specificity_power for each in ordered]
     total = math.fsum(weights)
     if total <= 0:
         return Match(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
     adjustments = {}
-    for threshold in sorted({name for each in speaking for name in each.threshold_adjustments}):
-        said = [
+    for threshold in sorted({name for each in ordered for name in each.threshold_adjustments}):
+        values = [
             (each.threshold_adjustments[threshold], weight)
-            for each, weight in zip(speaking, weights, strict=True)
+            for each, weight in zip(ordered, weights, strict=True)
             if threshold in each.threshold_adjustments
         ]
-        adjustments[threshold] = _mean(said)
+        adjustments[threshold] = _weighted_mean(values)
     return Match(
-        size_multiplier=_mean([(each.size_multiplier, weight) for each, weight in zip(speaking, weights, strict=True)]),
+        size_multiplier=_weighted_mean(
+            [(each.size_multiplier, weight) for each, weight in zip(ordered, weights, strict=True)]
+        ),
         threshold_adjustments=adjustments,
         spoke=[
             Spoke(override_id=each.override_id, scope=dict(each.scope), multiplier=each.size_multiplier, weight=weight)
-            for each, weight in zip(speaking, weights, strict=True)
+            for each, weight in zip(ordered, weights, strict=True)
         ],
     )
 
 
-def _mean(said: Sequence[tuple[float, float]]) -> float:
+def _weighted_mean(values: Sequence[tuple[float, float]]) -> float:
     """Weighted mean of (value, weight); never outside the values by a rounding error."""
-    total = math.fsum(weight for _, weight in said)
+    total = math.fsum(weight for _, weight in values)
     if total <= 0:
         return 0.0
-    values = [value for value, _ in said]
-    return _clamp(math.fsum(value * weight for value, weight in said) / total, min(values), max(values))
+    mean = math.fsum(value * weight for value, weight in values) / total
+    return _clamp(mean, min(value for value, _ in values), max(value for value, _ in values))

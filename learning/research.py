@@ -76,16 +76,16 @@ def _fenced(data: dict[str, Any], parts: dict[str, Any], research: ResearchPolic
     What is too long loses the tails of its longest lists and mappings among ``parts`` (of ``data``), and says so.
     """
     shrinkable = [name for name, part in parts.items() if isinstance(part, list | dict)]
-    while (excess := len(text := _plain(data)) - research.max_data_bytes) > 0:
-        longest = max((name for name in shrinkable if parts[name]), key=lambda name: len(_plain(parts[name])))
+    while (excess := len(text := _fenceable_json(data)) - research.max_data_bytes) > 0:
+        longest = max((name for name in shrinkable if parts[name]), key=lambda name: len(_fenceable_json(parts[name])))
         part = parts[longest]
-        keep = min(len(part) - 1, int(len(part) * (1 - excess / len(_plain(part)))))
+        keep = min(len(part) - 1, int(len(part) * (1 - excess / len(_fenceable_json(part)))))
         parts[longest] = part[: max(keep, 0)] if isinstance(part, list) else dict(list(part.items())[: max(keep, 0)])
         data["cut_short"] = True
     return f"<data>\n{text}\n</data>"
 
 
-def _plain(value: Any) -> str:
+def _fenceable_json(value: Any) -> str:
     """JSON in ASCII in which nothing looks like the end of the fence."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -108,17 +108,17 @@ def trade_sentences(read: TradeToRead, research: ResearchPolicy) -> TradeReading
     elif trade.rr > research.big_win_rr:
         tags.append("big-win")
     result = "risk unknown" if trade.rr is None else f"{trade.rr:+.2f} R"
-    said = [
+    sentences = [
         f"{trade.symbol} {trade.direction} {'won' if trade.won else 'did not win'} ({result}) "
         f"after {trade.time_held_hours:.1f} h."
     ]
     if trade.max_drawdown_pct is not None and trade.max_favorable_pct is not None:
-        said.append(
+        sentences.append(
             f"It was {trade.max_drawdown_pct:.2f} % behind at worst and {trade.max_favorable_pct:.2f} % ahead at best."
         )
     if read.book.trades:
-        said.append(f"The book: {_record(read.book)}.")
-    return TradeReading(tags=tags, observation=_within(" ".join(said), 800))
+        sentences.append(f"The book: {_record(read.book)}.")
+    return TradeReading(tags=tags, observation=_one_line(" ".join(sentences), 800))
 
 
 def book_sentences(facts: BookFacts) -> BookReading:
@@ -129,12 +129,12 @@ def book_sentences(facts: BookFacts) -> BookReading:
         wins=sum(trade.won for trade in facts.recent),
         avg_rr=math.fsum(rated) / len(rated) if rated else None,
     )
-    said = [f"The last {len(facts.recent)} live trades: {_record(recent)}."]
-    said += [_lesson(lesson) for lesson in facts.lessons if lesson.actionable and lesson.scope][:10]
-    if len(said) == 1:
-        said.append("No lesson is actionable.")
-    said += [_group(group) for group in facts.groups[:5]]
-    return BookReading(report=_within(" ".join(said), 3000), hypotheses=[])
+    sentences = [f"The last {len(facts.recent)} live trades: {_record(recent)}."]
+    sentences += [_lesson(lesson) for lesson in facts.lessons if lesson.actionable and lesson.scope][:10]
+    if len(sentences) == 1:
+        sentences.append("No lesson is actionable.")
+    sentences += [_group(group) for group in facts.groups[:5]]
+    return BookReading(report=_one_line(" ".join(sentences), 3000), hypotheses=[])
 
 
 def _record(record: Record) -> str:
@@ -155,7 +155,8 @@ def _group(group: GroupFacts) -> str:
     return f"{group.pattern_key} {group.action_category} in all: {_record(group.record)}."
 
 
-def _within(text: str, limit: int) -> str:
+def _one_line(text: str, limit: int) -> str:
+    """At most ``limit`` characters, all of them printable."""
     # Rows that an engine wrote by itself may hold what no message may.
     line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     return line if len(line) <= limit else line[: limit - 1] + "…"

@@ -1,4 +1,4 @@
-"""The scope of a trade: a flat set of dimensions and values out of what an engine knew at entry."""
+"""The scope of a trade: dimensions and their values, a flat mapping of what an engine knew at entry."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ TOKEN_DIMENSIONS = (
     "bucket_rank_position",
 )
 DIMENSIONS = frozenset(REGIME_DIMENSIONS + TOKEN_DIMENSIONS)
-MAX_BYTES = 64
-MAX_UNKNOWN = 64
+MAX_BYTES = 64  # of a name or a value, in UTF-8
+MAX_UNKNOWN = 64  # unknown dimensions of a trade that are kept
 
 _UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff]+")
 
@@ -44,7 +44,7 @@ SIGNATURE_DIMENSIONS = tuple(_SIGNATURE.values())
 
 @dataclass(frozen=True)
 class Scope:
-    """``values``: dimension to value, by dimension. ``unknown``: those of them that nobody told the service of."""
+    """``values``: dimension to value, by dimension. ``unknown``: those of them not in DIMENSIONS."""
 
     values: dict[str, str]
     unknown: tuple[str, ...]
@@ -94,7 +94,7 @@ def regime_signature(scope: Mapping[str, str]) -> str:
 
 
 def _pairs(context: Mapping[str, Any], patterns: PatternsPolicy) -> Iterator[tuple[str, Any]]:
-    """Names and values, those that win first."""
+    """Names and values; of a name that comes several times the first value counts."""
     for name, value in _mapping(context.get("regime_states")).items():
         if isinstance(value, Mapping):
             yield from ((f"{name}_{horizon}", state) for horizon, state in value.items())
