@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SHELL := bash
-PARTS := test-commands test-others quick-lint quick-learning quick-others
+PARTS := test-commands test-others quick-lint quick-pure quick-others
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test quick check lint bench lock clean $(PARTS)
 
@@ -44,13 +44,13 @@ test: .venv/installed-dev
 test-commands: ; @$(call pytest,commands,$(COMMANDS))
 test-others: ; @$(call pytest,others  ,$(COMMANDS:%=--ignore=%))
 
-LEARNING := tests/learning src/closeloop/learning
+PURE := tests/learning tests/gateways src/closeloop/learning
 quick: .venv/installed-dev
-	$(call together,quick-lint quick-learning quick-others)
+	$(call together,quick-lint quick-pure quick-others)
 
-quick-lint: ; @$(lint) | awk '{ print "lint      " $$0; fflush() }'
-quick-learning: ; @$(call pytest,learning,--no-server $(LEARNING))
-quick-others: ; @$(call pytest,others  ,--no-server $(LEARNING:%=--ignore=%))
+quick-lint: ; @$(lint) 2>&1 | awk '{ print "lint    " $$0; fflush() }'
+quick-pure: ; @$(call pytest,pure  ,--no-server $(PURE))
+quick-others: ; @$(call pytest,others,--no-server $(PURE:%=--ignore=%))
 
 check: .venv/installed-dev
 	@test -n "$(TESTS)" || { echo "say which tests: make check TESTS=tests/store"; exit 2; }

@@ -35,8 +35,8 @@ NO_SOURCE = "http://127.0.0.1:9"
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-# A test that asks for one of these asks for a server.
-SERVERS = {"dsn", "settings", "stack", "new_stack"}
+# A test that asks for one of these asks for a server (or, of test_wheel.py, for an environment to be built).
+SERVERS = {"dsn", "settings", "stack", "new_stack", "installed"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
