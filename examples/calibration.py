@@ -15,6 +15,7 @@ import numpy as np
 from closeloop.cli.reliability_diagram import draw
 from closeloop.learning.calibration import performance, reliability, sums
 from closeloop.models.policy import ProducersPolicy
+from closeloop.models.producers import ReliabilityBin
 
 
 def main(source: str, picture: str, probability: str = "prob1", outcome: str = "prob1_outcome") -> None:
@@ -27,8 +28,8 @@ def main(source: str, picture: str, probability: str = "prob1", outcome: str = "
     scores = performance(everything, ProducersPolicy())
     for name in ("outcomes", "hit_rate", "brier", "reliability", "resolution", "uncertainty", "calibration_error"):
         print(f"{name:<20} {vars(scores)[name][0]:.4f}")
-    bins = [vars(b) for b in reliability(everything[0])]
-    draw(Path(picture), f"{len(rows)} forecasts", bins, {})
+    bins = [ReliabilityBin.model_validate(vars(b)) for b in reliability(everything[0])]
+    draw(Path(picture), f"{len(rows)} forecasts", bins, None)
 
 
 if __name__ == "__main__":
