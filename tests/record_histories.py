@@ -194,14 +194,14 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
     await first.signal("approve", "not an object")
     await first.execute_update("decide", {"verdict": "approve", "operator": "ann", "note": "ok"})
     second = await start(now + timedelta(weeks=1), deadline=timedelta(seconds=3))
-    await save(client, first, "WeightAdjustmentWorkflow.approved-and-watched")
-    await save(client, second, "WeightAdjustmentWorkflow.expired")
+    await save(client, first, "WeightAdjustmentWorkflow.one-decision-approved-and-watched")
+    await save(client, second, "WeightAdjustmentWorkflow.one-decision-reminded-and-expired")
     third = await start(now + timedelta(weeks=2))
     await third.signal("approve", {"operator": "ann", "note": "ok"})
     await third.signal("revert", {"operator": "ann", "note": "worse"})
-    await save(client, third, "WeightAdjustmentWorkflow.approved-and-reverted")
+    await save(client, third, "WeightAdjustmentWorkflow.one-decision-approved-and-reverted")
     nothing = await start(now + timedelta(weeks=20))
-    await save(client, nothing, "WeightAdjustmentWorkflow.insufficient-data")
+    await save(client, nothing, "WeightAdjustmentWorkflow.one-decision-insufficient-data")
     for workflow in ("WeightDispatchWorkflow", "OverlayWatchWorkflow"):
         handle = await client.start_workflow(workflow, id=f"recorded/{workflow}", task_queue=TASK_QUEUE)
         await save(client, handle, f"{workflow}.once")
@@ -262,12 +262,19 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
         await approval.signal("approve", "not an object")
         await approval.signal("look")
         await approval.execute_update("decide", {"verdict": verdict, "operator": "ann", "note": "ok"})
-        await save(client, approval, f"ApprovalWorkflow.{verdict}")
+        await save(client, approval, f"ApprovalWorkflow.one-decision-{verdict}")
     waiting = await _ask(client, sessions, "o-expired")
     key = {"kind": "override", "book": "o-expired", "id": waiting.id.rsplit("/", 1)[1]}
     request = ApprovalRequest.model_validate(key | {"proposal": "x", "deadline": datetime.now(UTC)})
-    expiring = await client.start_workflow("ApprovalWorkflow", request, id="recorded/expiring", task_queue=TASK_QUEUE)
-    await save(client, expiring, "ApprovalWorkflow.expired")
+    late = await client.start_workflow(
+        "ApprovalWorkflow",
+        request,
+        id="recorded/late",
+        task_queue=TASK_QUEUE,
+        start_signal="approve",
+        start_signal_args=[{"operator": "ann", "note": "a word that reaches the server after the deadline"}],
+    )
+    await save(client, late, "ApprovalWorkflow.one-decision-late-word")
 
 
 async def _ask(client: Client, sessions: Sessions, book: str) -> Any:

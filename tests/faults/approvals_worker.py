@@ -1,0 +1,73 @@
+"""A worker process for test_approvals_killed.py, which kills it, or which kills itself around a decision's commit."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncSession
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Worker
+
+from closeloop.activities.approvals import ApprovalActivities
+from closeloop.models.approvals import ApprovalView, Decision
+from closeloop.models.launches import TASK_QUEUE
+from closeloop.models.policy import LearningPolicy
+from closeloop.services.approvals import CarriedOut
+from closeloop.services.override_decisions import OverrideProposal
+from closeloop.store.database import open_engine, sessions_of
+from closeloop.workers.wiring import WORKFLOWS, build_worker, workflow_runner
+
+READY = "ready"
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DiesBeforeCommit(OverrideProposal):
+    """The decision is carried out, and not committed."""
+
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+        done = await super().settle(session, found, decision)
+        die()
+        return done
+
+
+class DiesAfterCommit(OverrideProposal):
+    """The decision is committed, and nobody was told so."""
+
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+        event.listen(session.sync_session, "after_transaction_end", lambda _, ended: ended.parent is None and die())
+        return await super().settle(session, found, decision)
+
+
+SUBJECTS = {"before": DiesBeforeCommit, "after": DiesAfterCommit}
+
+
+async def main(address: str, namespace: str, dsn: str, folder: str, hours: str, mode: str) -> None:
+    client = await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter)
+    engine = open_engine(dsn, pool_size=8)
+    policy = LearningPolicy(approval_hours=float(hours), meta_approval_hours=float(hours))
+    if mode == "lives":
+        home = Path(folder)
+        worker = build_worker(client, engine, policy, concurrency=8, overlay_folder=home, corpus_folder=home / "corpus")
+    else:
+        approvals = ApprovalActivities(sessions_of(engine), [SUBJECTS[mode]()], client)
+        worker = Worker(
+            client,
+            task_queue=TASK_QUEUE,
+            workflows=WORKFLOWS,
+            activities=[approvals.decide, approvals.when_signalled],
+            workflow_runner=workflow_runner(),
+        )
+    async with worker:
+        print(READY, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
