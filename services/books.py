@@ -50,7 +50,9 @@ async def find(session: AsyncSession, name: str) -> BookView:
 
 
 async def listing(session: AsyncSession, last: int | None = None, before: str | None = None) -> list[BookSummary]:
-    """Books by name; at most the ``last`` ones of those that come before the book ``before``."""
+    """Books by name; at most the ``last`` ones of those that come before the book ``before``. Raises NotOnRecord."""
+    if before is not None:
+        await find(session, before)
     return await store.books.listing(session, last, before)
 
 

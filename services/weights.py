@@ -58,14 +58,22 @@ async def in_force(session: AsyncSession, policy: LearningPolicy, preset: Preset
 async def proposals(
     session: AsyncSession, book: str | None = None, last: int | None = None, before: str | None = None
 ) -> list[CycleView]:
-    """Cycles whose proposals wait for a decision, with the evidence, by ``as_of``."""
+    """Cycles whose proposals wait for a decision, with the evidence, by ``as_of``; at most the ``last`` ones of those
+    before the cycle ``before``. Raises NotOnRecord."""
+    if before is not None:
+        await find(session, before)
     return await store.weights.cycles(session, book, CycleState.proposed, last, before)
 
 
 async def history(
     session: AsyncSession, book: str, last: int | None = None, before: str | None = None
 ) -> WeightsHistory:
-    """Versions that were in force and cycles, each at most the ``last`` ones of those before the cycle ``before``."""
+    """Versions that were in force and cycles, each at most the ``last`` ones of those before the cycle ``before``.
+
+    Raises NotOnRecord.
+    """
+    if before is not None:
+        await find(session, before)
     return WeightsHistory(
         book=book,
         versions=await store.weights.changes(session, book, last, before),

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop.workflows import weights_0_1
@@ -21,6 +21,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.weight_decisions import WeightDecisionActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, RecordApproval
+    from closeloop.models.launches import weight_cycle
     from closeloop.models.sentences import moved_weights
     from closeloop.models.weights import (
         WEIGHTS,
@@ -267,17 +268,17 @@ class WeightDispatchWorkflow:
             retry_policy=UNTIL_DONE,
             summary="Which cycle is each book in?",
         ):
+            request = CycleRequest(book=due.book, as_of=as_of)
+            launch = weight_cycle(request, due.cycle_id)
             try:
                 await workflow.start_child_workflow(
                     WeightAdjustmentWorkflow.run,
-                    CycleRequest(book=due.book, as_of=as_of),
-                    id=f"weights/{due.cycle_id}",
+                    request,
+                    id=launch.id,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                    static_summary=f"Weights of {due.book}, cycle {due.cycle_id}",
-                    search_attributes=TypedSearchAttributes(
-                        [SearchAttributePair(sa.LIFECYCLE, "weights"), SearchAttributePair(sa.BOOK, due.book)]
-                    ),
+                    static_summary=launch.summary,
+                    search_attributes=launch.attributes,
                 )
             except WorkflowAlreadyStartedError:
                 continue

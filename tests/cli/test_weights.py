@@ -259,3 +259,19 @@ async def test_an_impossible_policy_is_refused_with_a_sentence(stack: StackProce
         path.write_text(json.dumps(values))
         show = await stack.cli("weights", "show", "--book", "cli-nobody", CLOSELOOP_POLICY=str(path))
         assert show.sentence(), name
+
+
+async def test_pages_of_cycles_versions_and_books(stack: StackProcess) -> None:
+    """From the end backwards; a cursor that names nothing is refused."""
+    first, second, third = ("cli-page-a", "cli-page-b", "cli-page-c")
+    for book in (first, second, third):
+        await stack.json("books", "add", book)
+    names = [book["book"] for book in await stack.json("books", "list", "--last", "2", "--before", third)]
+    assert names == [first, second]
+    for as_of in ("2026-04-06T00:00:00Z", "2026-04-13T00:00:00Z", "2026-04-20T00:00:00Z"):
+        await stack.json("weights", "cycle", "--book", first, "--as-of", as_of)
+    page = await stack.json("weights", "history", "--book", first, "--last", "1", "--before", f"{first}/2026-W17")
+    assert [cycle["cycle_id"] for cycle in page["cycles"]] == [f"{first}/2026-W16"]
+    assert await stack.json("weights", "proposals", "--book", first, "--before", f"{first}/2026-W17") == []
+    for command in (("books", "list"), ("weights", "proposals"), ("weights", "history", "--book", first)):
+        assert "There is no " in (await stack.cli(*command, "--before", "cli-nothing")).sentence()
