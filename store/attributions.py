@@ -77,8 +77,9 @@ async def listing(
         | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
-    async for row in result.mappings():
-        yield PositionOutcome.model_validate(dict(row))
+    async for batch in result.mappings().partitions():
+        for row in batch:
+            yield PositionOutcome.model_validate(dict(row))
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,6 @@ async def listing(
         {"kind": kind, "book": book, "before": before} | ({} if last is None else {"last": last}),
         execution_options={"yield_per": 1000},
     )
-    async for row in result.mappings():
-        yield EventView.model_validate(dict(row))
+    async for batch in result.mappings().partitions():
+        for row in batch:
+            yield EventView.model_validate(dict(row))

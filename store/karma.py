@@ -74,8 +74,9 @@ async def outcomes_in_order(session: AsyncSession, book: str) -> AsyncIterator[t
         {"book": book},
         execution_options={"yield_per": 2000},
     )
-    async for row in result:
-        yield row.producers, row.direction_correct
+    async for batch in result.partitions():  # a row at a time, each would be waited for
+        for row in batch:
+            yield row.producers, row.direction_correct
 
 
 async def listing(
