@@ -30,8 +30,8 @@ from closeloop.services import forecasts as services
 from closeloop.store.database import Sessions
 from closeloop.store.resolution import DueForecast, Scores, Unpriced
 
-FIRST_WAIT = timedelta(minutes=30)
-LONGEST_WAIT = timedelta(hours=24)
+FIRST_RETRY_AFTER = timedelta(minutes=30)
+LONGEST_RETRY_AFTER = timedelta(hours=24)
 CONFLICT = "ForecastConflict"
 REFUSED = "ForecastRefused"
 
@@ -189,7 +189,7 @@ class ForecastActivities:
         begun = one.target_at if known else max(first, one.target_at)
         last = begun + patience
         given_up = as_of >= last
-        wait = min(FIRST_WAIT * 2 ** min(one.attempts, 10), LONGEST_WAIT)
+        wait = min(FIRST_RETRY_AFTER * 2 ** min(one.attempts, 10), LONGEST_RETRY_AFTER)
         return Unpriced(
             key=one.key,
             reason=reason[:1_000],

@@ -27,12 +27,13 @@ from closeloop.models.prices import FetchPrices, PricesFetched
 from closeloop.store.database import Sessions
 
 # Instants further apart than this are asked for separately: candles in between would be finer without them.
-RANGE = timedelta(days=3)
+LONGEST_RANGE = timedelta(days=3)
 ASKING_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 15.0
-WORTH_GOING_ON = 10
+# A source that gave fewer ranges than this in that time is too slow to be asked again at once.
+FEWEST_RANGES_TO_GO_ON = 10
 # A report has its limit of bytes in a workflow's history.
-FAILURES = 1_000
+MOST_FAILURES_TOLD = 1_000
 
 
 class PriceSource(Protocol):
@@ -78,17 +79,17 @@ class PriceActivities:
             for asset, page in _requests(missing, tolerance):
                 if asset in report.failures:
                     continue
-                if len(report.failures) >= FAILURES:
+                if len(report.failures) >= MOST_FAILURES_TOLD:
                     report.more = True  # those are put off, so that the next look finds others
                     break
                 if asyncio.get_running_loop().time() > deadline:
-                    report.more = report.ranges >= WORTH_GOING_ON
+                    report.more = report.ranges >= FEWEST_RANGES_TO_GO_ON
                     report.silence = None if report.more else "the price source is too slow: not asked for this yet"
                     break
                 try:
                     klines = await self._ask(asset, page, deadline)
                 except SourceUnavailable as error:
-                    # Holds for every asset: the rest would only wait for the same silence.
+                    # Holds for every asset: asking for the rest would only wait for the same answer.
                     report.more, report.silence = False, error.reason
                     break
                 except UnknownSymbol:
@@ -152,7 +153,7 @@ def _requests(missing: Sequence[tuple[str, datetime]], tolerance: timedelta) -> 
         times = [instant for _, instant in instants]
         start = last = times[0]
         for instant in times[1:]:
-            if instant - start > RANGE:
+            if instant - start > LONGEST_RANGE:
                 yield from ((asset, page) for page in pages(start - tolerance, last))
                 start = instant
             last = instant

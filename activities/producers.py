@@ -23,8 +23,8 @@ from closeloop.services.producers import plain_number, scores_of_slices
 from closeloop.store.database import Sessions
 from closeloop.store.performance import PairCounts, Window
 
-LONGEST_HISTORY = 200_000
-AT_ONCE = 2
+MOST_OUTCOMES = 200_000  # that a producer is recalibrated on: its newest
+BATCHES_AT_ONCE = 2
 HEARTBEATS_KEPT_DAYS = 30
 
 
@@ -86,7 +86,7 @@ class ProducerActivities:
             return await store.performance.books_with_outcomes(session)
 
     async def _add_up(self, book: str) -> int:
-        return sum(await asyncio.gather(*(self._add_up_days(book) for _ in range(AT_ONCE))))
+        return sum(await asyncio.gather(*(self._add_up_days(book) for _ in range(BATCHES_AT_ONCE))))
 
     async def _add_up_days(self, book: str) -> int:
         total = 0
@@ -126,7 +126,7 @@ class ProducerActivities:
 
     async def _recalibrate(self, book: str, producer: str, version: int, outcomes: int, as_of: datetime) -> bool:
         async with transaction(self._sessions) as session:
-            history = await store.recalibration.confidence_history(session, book, producer, as_of, LONGEST_HISTORY)
+            history = await store.recalibration.confidence_history(session, book, producer, as_of, MOST_OUTCOMES)
         columns = list(zip(*history, strict=True))
         result: Recalibration = await asyncio.to_thread(
             recalibrate,

@@ -216,16 +216,15 @@ _SETTLE = text(
         WHERE d.book_id = s.book_id AND d.forecast_id = s.forecast_id COLLATE "C"
     ), told AS (
         INSERT INTO events (type, source, payload, dedupe_key)
-        SELECT 'forecast.outcome.v1', 'closeloop', jsonb_build_object(
-            'book', book_id, 'forecast_event_id', 'forecast.v1/' || book_id || '/' || forecast_id,
-            'forecast_id', forecast_id, 'producer_id', producer_id, 'asset', asset, 'horizon', horizon,
-            'action', action, 'confidence', confidence, 'issued_at', issued_at, 'target_at', target_at,
-            'price_at_issue', price_at_issue::text, 'price_at_target', price_at_target::text,
-            'return_actual_pct', return_pct, 'direction_correct', direction_correct, 'brier_score', brier_score,
-            'log_score', log_score, 'regime_at_forecast', regime, 'resolved_by', resolved_by,
-            'policy_hash', policy_hash
-        ), 'forecast.outcome.v1/' || book_id || '/' || forecast_id
-        FROM new WHERE NOT shadow ON CONFLICT (dedupe_key) DO NOTHING
+        SELECT 'forecast.outcome.v1', 'closeloop', to_jsonb(payload),
+               'forecast.outcome.v1/' || book || '/' || forecast_id
+        FROM (
+            SELECT book_id AS book, 'forecast.v1/' || book_id || '/' || forecast_id AS forecast_event_id, forecast_id,
+                   producer_id, asset, horizon, action, confidence, issued_at, target_at, price_at_issue::text,
+                   price_at_target::text, return_pct AS return_actual_pct, direction_correct, brier_score, log_score,
+                   regime AS regime_at_forecast, resolved_by, policy_hash
+            FROM new WHERE NOT shadow
+        ) payload ON CONFLICT (dedupe_key) DO NOTHING
     ), streams AS (
         SELECT DISTINCT book_id, producer_id, asset, horizon, target_at - issued_at AS length, target_at::date AS day,
                (date_bin(make_interval(secs => :block), issued_at, '1970-01-01Z') + (target_at - issued_at))::date

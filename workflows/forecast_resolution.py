@@ -31,8 +31,8 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.producers import Heartbeat, PerformanceRequest
 
 CLOCK_DIFFERENCE = timedelta(minutes=5)
-# An activity takes about 100,000 forecasts.
-ACTIVITIES = 50
+# Of a run, before it continues as new; each takes about 100,000 forecasts.
+MOST_ACTIVITIES = 50
 
 
 @workflow.defn(name="ForecastResolutionWorkflow")
@@ -103,7 +103,7 @@ class ForecastResolutionWorkflow:
             after = pages.after
             if after is None:
                 return left
-            if self._activities > ACTIVITIES:
+            if self._activities > MOST_ACTIVITIES:
                 at = Continued(resolution_id=key.resolution_id, after=after, left=left, fetched=fetched)
                 workflow.continue_as_new(ResolutionRequest(as_of=key.as_of, ask_again=self._ask_again, continued=at))
 
