@@ -9,8 +9,6 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from tests.waiting import eventually as eventually
-
 # What a loaded server says of a call that it may have carried out.
 PASSING = (
     RPCStatusCode.CANCELLED,
