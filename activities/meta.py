@@ -102,7 +102,7 @@ class MetaActivities:
             shadow=True,
         )
         async with transaction(self._sessions) as session:
-            await store.books.hold(session, book)  # whoever sends it back to shadow meanwhile is waited for
+            await store.books.hold(session, book)  # a return to shadow that is under way is waited for
             mode = await store.meta.mode(session, book)
             if mode and mode["live"] and said.abstention == "shadow_mode":
                 said = dataclasses.replace(said, abstention=None)

@@ -45,7 +45,7 @@ class PriceSource(Protocol):
 
 
 class PriceActivities:
-    """Asks the price source, on a task queue of its own: its slowness is nobody else's."""
+    """Asks the price source, on a task queue of its own, so that a slow source holds up nothing else."""
 
     forecasts_at_once = 20_000
 

@@ -1,6 +1,6 @@
 """Candles of Binance's public market data (GET /api/v3/klines, no key): every answer is checked before it is believed.
 
-Asked for a page it makes one request: whoever calls decides about retries. What Binance asks of its callers is kept: no
+Asked for a page it makes one request: the caller decides about retries. What Binance asks of its callers is kept: no
 request while it said to wait, nor for a minute after more than 80 % of what it allows in a minute was used.
 https://developers.binance.com/docs/binance-spot-api-docs/rest-api/market-data-endpoints
 """
@@ -20,9 +20,9 @@ from pydantic_core import from_json
 
 from closeloop.gateways.candles import Candle, candle
 
-LIMIT = 1_000  # candles of an answer
+CANDLES_PER_ANSWER = 1_000
 INTERVALS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m"}
-_DEFAULT_LIMIT = 500  # what an answer holds if the server does not heed the limit it is given
+_CANDLES_WITHOUT_A_LIMIT = 500  # what an answer holds if the server does not heed the limit it is given
 
 _CONNECT_SECONDS = 3.0
 _MAX_BYTES = 2_000_000  # a full answer has about 180,000
@@ -34,9 +34,9 @@ _PAUSES = {429: 60.0, 418: 120.0, 403: 120.0}
 _LONGEST_PAUSE = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
 
 # A candle may still change, or not be there yet, for a moment after it ended.
-_SETTLED = timedelta(seconds=10)
+_SETTLED_AFTER = timedelta(seconds=10)
 # The end of the series may lag behind on one of Binance's servers: only after this long is "none" taken for an answer.
-_MISSING = timedelta(minutes=15)
+_MISSING_AFTER = timedelta(minutes=15)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ASSET = re.compile(r"[A-Za-z0-9]{1,20}(?:/[A-Za-z0-9]{1,20})?")
@@ -99,11 +99,13 @@ def pages(first: datetime, last: datetime) -> list[Page]:
     ...                                                        datetime(2018, 1, 12, 16, 0, tzinfo=UTC))]
     [(180, '2018-01-11 10:03:00+00:00')]
     """
-    chosen = next((s for s in INTERVALS if _last_slot(last, s) - _first_slot(first, s) < LIMIT), max(INTERVALS))
+    chosen = next(
+        (s for s in INTERVALS if _last_slot(last, s) - _first_slot(first, s) < CANDLES_PER_ANSWER), max(INTERVALS)
+    )
     slots = range(_first_slot(first, chosen), _last_slot(last, chosen) + 1)
     return [
         Page(chosen, _instant(part[0] * chosen), _instant(part[-1] * chosen))
-        for part in (slots[at : at + LIMIT] for at in range(0, len(slots), LIMIT))
+        for part in (slots[at : at + CANDLES_PER_ANSWER] for at in range(0, len(slots), CANDLES_PER_ANSWER))
     ]
 
 
@@ -131,13 +133,15 @@ class Binance:
             "interval": INTERVALS[page.interval_seconds],
             "startTime": _milliseconds(page.first_end - step),
             "endTime": _milliseconds(page.last_end - step),
-            "limit": LIMIT,
+            "limit": CANDLES_PER_ANSWER,
         }
         response, body = await self._get(parameters)
         rows = list(_rows(body, page))
-        settled = min(now, _server_time(response) or now) - _SETTLED
+        settled = min(now, _server_time(response) or now) - _SETTLED_AFTER
         given = tuple(row for row in rows if row.start + step <= settled)
-        return Klines(page.interval_seconds, given, _covered(page, given, len(rows), settled + _SETTLED - _MISSING))
+        return Klines(
+            page.interval_seconds, given, _covered(page, given, len(rows), settled + _SETTLED_AFTER - _MISSING_AFTER)
+        )
 
     async def _get(self, parameters: dict[str, str | int]) -> tuple[httpx.Response, bytes]:
         if (left := self._paused_until - time.monotonic()) > 0:
@@ -233,7 +237,7 @@ def _covered(page: Page, given: tuple[Candle, ...], rows: int, known: datetime) 
     if not given:
         return None
     last = given[-1].start + step
-    if rows not in (_DEFAULT_LIMIT, LIMIT):  # a full answer says nothing about what follows it
+    if rows not in (_CANDLES_WITHOUT_A_LIMIT, CANDLES_PER_ANSWER):  # a full answer says nothing about what follows it
         last = max(last, min(page.last_end, _instant(_last_slot(known, page.interval_seconds) * page.interval_seconds)))
     return page.first_end, last
 

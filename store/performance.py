@@ -189,8 +189,8 @@ async def _plan_well(session: AsyncSession) -> None:
 async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
     """Bring the sums of some days whose outcomes changed up to date; how many days, 0 if none was left.
 
-    A day is added up anew from its outcomes: late ones, and a repetition, come out right. Who takes a day's mark owns
-    its sums until the transaction ends; others take other days meanwhile.
+    A day is added up anew from its outcomes, so that late ones, and a repetition, come out right. A transaction that
+    has deleted a day's mark is the only one to write the day's sums until it ends; others take other days meanwhile.
     """
     await _plan_well(session)
     result = await session.execute(

@@ -241,7 +241,7 @@ _SETTLE = text(
         ) o WHERE o.day IS NOT NULL
     ), marked AS (
         INSERT INTO performance_due (book_id, day) SELECT book_id, day FROM days ORDER BY book_id, day
-        -- an update, not nothing: whoever works the mark off waits for this transaction
+        -- an update even where the day is marked: who adds the day up meanwhile waits for this transaction's outcomes
         ON CONFLICT (book_id, day) DO UPDATE SET day = excluded.day
     )
     SELECT count(*) FROM new

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from closeloop.gateways.binance import (
+    CANDLES_PER_ANSWER,
     INTERVALS,
-    LIMIT,
     Binance,
     Klines,
     Page,
@@ -104,13 +104,13 @@ def ends(first: datetime, last: datetime, seconds: int) -> list[datetime]:
 @given(instants, lengths)
 def test_a_range_is_one_request_at_the_finest_interval_that_fits(first: datetime, length: timedelta) -> None:
     last = first + length
-    fitting = [s for s in INTERVALS if len(ends(first, last, s)) <= LIMIT]
+    fitting = [s for s in INTERVALS if len(ends(first, last, s)) <= CANDLES_PER_ANSWER]
     found = pages(first, last)
     assert {page.interval_seconds for page in found} <= {min(fitting, default=1800)}
     assert len(found) <= 1 or not fitting
     asked = [end for page in found for end in ends(page.first_end, page.last_end, page.interval_seconds)]
     assert asked == ends(first, last, min(fitting, default=1800))
-    assert all(len(ends(page.first_end, page.last_end, page.interval_seconds)) <= LIMIT for page in found)
+    assert all(len(ends(page.first_end, page.last_end, page.interval_seconds)) <= CANDLES_PER_ANSWER for page in found)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,10 @@ async def test_real_candles_at_every_interval(data: Callable[[str], Path]) -> No
         binance = Binance(server.url)
         for seconds in INTERVALS:
             step = timedelta(seconds=seconds)
-            span = [Page(seconds, at + step, at + LIMIT * step) for at in _every(begin, end, LIMIT * step)]
+            span = [
+                Page(seconds, at + step, at + CANDLES_PER_ANSWER * step)
+                for at in _every(begin, end, CANDLES_PER_ANSWER * step)
+            ]
             found = [await binance.candles("ADA/BTC", page, NOW) for page in span]
             assert [c for klines in found for c in klines.candles] == server.candles("ADA/BTC", seconds)
         fives = server.candles("ADA/BTC", 300)
