@@ -35,7 +35,9 @@ dev: .venv/installed
 # Parts that run side by side, each a process with servers of its own, and are seen while they run. All of them are
 # run to their end (-k); one that fails fails the whole.
 together = +@$(MAKE) --no-print-directory -k -j$(words $(1)) $(1)
-pytest = set -o pipefail; $(BIN)/python -m pytest $(2) 2>&1 | awk '{ print "$(1)  " $$0; fflush() }'
+# Bash reads line by line; awk and sed may keep back what they have read until a block is full.
+prefixed = while IFS= read -r line; do printf '%s\n' "$(1)  $$line"; done
+pytest = set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest $(2) 2>&1 | $(call prefixed,$(1))
 
 COMMANDS := tests/activities tests/cli
 test: .venv/installed-dev
@@ -48,7 +50,7 @@ PURE := tests/learning tests/gateways src/closeloop/learning
 quick: .venv/installed-dev
 	$(call together,quick-lint quick-pure quick-others)
 
-quick-lint: ; @$(lint) 2>&1 | awk '{ print "lint    " $$0; fflush() }'
+quick-lint: ; @$(lint) 2>&1 | $(call prefixed,lint  )
 quick-pure: ; @$(call pytest,pure  ,--no-server $(PURE))
 quick-others: ; @$(call pytest,others,--no-server $(PURE:%=--ignore=%))
 
