@@ -14,8 +14,8 @@ from closeloop.learning.karma import karma_step
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
-    CONFLICT,
-    IMPOSSIBLE,
+    POSITION_CONFLICT,
+    POSITION_REFUSED,
     AttributedClose,
     ClosedPosition,
     ConvictionStatus,
@@ -103,12 +103,16 @@ async def attribute(
 
 def _refuse(position: ClosedPosition, now: datetime) -> RefusedClose | None:
     if position.closed_at > now + CLOCK_TOLERANCE:
-        return RefusedClose(IMPOSSIBLE, "closed_at: must not be in the future (beyond 5 minutes of clock difference)")
+        return RefusedClose(
+            POSITION_REFUSED, "closed_at: must not be in the future (beyond 5 minutes of clock difference)"
+        )
     return None
 
 
 def _conflict(fields: Sequence[str]) -> RefusedClose:
-    return RefusedClose(CONFLICT, f"this position is on record with other content; differing: {', '.join(fields)}")
+    return RefusedClose(
+        POSITION_CONFLICT, f"this position is on record with other content; differing: {', '.join(fields)}"
+    )
 
 
 async def _write_attributions(
@@ -187,7 +191,7 @@ async def _write_karma_and_events(
     await store.rows.execute(
         session,
         store.karma.addition({pair: (karma[pair], wins[pair], losses[pair]) for pair in pairs}) if pairs else None,
-        store.patterns.owing(list(written), learners),
+        store.patterns.marking_unlearned(list(written), learners),
         store.events.appending([event for key, outcome in written.items() for event in _events(outcome, steps[key])]),
     )
     return steps

@@ -6,7 +6,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.activities.transactions import AWAY, transaction
+from closeloop.activities.transactions import DATABASE_AWAY, transaction
 from closeloop.models.events import EventType
 from closeloop.store.database import Sessions
 
@@ -26,7 +26,7 @@ async def each_book(
         try:
             await work(book)
         except ApplicationError as error:
-            if error.type == AWAY:
+            if error.type == DATABASE_AWAY:
                 passing = error
                 continue
             failed[book] = error.message

@@ -17,9 +17,9 @@ from closeloop.activities.transactions import transaction
 from closeloop.gateways.skills import SkillFolder
 from closeloop.learning.skill_moves import change_of, readable
 from closeloop.models.corpus import (
-    CarriedOut,
     CorpusReport,
     CorpusRequest,
+    PlanResult,
     SkillPlan,
     SkillScored,
     SkillSkipped,
@@ -30,7 +30,7 @@ from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
-LISTED = 1_000
+MAX_LISTED = 1_000
 
 
 class CorpusActivities:
@@ -96,7 +96,7 @@ class CorpusActivities:
             await store.corpus.lock(session)
             due = await store.corpus.due(session)
             await asyncio.to_thread(self._skills.tidy, {plan.plan_id for plan in due})
-            carried_out: list[tuple[SkillPlan, CarriedOut]] = []
+            carried_out: list[tuple[SkillPlan, PlanResult]] = []
             for plan in due:
                 carried_out.append((plan, await asyncio.to_thread(self._skills.carry_out, plan)))
                 activity.heartbeat(plan.name)
@@ -131,9 +131,9 @@ def _report(settled: Sequence[SkillPlan], skipped: Sequence[SkillSkipped]) -> Co
     once = list({(s.skill, s.reason): s for s in skipped}.values())
     every: tuple[Sequence[object], ...] = (scored, promoted, archived, once)
     return CorpusReport(
-        scored=scored[:LISTED],
-        promoted=promoted[:LISTED],
-        archived=archived[:LISTED],
-        skipped=once[:LISTED],
-        unlisted=sum(max(0, len(one) - LISTED) for one in every),
+        scored=scored[:MAX_LISTED],
+        promoted=promoted[:MAX_LISTED],
+        archived=archived[:MAX_LISTED],
+        skipped=once[:MAX_LISTED],
+        unlisted=sum(max(0, len(one) - MAX_LISTED) for one in every),
     )

@@ -28,12 +28,12 @@ from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.services import forecasts as services
 from closeloop.store.database import Sessions
-from closeloop.store.resolution import DueForecast, Scores, Unpriced
+from closeloop.store.resolution import DueForecast, PageScores, Unpriced
 
 FIRST_RETRY_AFTER = timedelta(minutes=30)
 LONGEST_RETRY_AFTER = timedelta(hours=24)
-CONFLICT = "ForecastConflict"
-REFUSED = "ForecastRefused"
+FORECAST_CONFLICT = "ForecastConflict"
+FORECAST_REFUSED = "ForecastRefused"
 
 
 class ForecastActivities:
@@ -57,9 +57,9 @@ class ForecastActivities:
             async with transaction(self._sessions) as session:
                 return await services.record(session, forecast)
         except NotAcceptable as error:
-            raise ApplicationError(str(error), type=REFUSED, non_retryable=True) from None
+            raise ApplicationError(str(error), type=FORECAST_REFUSED, non_retryable=True) from None
         except NotPossibleNow as error:
-            raise ApplicationError(str(error), type=CONFLICT, non_retryable=True) from None
+            raise ApplicationError(str(error), type=FORECAST_CONFLICT, non_retryable=True) from None
 
     @activity.defn(name="record_heartbeat")
     async def record_heartbeat(self, heartbeat: Heartbeat) -> bool:
@@ -101,11 +101,11 @@ class ForecastActivities:
         )
 
     async def _resolve_page(
-        self, request: ResolvePages, after: store.resolution.Cursor | None
+        self, request: ResolvePages, after: store.resolution.DueCursor | None
     ) -> tuple[Sequence[DueForecast], int]:
         policy = self._policy
         async with transaction(self._sessions) as session:
-            await store.resolution.take_turns(session)
+            await store.resolution.lock(session)
             tolerance = timedelta(minutes=policy.forecasts.price_tolerance_minutes)
             due = due_at(request.as_of, policy)
             page = await store.resolution.due_with_prices(session, due, tolerance, after, self.page_size)
@@ -116,8 +116,8 @@ class ForecastActivities:
             if abstained:
                 await store.resolution.drop_abstentions(session, abstained)
             fetched = request.fetched
-            left = [why for one in unpriced if (why := self._left(one, request.as_of, fetched))] if fetched else []
-            await store.resolution.leave(session, left)
+            left = [why for one in unpriced if (why := self._unpriced(one, request.as_of, fetched))] if fetched else []
+            await store.resolution.record_unpriced(session, left)
             given_up = sum(one.given_up for one in left)
             if resolved or abstained or given_up:
                 await store.resolution.count(
@@ -143,7 +143,7 @@ class ForecastActivities:
         return await store.resolution.settle(
             session,
             due,
-            Scores(
+            PageScores(
                 return_pct=returns.tolist(),
                 correct=right.tolist(),
                 brier=brier(confidence, right).tolist(),
@@ -155,7 +155,7 @@ class ForecastActivities:
             block=timedelta(hours=self._policy.producers.agreement_block_hours),
         )
 
-    def _left(self, one: DueForecast, as_of: datetime, fetched: PricesFetched) -> Unpriced | None:
+    def _unpriced(self, one: DueForecast, as_of: datetime, fetched: PricesFetched) -> Unpriced | None:
         """Why a forecast has no price, now that the source has been asked; None if it has not been asked for it."""
         if one.next_attempt_at is not None and one.next_attempt_at > as_of:
             return None

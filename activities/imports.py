@@ -25,12 +25,12 @@ from closeloop.models.refusals import describe
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
-from closeloop.store.imports import Refusal, StagedRow
+from closeloop.store.imports import RefusedImportRow, StagedRow
 
-CHUNK = 1_000
+CHUNK_ROWS = 1_000
 CHUNK_BYTES = 4_000_000
 # Rows are read between the statements of the chunk before: what waits for an answer waits no longer than these take.
-READ_AT_ONCE = 50
+ROWS_READ_AT_ONCE = 50
 
 
 class ReadRow(NamedTuple):
@@ -86,14 +86,14 @@ class ImportActivities:
 
     async def _read(self, import_id: str, after: int | None) -> list[ReadRow]:
         async with transaction(self._sessions) as session:
-            staged = await store.imports.waiting(session, import_id, after, CHUNK, CHUNK_BYTES)
+            staged = await store.imports.waiting(session, import_id, after, CHUNK_ROWS, CHUNK_BYTES)
         rows: list[ReadRow] = []
         for number, row in enumerate(staged, start=1):
             try:
                 rows.append(ReadRow(row, ClosedPosition.model_validate_json(row.payload), ""))
             except ValidationError as error:
                 rows.append(ReadRow(row, None, describe(error)))
-            if number % READ_AT_ONCE == 0:
+            if number % ROWS_READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return rows
 
@@ -155,9 +155,9 @@ class ImportActivities:
         return sum(counts.values(), Counter())
 
 
-def _refusal(row: ReadRow, reason: str) -> Refusal:
+def _refusal(row: ReadRow, reason: str) -> RefusedImportRow:
     book = book_of(row.staged.payload) if row.position is None else row.position.book
-    return Refusal(row.staged.seq, row.staged.row_index, book, reason)
+    return RefusedImportRow(row.staged.seq, row.staged.row_index, book, reason)
 
 
 def book_of(payload: str) -> str | None:

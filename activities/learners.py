@@ -57,21 +57,21 @@ async def learn_from(
         try:
             async with session.begin_nested():
                 owed = await store.patterns.claim(session, learner.name, list(known)) if known else {}
-                await _tell(session, learner, known | new, owed | new_contexts)
+                await _take_in(session, learner, known | new, owed | new_contexts)
             report.learned.append(learner.name)
         except Exception as error:
             if is_passing(error):
                 raise
             activity.logger.warning("learner failed", exc_info=True, extra={"learner": learner.name})
             report.failed[learner.name] = reason(error)
-            await store.rows.execute(session, store.patterns.owing(list(new), [learner.name]))
+            await store.rows.execute(session, store.patterns.marking_unlearned(list(new), [learner.name]))
     return report
 
 
 async def learn_owed(session: AsyncSession, learner: Learner, outcomes: Sequence[PositionOutcome]) -> None:
     """Let a learner take in what it owes of these outcomes, within the caller's transaction."""
     owed = await store.patterns.claim(session, learner.name, [outcome.key for outcome in outcomes])
-    await _tell(session, learner, {outcome.key: outcome for outcome in outcomes}, owed)
+    await _take_in(session, learner, {outcome.key: outcome for outcome in outcomes}, owed)
 
 
 def reason(error: Exception) -> str:
@@ -79,7 +79,7 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:REASON_CHARACTERS]
 
 
-async def _tell(
+async def _take_in(
     session: AsyncSession,
     learner: Learner,
     outcomes: Mapping[PositionKey, PositionOutcome],

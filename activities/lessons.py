@@ -21,9 +21,9 @@ from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.decay import half_life
-from closeloop.learning.edge import RegimeWeights, edge_score, factors, regime_weights, weights_of
+from closeloop.learning.edge import SignatureWeights, edge_score, factors, signature_weights, weights_of
 from closeloop.learning.lessons import Lesson
-from closeloop.learning.mining import due, mine
+from closeloop.learning.mining import is_due, mine
 from closeloop.learning.overrides import is_actionable
 from closeloop.learning.trades import Group, Trade, group_of
 from closeloop.models.events import EventType
@@ -43,7 +43,7 @@ from closeloop.store.database import Sessions
 
 SKIPPED_GROUPS_LISTED = 20
 
-Key = tuple[str, str]
+GroupKey = tuple[str, str]
 
 
 def mining_hash(policy: LearningPolicy) -> str:
@@ -76,7 +76,9 @@ class LessonActivities:
         run = activity.info().workflow_run_id or ""
         async with beating():
             async with transaction(self._sessions) as session:
-                await store.lessons.adopt(session, request.book, self._policy.flat_hash, mining_hash(self._policy))
+                await store.lessons.carry_over_hash(
+                    session, request.book, self._policy.flat_hash, mining_hash(self._policy)
+                )
             async with transaction(self._sessions) as session:
                 if written := await store.lessons.report_of(session, request.book, run):
                     return written
@@ -107,8 +109,8 @@ class LessonActivities:
 
     def _is_due(self, trades: int, before: LessonGroup | None) -> bool:
         if before is None:
-            return due(trades, None, self._policy.mining)
-        return before.policy_hash != mining_hash(self._policy) or due(trades, before.trades, self._policy.mining)
+            return is_due(trades, None, self._policy.mining)
+        return before.policy_hash != mining_hash(self._policy) or is_due(trades, before.trades, self._policy.mining)
 
     async def _write(
         self, request: BuildLessons, report: BuiltLessons, run: str, before: int, groups: Sequence[Group]
@@ -151,7 +153,7 @@ class LessonActivities:
     def _mine(self, request: BuildLessons, version: int, groups: Sequence[Group]) -> "_Version":
         mined = mine(groups, self._policy.mining)
         by_key = {group.key: group for group in groups}
-        learned = {key: regime_weights(group, self._policy.edge) for key, group in by_key.items()}
+        learned = {key: signature_weights(group, self._policy.edge) for key, group in by_key.items()}
         of_all = mining_hash(self._policy)
         return _Version(
             candidates=mined.candidates,
@@ -188,7 +190,7 @@ class LessonActivities:
         )
 
     def _lesson(
-        self, request: BuildLessons, version: int, group: Group, lesson: Lesson, learned: Sequence[RegimeWeights]
+        self, request: BuildLessons, version: int, group: Group, lesson: Lesson, learned: Sequence[SignatureWeights]
     ) -> LearningLesson:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
@@ -254,7 +256,7 @@ class _Version:
     weights: list[LearningRegimeWeights]
 
 
-def lesson_id(book: str, group: Key, conditions: Mapping[str, str]) -> str:
+def lesson_id(book: str, group: GroupKey, conditions: Mapping[str, str]) -> str:
     """A lesson's name: the same in every run."""
     identity = to_json([book, *group, sorted(conditions.items())])
     return hashlib.sha256(identity).hexdigest()[:16]
@@ -293,7 +295,7 @@ def _rows_for_a_thread(batches: AsyncIterator[Sequence[Row[Any]]]) -> Iterator[R
     return pull()
 
 
-def _skipped(key: Key, trades: int, before: int) -> SkippedGroup:
+def _skipped(key: GroupKey, trades: int, before: int) -> SkippedGroup:
     reason = f"{trades} trades, {before} when it was last mined: too few new ones (--force mines it all the same)"
     return SkippedGroup(pattern_key=key[0], action_category=key[1], reason=reason)
 

@@ -55,8 +55,8 @@ class MetaActivities:
 
             async def speak(book: str) -> None:
                 async with transaction(self._sessions) as session:
-                    in_all = await store.meta.outcomes_in_all(session, book, as_of)
-                    spoken_of = await store.meta.spoken_of(session, book, as_of, self._state_age)
+                    in_all = await store.meta.count_outcomes(session, book, as_of)
+                    spoken_of = await store.meta.pairs_forecast(session, book, as_of, self._state_age)
                 for asset, horizon in spoken_of:
                     self._count(report, await self._speak(book, asset, horizon, as_of, in_all))
 

@@ -16,7 +16,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
-from closeloop.activities.transactions import AWAY, transaction
+from closeloop.activities.transactions import DATABASE_AWAY, transaction
 from closeloop.gateways.language_model import (
     LanguageModel,
     MalformedAnswer,
@@ -32,9 +32,9 @@ from closeloop.models.model_calls import (
     CallOutcome,
     NotReserved,
     Question,
-    Reservation,
-    Reserved,
-    Spent,
+    QuestionCost,
+    ReservationRequest,
+    ReservedCall,
     Usage,
 )
 from closeloop.store.database import Sessions
@@ -43,11 +43,11 @@ ATTEMPTS = 3  # calls of a question that was declined or answered in another sha
 HOLD_BEYOND_TIMEOUT = timedelta(seconds=60)
 SETTLE_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
-BUSY = "ModelBusy"
-REJECTED = "ModelRejected"
-HELD = "QuestionHeld"
+MODEL_BUSY = "ModelBusy"
+MODEL_REJECTED = "ModelRejected"
+QUESTION_HELD = "QuestionHeld"
 
-Keep = Callable[[AsyncSession, Spent], Awaitable[None]]
+Keep = Callable[[AsyncSession, QuestionCost], Awaitable[None]]
 """Stores what came of a question, in the transaction that settles it; is told what all its calls cost."""
 
 
@@ -56,7 +56,7 @@ class Answered(Generic[Answer]):
     """An answer, whose call is yet to be settled."""
 
     key: str
-    call: Reserved
+    call: ReservedCall
     answer: Answer
     usage: Usage
 
@@ -85,7 +85,7 @@ class MeteredModel:
             if isinstance(call, NotReserved):
                 if call.why == "held":
                     after = timedelta(seconds=call.seconds + 1)
-                    raise ApplicationError(call.sentence, type=HELD, next_retry_delay=after)
+                    raise ApplicationError(call.sentence, type=QUESTION_HELD, next_retry_delay=after)
                 return call
             try:
                 answer, usage = await self._model.ask(question)
@@ -97,10 +97,10 @@ class MeteredModel:
                 outcome = CallOutcome.busy if error.usage is not None else CallOutcome.unavailable
                 await self._failed(call, outcome, error)
                 pause = None if error.pause is None else timedelta(seconds=error.pause)
-                raise ApplicationError(f"the model: {error.reason}", type=BUSY, next_retry_delay=pause) from None
+                raise ApplicationError(f"the model: {error.reason}", type=MODEL_BUSY, next_retry_delay=pause) from None
             except ModelRejected as error:
                 await self._failed(call, CallOutcome.rejected, error)
-                raise ApplicationError(f"the model: {error.reason}", type=REJECTED, non_retryable=True) from None
+                raise ApplicationError(f"the model: {error.reason}", type=MODEL_REJECTED, non_retryable=True) from None
             else:
                 return Answered(key, call, answer, usage)
 
@@ -113,8 +113,8 @@ class MeteredModel:
 
         await self._surely(settling)
 
-    async def _reserve(self, question: Question[Answer], key: str, book: str) -> Reserved | NotReserved:
-        wanted = Reservation(
+    async def _reserve(self, question: Question[Answer], key: str, book: str) -> ReservedCall | NotReserved:
+        wanted = ReservationRequest(
             key=key,
             book=book,
             model=self._model.name,
@@ -133,7 +133,7 @@ class MeteredModel:
                 await store.events.append(session, event)
         return call
 
-    async def _failed(self, call: Reserved, outcome: CallOutcome, error: ModelError) -> None:
+    async def _failed(self, call: ReservedCall, outcome: CallOutcome, error: ModelError) -> None:
         async def settling(session: AsyncSession) -> None:
             await self._write_end(session, call, outcome, error.usage, error.reason)
 
@@ -142,7 +142,7 @@ class MeteredModel:
     async def _write_end(
         self,
         session: AsyncSession,
-        call: Reserved,
+        call: ReservedCall,
         outcome: CallOutcome,
         usage: Usage | None,
         reason: str | None = None,
@@ -161,6 +161,6 @@ class MeteredModel:
                     await settling(session)
                 return
             except ApplicationError as error:
-                if error.type != AWAY or pause is None:
+                if error.type != DATABASE_AWAY or pause is None:
                     raise
                 await asyncio.sleep(pause)

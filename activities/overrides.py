@@ -57,7 +57,9 @@ class OverrideActivities:
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
             await store.lessons.hold(session, request.book)
-            await store.overrides.adopt(session, request.book, self._policy.flat_hash, self._policy.overrides.hash)
+            await store.overrides.carry_over_hash(
+                session, request.book, self._policy.flat_hash, self._policy.overrides.hash
+            )
             if done := await store.events.payloads(session, _DONE, [f"{request.book}/{run}"]):
                 report = Materialized.model_validate(done[0])
                 plan = None  # an attempt before this one made the changes
@@ -77,7 +79,7 @@ class OverrideActivities:
         return report
 
     async def _report(self, session: AsyncSession, request: MaterializeOverrides, plan: "_Plan") -> Materialized:
-        now = await store.overrides.open_ones(session, request.book)
+        now = await store.overrides.open_overrides(session, request.book)
         return Materialized(
             book=request.book,
             as_of=request.as_of,
@@ -95,8 +97,8 @@ class OverrideActivities:
         newest = max((instant for instant in seen if instant is not None), default=None)
         if newest is not None and request.as_of < newest:
             raise _refused(f"as_of: must not be before that of the last lessons and overrides, {newest.isoformat()}")
-        refused = await store.overrides.refused(session, request.book)
-        before = await store.overrides.open_ones(session, request.book)
+        refused = await store.overrides.rejected_or_expired(session, request.book)
+        before = await store.overrides.open_overrides(session, request.book)
         active = {o.lesson_id: o for o in before if o.status is OverrideStatus.active}
         pending = {o.lesson_id: o for o in before if o.status is OverrideStatus.pending}
         lessons = {lesson.lesson_id: lesson for lesson in await store.lessons.actionable(session, request.book)}

@@ -26,10 +26,10 @@ from closeloop.models.refusals import describe
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 
-MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
-EVERYTHING = "*"  # all timeframes together, beside their names in the sums
-TIMEFRAMES = 256
-CHUNK = 1_000
+COEFFICIENTS_MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
+ALL_TIMEFRAMES = "*"  # all timeframes together, beside their names in the sums
+MAX_TIMEFRAMES = 256
+CHUNK_OUTCOMES = 1_000
 
 Events = dict[str, tuple[EventType, str, dict[str, Any]]]
 
@@ -52,7 +52,9 @@ class PatternEvents:
             context = contexts[outcome.key]
             if isinstance(context, dict) and context.get("actions"):
                 rows += self._rows(outcome, context, events)
-        await store.rows.execute(session, store.events.appending(list(events.values())), store.patterns.acting(rows))
+        await store.rows.execute(
+            session, store.events.appending(list(events.values())), store.patterns.storing_actions(rows)
+        )
 
     def _rows(self, outcome: PositionOutcome, context: dict[str, Any], events: Events) -> list[dict[str, Any]]:
         actions = context["actions"]
@@ -112,15 +114,15 @@ class TimeframeCoefficients:
     async def _add(
         self, session: AsyncSession, book: str, outcomes: Sequence[tuple[PositionOutcome, str | None]]
     ) -> None:
-        held = await store.patterns.hold_config(session, book, MODULE, self._policy.coefficients.hash)
+        held = await store.patterns.hold_config(session, book, COEFFICIENTS_MODULE, self._policy.coefficients.hash)
         sums: dict[str, dict[str, list[Any]]] = held["sums"]
         trades: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
         for outcome, timeframe in outcomes:
             assert outcome.rr is not None, "those without R were left out"
             trade = (outcome.rr, outcome.closed_at.timestamp())
-            trades[EVERYTHING].append(trade)
+            trades[ALL_TIMEFRAMES].append(trade)
             # The row is rewritten with every close: an engine's mistake must not make it grow without end.
-            if timeframe is not None and (timeframe in sums or len(sums) + len(trades) <= TIMEFRAMES):
+            if timeframe is not None and (timeframe in sums or len(sums) + len(trades) <= MAX_TIMEFRAMES):
                 trades[timeframe].append(trade)
         for name, told in trades.items():
             rr, at = (np.array(values, dtype=np.float64) for values in zip(*told, strict=True))
@@ -129,7 +131,7 @@ class TimeframeCoefficients:
                 memory: _stored(after(_state(kept.get(memory)), rr, at, days, self._policy.coefficients))
                 for memory, days in self._memories().items()
             }
-        row = {"book_id": book, "module_id": MODULE, "config_data": self._config(sums), "sums": sums}
+        row = {"book_id": book, "module_id": COEFFICIENTS_MODULE, "config_data": self._config(sums), "sums": sums}
         await store.patterns.set_config(session, row | {"policy_hash": self._policy.coefficients.hash})
 
     def _memories(self) -> dict[str, float]:
@@ -138,7 +140,7 @@ class TimeframeCoefficients:
     def _config(self, sums: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, Any]:
         """As an engine reads it (docs/algorithms.md, section 10)."""
         states = {name: {memory: _state(kept[memory]) for memory in kept} for name, kept in sums.items()}
-        everything = states[EVERYTHING]
+        everything = states[ALL_TIMEFRAMES]
         weights = {
             name: TimeframeCoefficient(
                 weight=weight(kept["short"], everything["short"], self._policy.coefficients),
@@ -147,7 +149,7 @@ class TimeframeCoefficients:
                 n=kept["short"].n,
             ).model_dump()
             for name, kept in states.items()
-            if name != EVERYTHING
+            if name != ALL_TIMEFRAMES
         }
         together = {
             "rr_short": everything["short"].value,
@@ -188,7 +190,7 @@ class MissedActivities:
         keys: list[PositionKey] = []
         try:
             async with transaction(self._sessions) as session:
-                keys = await store.patterns.missed(session, learner.name, books, last, CHUNK)
+                keys = await store.patterns.missed(session, learner.name, books, last, CHUNK_OUTCOMES)
                 if keys:
                     outcomes = await store.attributions.load(session, keys)
                     await learn_owed(session, learner, list(outcomes.values()))

@@ -29,7 +29,7 @@ from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
 
-CATCH_UP_PAGE = 200
+CATCH_UP_PAGE_ROWS = 200
 IMPORTS_KEPT_DAYS = 30
 
 
@@ -94,7 +94,7 @@ class PositionActivities:
             await self._report_unattributable(key, reason)
             report.unattributable += 1
         while report.started < request.limit:
-            page = min(CATCH_UP_PAGE, request.limit - report.started)
+            page = min(CATCH_UP_PAGE_ROWS, request.limit - report.started)
             async with transaction(self._sessions) as session:
                 rows = await store.positions.unattributed(session, last, page)
             if not rows:

@@ -67,7 +67,7 @@ class PriceActivities:
         async with beating():
             if request.ask_again:
                 async with transaction(self._sessions) as session:
-                    await store.resolution.take_turns(session)
+                    await store.resolution.lock(session)
                     await store.resolution.ask_again(session, due)
             async with transaction(self._sessions) as session:
                 missing, more = await store.resolution.missing_prices(

@@ -23,8 +23,8 @@ from closeloop.services.producers import plain_number, scores_of_slices
 from closeloop.store.database import Sessions
 from closeloop.store.performance import PairCounts, Window
 
-MOST_OUTCOMES = 200_000  # that a producer is recalibrated on: its newest
-BATCHES_AT_ONCE = 2
+MAX_RECALIBRATION_OUTCOMES = 200_000  # that a producer is recalibrated on: its newest
+CONCURRENT_BATCHES = 2
 HEARTBEATS_KEPT_DAYS = 30
 
 
@@ -86,7 +86,7 @@ class ProducerActivities:
             return await store.performance.books_with_outcomes(session)
 
     async def _add_up(self, book: str) -> int:
-        return sum(await asyncio.gather(*(self._add_up_days(book) for _ in range(BATCHES_AT_ONCE))))
+        return sum(await asyncio.gather(*(self._add_up_days(book) for _ in range(CONCURRENT_BATCHES))))
 
     async def _add_up_days(self, book: str) -> int:
         total = 0
@@ -109,7 +109,7 @@ class ProducerActivities:
         slices, pairs = await asyncio.gather(self._slices(book, window), self._pairs(book, window))
         scores = [one.slice._asdict() | one.scores.model_dump() | {"sums": one.sums} for one in slices]
         async with transaction(self._sessions) as session:
-            await store.performance.take_turns(session, book)
+            await store.performance.lock_book(session, book)
             await store.performance.write_performance(session, book, [stamp | row for row in scores])
             await store.performance.write_correlation(session, book, [stamp | row for row in pairs])
 
@@ -126,7 +126,9 @@ class ProducerActivities:
 
     async def _recalibrate(self, book: str, producer: str, version: int, outcomes: int, as_of: datetime) -> bool:
         async with transaction(self._sessions) as session:
-            history = await store.recalibration.confidence_history(session, book, producer, as_of, MOST_OUTCOMES)
+            history = await store.recalibration.confidence_history(
+                session, book, producer, as_of, MAX_RECALIBRATION_OUTCOMES
+            )
         columns = list(zip(*history, strict=True))
         result: Recalibration = await asyncio.to_thread(
             recalibrate,

@@ -22,9 +22,9 @@ from closeloop.activities.research_facts import book_facts, unread_trades
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.language_model import LanguageModel
 from closeloop.learning.research import (
-    BOOK_PROMPT,
+    BOOK_PROMPT_VERSION,
     STATISTICS,
-    TRADE_PROMPT,
+    TRADE_PROMPT_VERSION,
     book_question,
     book_sentences,
     judge,
@@ -32,13 +32,13 @@ from closeloop.learning.research import (
     trade_sentences,
 )
 from closeloop.models.events import EventType
-from closeloop.models.model_calls import Answer, Spent
+from closeloop.models.model_calls import Answer, QuestionCost
 from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.models.readings import Hypothesis, TradeReading, TradeToRead
 from closeloop.models.research import (
-    BooksAsked,
+    BooksToStudy,
+    BooksToStudyRequest,
     BookStudy,
-    DueBooks,
     Statement,
     StatementKind,
     StatementStatus,
@@ -47,7 +47,7 @@ from closeloop.models.research import (
 from closeloop.store.database import Sessions
 
 PAGE_TRADES = 200
-WORKING = timedelta(minutes=40)  # then the rest is left to the next run
+LONGEST_READING = timedelta(minutes=40)  # then the rest is left to the next run
 DEFECT_ATTEMPTS = 3
 BROKEN_BOOK = "BrokenBook"
 
@@ -72,10 +72,10 @@ class ResearchActivities:
         return [self.books_to_study, self.read_trades, self.look_over]
 
     @activity.defn(name="books_to_study")
-    async def books_to_study(self, asked: BooksAsked) -> DueBooks:
+    async def books_to_study(self, asked: BooksToStudyRequest) -> BooksToStudy:
         """Books with live closes that nobody read, or with readings that nobody looked over."""
         async with transaction(self._sessions) as session:
-            return DueBooks(books=await store.research.books_due(session, asked.as_of))
+            return BooksToStudy(books=await store.research.books_due(session, asked.as_of))
 
     # -- level 1: each trade -------------------------------------------------------------------------------------
 
@@ -83,11 +83,11 @@ class ResearchActivities:
     async def read_trades(self, study: BookStudy) -> Studied:
         """Tags and an observation for each live close that nobody read, one after the other."""
         done = Studied()
-        end = time.monotonic() + WORKING.total_seconds()
+        end = time.monotonic() + LONGEST_READING.total_seconds()
         async with _studying():
             while time.monotonic() < end and not done.stopped:
                 async with transaction(self._sessions) as session:
-                    await store.research.advance(session, study.book)
+                    await store.research.advance_watermark(session, study.book)
                     trades = await unread_trades(session, study.book, study.as_of, PAGE_TRADES, self._policy)
                 if not trades:
                     return done
@@ -108,7 +108,7 @@ class ResearchActivities:
         self, model: MeteredModel, study: BookStudy, position_id: str, trade: TradeToRead, done: Studied
     ) -> str | None:
         """Read one trade; why nothing more is to be asked today, if so."""
-        statement = self._observation(study, position_id, by=model.name, version=TRADE_PROMPT)
+        statement = self._observation(study, position_id, by=model.name, version=TRADE_PROMPT_VERSION)
         said = await model.ask(trade_question(trade, self._policy.research), statement.dedupe_key, study.book)
         if isinstance(said, Answered):
             await self._keep(model, said, [replace(statement, content=_content(said.answer))])
@@ -149,7 +149,7 @@ class ResearchActivities:
                 facts = await book_facts(session, study.book, study.as_of, self._policy)
             question = book_question(facts, self._policy.mining, self._policy.research)
             model = self._model
-            by, version = (model.name, BOOK_PROMPT) if model else (STATISTICS, STATISTICS)
+            by, version = (model.name, BOOK_PROMPT_VERSION) if model else (STATISTICS, STATISTICS)
             key = store.research.question_key(study.book, 2, version, store.research.digest_of(question.text))
             report = self._statement(study, key, level=2, kind=StatementKind.report, by=by, version=version)
             async with transaction(self._sessions) as session:
@@ -216,7 +216,7 @@ class ResearchActivities:
         )
 
     async def _keep(self, model: MeteredModel, said: Answered[Answer], statements: list[Statement]) -> None:
-        async def keep(session: AsyncSession, spent: Spent) -> None:
+        async def keep(session: AsyncSession, spent: QuestionCost) -> None:
             await store.research.write(session, _priced(statements, spent))
 
         await model.settle(said, keep)
@@ -250,7 +250,7 @@ async def _studying() -> AsyncIterator[None]:
             raise ApplicationError(reason, type=BROKEN_BOOK, non_retryable=True) from error
 
 
-def _priced(statements: list[Statement], spent: Spent) -> list[Statement]:
+def _priced(statements: list[Statement], spent: QuestionCost) -> list[Statement]:
     """The first statement bears what all calls of the question cost; the others came with it."""
     first = replace(
         statements[0],

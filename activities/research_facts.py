@@ -12,41 +12,41 @@ from closeloop.learning.research import fact
 from closeloop.learning.scope import flatten
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.readings import (
-    DIMENSIONS,
+    MAX_DIMENSIONS,
     BookFacts,
     GroupFacts,
     JudgedFacts,
     LessonFacts,
-    Record,
     TradeFacts,
+    TradesRecord,
     TradeToRead,
 )
 
-RECENT_TRADES = 40
-LESSONS = 40
-GROUPS = 10
+RECENT_TRADES_IN_PROMPT = 40
+LESSONS_IN_PROMPT = 40
+GROUPS_IN_PROMPT = 10
 VALUES_A_DIMENSION = 6
-JUDGED_HYPOTHESES = 20
+HYPOTHESES_IN_PROMPT = 20
 NAMES_A_TRADE = 20  # of its producers, and of its patterns
 # The records of groups are counted over so many of a book's newest facts.
-NEWEST_FACTS = 20_000
+GROUPED_ACTIONS = 20_000
 
 
 async def unread_trades(
     session: AsyncSession, book: str, as_of: datetime, limit: int, policy: LearningPolicy
 ) -> dict[str, TradeToRead]:
     """Live closes that nobody read, by position, each beside the record of its book."""
-    rows = await store.research.unread(session, book, as_of, limit)
-    record = Record.model_validate(await store.research.record(session, book, as_of))
+    rows = await store.research.unread_closes(session, book, as_of, limit)
+    record = TradesRecord.model_validate(await store.research.book_record(session, book, as_of))
     return {row["position_id"]: TradeToRead(trade=_trade(row, policy), book=record) for row in rows}
 
 
 async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: LearningPolicy) -> BookFacts:
     """What a book is looked over for."""
-    recent = await store.research.recent(session, book, as_of, RECENT_TRADES)
-    lessons = await store.research.lessons(session, book, as_of, LESSONS)
-    judged = await store.research.tested(session, book, JUDGED_HYPOTHESES)
-    groups = await store.research.groups(session, book, as_of, NEWEST_FACTS, policy.mining.min_trades)
+    recent = await store.research.recent_closes(session, book, as_of, RECENT_TRADES_IN_PROMPT)
+    lessons = await store.research.lessons(session, book, as_of, LESSONS_IN_PROMPT)
+    judged = await store.research.tested_hypotheses(session, book, HYPOTHESES_IN_PROMPT)
+    groups = await store.research.groups(session, book, as_of, GROUPED_ACTIONS, policy.mining.min_trades)
     return BookFacts(
         recent=[_trade(row, policy) for row in recent],
         lessons=[LessonFacts.model_validate({**row, **_named(row), "scope": _facts(row["scope"])}) for row in lessons],
@@ -78,7 +78,7 @@ def _trade(row: RowMapping, policy: LearningPolicy) -> TradeFacts:
         exit_reason=row["exit_reason"] and fact(row["exit_reason"]),
         producers=[fact(name) for name in row["producers"][:NAMES_A_TRADE]],
         patterns=[fact(name) for name in row["patterns"][:NAMES_A_TRADE]],
-        scope=_facts(dict(list(scope.items())[:DIMENSIONS])),
+        scope=_facts(dict(list(scope.items())[:MAX_DIMENSIONS])),
     )
 
 
@@ -94,13 +94,13 @@ def _groups(rows: Sequence[RowMapping]) -> list[GroupFacts]:
     """The largest groups, each dimension with its most frequent values."""
     found: dict[tuple[str, str], GroupFacts] = {}
     for row in rows:
-        record = Record(trades=row["trades"], wins=row["wins"], avg_rr=row["avg_rr"])
+        record = TradesRecord(trades=row["trades"], wins=row["wins"], avg_rr=row["avg_rr"])
         if not row["dimension"]:
             group = GroupFacts(**_named(row), record=record, dimensions={})
             found[row["pattern_key"], row["action_category"]] = group
             continue
         group = found[row["pattern_key"], row["action_category"]]
         values = group.dimensions.setdefault(fact(row["dimension"]), {})
-        if len(values) < VALUES_A_DIMENSION and len(group.dimensions) <= DIMENSIONS:
+        if len(values) < VALUES_A_DIMENSION and len(group.dimensions) <= MAX_DIMENSIONS:
             values[fact(row["value"])] = record
-    return sorted(found.values(), key=lambda group: -group.record.trades)[:GROUPS]
+    return sorted(found.values(), key=lambda group: -group.record.trades)[:GROUPS_IN_PROMPT]

@@ -10,8 +10,8 @@ from temporalio.exceptions import ApplicationError
 from closeloop.store.database import Sessions
 from closeloop.store.errors import DATABASE_ERRORS, is_permanent
 
-REFUSED = "DatabaseRefused"
-AWAY = "DatabaseAway"
+DATABASE_REFUSED = "DatabaseRefused"
+DATABASE_AWAY = "DatabaseAway"
 
 
 @asynccontextmanager
@@ -33,5 +33,5 @@ def _for_temporal(error: BaseException) -> ApplicationError:
     # The driver's message without the statement's parameters: they do not belong in a history.
     reason = str(getattr(error, "orig", error)).split("\n", 1)[0][:300] or type(error).__name__
     if is_permanent(error):
-        return ApplicationError(reason, type=REFUSED, non_retryable=True)
-    return ApplicationError(f"the database: {reason}", type=AWAY)
+        return ApplicationError(reason, type=DATABASE_REFUSED, non_retryable=True)
+    return ApplicationError(f"the database: {reason}", type=DATABASE_AWAY)

@@ -12,20 +12,20 @@ from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overfitting import ClosedTrade, CyclePerformance, cycle_performance, degradation_streak
-from closeloop.learning.weights import Correlation, InfeasibleBounds, adjusted, correlate, with_q_values
+from closeloop.learning.weights import DomainCorrelation, InfeasibleBounds, adjusted, correlate, with_q_values
 from closeloop.models.books import BookView
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.sentences import moved_weights
 from closeloop.models.weights import (
     ActiveWeights,
-    BookDue,
-    BooksDue,
+    CurrentCycle,
+    CurrentCyclesRequest,
     CycleKey,
     CycleRecord,
     CycleStanding,
     CycleState,
-    Evidence,
+    DomainEvidence,
     OpenCycle,
     OpenedCycle,
     Preset,
@@ -73,7 +73,7 @@ class WeightCycleActivities:
             else:
                 draft = await self._propose(session, request, draft)
             await store.weights.insert_cycle(session, draft)
-            await _tell(session, draft)
+            await _append_event(session, draft)
             stored = await store.weights.cycle(session, cycle_id)
             assert stored is not None, "it was just written"
             return await self._opened(session, stored)
@@ -217,7 +217,7 @@ class WeightCycleActivities:
             raise _refused("deadline: lies beyond the calendar") from None
         return draft.model_copy(update={"state": CycleState.proposed, "new": new, "deadline": deadline})
 
-    def _evidence(self, closes: Sequence[CycleClose], weights: Weights) -> dict[str, Correlation]:
+    def _evidence(self, closes: Sequence[CycleClose], weights: Weights) -> dict[str, DomainCorrelation]:
         pairs: dict[str, list[tuple[float, int]]] = {domain: [] for domain in weights}
         for close in closes:
             side = -1 if close.direction == "short" and self._policy.weights.domain_score_sign == "market" else 1
@@ -246,11 +246,11 @@ class WeightCycleActivities:
         return CycleStanding(state=record.state, next_has_begun=last.cycle_id != key.cycle_id)
 
     @activity.defn(name="books_due")
-    async def books_due(self, request: BooksDue) -> list[BookDue]:
+    async def books_due(self, request: CurrentCyclesRequest) -> list[CurrentCycle]:
         """The cycle that each book is in, by its own cadence."""
         async with transaction(self._sessions) as session:
             books = await store.books.listing(session)
-        return [BookDue(book=b.book, cycle_id=f"{b.book}/{b.cadence.period(request.as_of)}") for b in books]
+        return [CurrentCycle(book=b.book, cycle_id=f"{b.book}/{b.cadence.period(request.as_of)}") for b in books]
 
 
 def _sentence(record: CycleRecord) -> str:
@@ -259,11 +259,11 @@ def _sentence(record: CycleRecord) -> str:
     return f"{record.book}: {record.state.replace('_', ' ')}" + (f", {record.reason}" if record.reason else "")
 
 
-def _evidence_of(correlation: Correlation) -> Evidence:
-    return Evidence.model_validate({name: getattr(correlation, name) for name in Evidence.model_fields})
+def _evidence_of(correlation: DomainCorrelation) -> DomainEvidence:
+    return DomainEvidence.model_validate({name: getattr(correlation, name) for name in DomainEvidence.model_fields})
 
 
-async def _tell(session: AsyncSession, record: CycleRecord) -> None:
+async def _append_event(session: AsyncSession, record: CycleRecord) -> None:
     fields = {"cycle_id", "book", "as_of", "state", "reason", "old", "new", "evidence", "streak", "unknown_domains"}
     told = record.model_dump(mode="json", include=fields | {"policy_hash"})
     kind = EventType.weights_proposed if record.state is CycleState.proposed else EventType.weights_unchanged

@@ -35,7 +35,7 @@ from closeloop.cli.simulated_engine import (
 )
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.lessons import LessonRequest, LessonStatus
-from closeloop.models.overrides import MatchRequest, OverrideRequest
+from closeloop.models.overrides import OverrideMatchRequest, OverrideRequest
 from closeloop.models.positions import ClosedPosition, KarmaRebuildRequest
 from closeloop.models.sentences import signed
 from closeloop.models.weights import CycleState, CycleView, WeightsVerdict
@@ -314,7 +314,7 @@ async def _show_overrides(as_of: datetime) -> None:
     async with database() as session:
         overrides = await store.overrides.listing(session, PATTERN_BOOK, closed=True)
     scope = LASTING.scope | FADING.scope
-    request = MatchRequest.model_validate(
+    request = OverrideMatchRequest.model_validate(
         {"book": PATTERN_BOOK, "pattern_key": PATTERN, "action_category": "entry", "scope": scope}
     )
     policy = settings().learning_policy()

@@ -32,8 +32,8 @@ from closeloop.cli.console import (
 from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.overrides import (
-    Match,
-    MatchRequest,
+    OverrideMatch,
+    OverrideMatchRequest,
     OverrideReport,
     OverrideRequest,
     OverrideStatus,
@@ -171,7 +171,7 @@ def parse_scope(given: list[str]) -> dict[str, Any]:
     return scope
 
 
-async def _match(book: str | None, pattern: str, action: str, scope: dict[str, Any], as_of: datetime) -> Match:
+async def _match(book: str | None, pattern: str, action: str, scope: dict[str, Any], as_of: datetime) -> OverrideMatch:
     policy = settings().learning_policy()
     async with database() as session:
         if book is None:
@@ -180,7 +180,7 @@ async def _match(book: str | None, pattern: str, action: str, scope: dict[str, A
             except NotAcceptable as error:
                 raise typer.BadParameter(str(error), param_hint="--book") from None
         try:
-            request = MatchRequest(book=book, pattern_key=pattern, action_category=action, scope=scope)
+            request = OverrideMatchRequest(book=book, pattern_key=pattern, action_category=action, scope=scope)
         except ValidationError as error:
             raise typer.BadParameter(describe(error)) from None
         return await overrides.match(session, request, as_of, policy)

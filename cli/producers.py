@@ -30,7 +30,7 @@ from closeloop.cli.reliability_diagram import draw
 from closeloop.models.producers import (
     CalibrationView,
     Heartbeat,
-    HeartbeatCounted,
+    HeartbeatReceipt,
     PairView,
     ProducerView,
     RecalibrationView,
@@ -248,6 +248,6 @@ def heartbeat(
     return out.print("counted" if counted.counted else "this heartbeat was counted before")
 
 
-async def _beat(message: Heartbeat) -> HeartbeatCounted:
+async def _beat(message: Heartbeat) -> HeartbeatReceipt:
     async with temporal() as client:
         return await services.heartbeat(client, message)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from unicodedata import category
 
-from closeloop.models.corpus import CLASH, CarriedOut, PlanState, SkillFile, SkillPlan, SkillState
+from closeloop.models.corpus import DESTINATION_TAKEN, PlanResult, PlanState, SkillFile, SkillPlan, SkillState
 
 MAX_BYTES = 1 << 20
 EDITED = "somebody else changed it meanwhile: what was planned for it is planned anew"
@@ -62,16 +62,16 @@ class SkillFolder:
                     with contextlib.suppress(OSError):  # what stays is hidden, harmless and looked at again
                         path.unlink()
 
-    def carry_out(self, plan: SkillPlan) -> CarriedOut:
+    def carry_out(self, plan: SkillPlan) -> PlanResult:
         """Write the new score, then move the file; whatever of it was done already is not done again."""
         try:
             if not (self._skills / plan.folder).is_dir():
-                return CarriedOut(PlanState.due, problem="its folder is not there")
+                return PlanResult(PlanState.due, problem="its folder is not there")
             if plan.old_score != plan.new_score and not self._write(plan):
-                return CarriedOut(PlanState.dropped, problem=EDITED)
+                return PlanResult(PlanState.dropped, problem=EDITED)
             return self._move(plan)
         except OSError as error:
-            return CarriedOut(PlanState.due, problem=_reason(error))
+            return PlanResult(PlanState.due, problem=_reason(error))
 
     def _write(self, plan: SkillPlan) -> bool:
         """Whether the new score stands in the file, or stood there before a person went on editing."""
@@ -89,26 +89,26 @@ class SkillFolder:
         _sync(path.parent)
         return True
 
-    def _move(self, plan: SkillPlan) -> CarriedOut:
+    def _move(self, plan: SkillPlan) -> PlanResult:
         if plan.destination is None:
-            return CarriedOut(PlanState.done)
+            return PlanResult(PlanState.done)
         source, target = self._path(plan, plan.folder), self._path(plan, plan.destination)
         if not _is_there(source):  # moved, and killed before that was recorded
-            return CarriedOut(PlanState.done, moved=_is_there(target))
+            return PlanResult(PlanState.done, moved=_is_there(target))
         if not _same_file(source, target):
             if self._sha256(plan, plan.folder) != plan.new_sha256:
-                return CarriedOut(PlanState.done, problem=EDITED)
+                return PlanResult(PlanState.done, problem=EDITED)
             target.parent.mkdir(exist_ok=True)
             try:
                 self.link(source, target)
             except FileExistsError:
-                return CarriedOut(PlanState.done, problem=CLASH)
+                return PlanResult(PlanState.done, problem=DESTINATION_TAKEN)
             except OSError as error:
-                return CarriedOut(PlanState.done, problem=_reason(error))
+                return PlanResult(PlanState.done, problem=_reason(error))
             _sync(target.parent)
         self.unlink(source)
         _sync(source.parent)
-        return CarriedOut(PlanState.done, moved=True)
+        return PlanResult(PlanState.done, moved=True)
 
     # The three steps that change what people see; each is atomic.
 

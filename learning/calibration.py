@@ -46,7 +46,7 @@ ALL: Final = -1
 """The code that stands for all assets, horizons or regimes."""
 
 _INDEPENDENT: Final = COLUMNS.index("independent")
-_NO_VARIANCE: Final = 1e-10
+_MIN_CONFIDENCE_VARIANCE: Final = 1e-10
 
 
 def bin_of(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -200,7 +200,7 @@ def performance(sums: NDArray[np.float64], producers: ProducersPolicy) -> Perfor
         gap = np.abs(bin_hits - bin_p)
         variance = mean(pp) - mean_p**2
         covariance = mean(po) - mean_p * hit_rate
-        varies = (variance > _NO_VARIANCE) & (total_hits > 0) & (total_hits < total)
+        varies = (variance > _MIN_CONFIDENCE_VARIANCE) & (total_hits > 0) & (total_hits < total)
         return Performance(
             outcomes=_counts(total),
             correct=_counts(total_hits),

@@ -16,8 +16,8 @@ from closeloop.learning.significance import Difference, Moments, clustered_error
 from closeloop.learning.trades import Floats, Ints
 from closeloop.models.policy import MiningPolicy
 
-LEVEL = 0.95  # of the intervals of effects (share of 1)
-NO_VARIANCE = 1e-12  # share of a cell's sum of squares below which what is left of a variance is rounding
+INTERVAL_LEVEL = 0.95  # of the intervals of effects (share of 1)
+ROUNDING_SHARE = 1e-12  # share of a cell's sum of squares below which what is left of a variance is rounding
 
 
 def compare(inside: Floats, cells: Floats, mining: MiningPolicy) -> Difference:
@@ -33,12 +33,14 @@ def compare(inside: Floats, cells: Floats, mining: MiningPolicy) -> Difference:
     with np.errstate(all="ignore"):
         m1, m0 = s1 / n1, (s - s1) / n0
         # What is left of squares of equal numbers is rounding, not variance.
-        rounding = NO_VARIANCE * q
+        rounding = ROUNDING_SHARE * q
         d1, d0 = q1 - s1 * m1, (q - q1) - (s - s1) * m0
         d1, d0 = np.where(d1 > rounding, d1, 0.0), np.where(d0 > rounding, d0, 0.0)
         scale = float(np.sqrt(q.sum() / max(n.sum(), 1.0)))
     usable = (n1 >= least) & (n0 >= least)
-    found = difference_of_means(Moments(n1, m1, d1), Moments(n0, m0, d0), usable, NO_VARIANCE * scale, LEVEL)
+    found = difference_of_means(
+        Moments(n1, m1, d1), Moments(n0, m0, d0), usable, ROUNDING_SHARE * scale, INTERVAL_LEVEL
+    )
     compared = np.where(usable, n1, 0.0).sum(axis=1), np.where(usable, n0, 0.0).sum(axis=1)
     sound = (np.minimum(*compared) >= enough) & np.isfinite(found.effect) & ~np.isnan(found.p)
     return Difference(
@@ -180,7 +182,7 @@ class CandidateTests:
             error = clustered_error(adds, g)
             effect = (share * (m1 - m0)).sum(axis=1)
             p = np.where(g >= self.mining.min_days, student_p(effect / error, g - 1), 1.0)
-            half_width = t_half_width(error, g - 1, LEVEL)
+            half_width = t_half_width(error, g - 1, INTERVAL_LEVEL)
         numbers = self._candidates(branch)
         wanted = numbers >= 0
         self._p_by_day[numbers[wanted]] = np.where(np.isnan(p), 1.0, p)[1:][wanted]

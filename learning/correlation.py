@@ -9,7 +9,7 @@ from closeloop.learning.significance import student_p
 
 Floats = NDArray[np.float64]
 
-_NO_VARIANCE = 1e-24  # below which a variance is what rounding leaves of equal values
+_ROUNDING_VARIANCE = 1e-24  # below which a variance is what rounding leaves of equal values
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:
@@ -28,7 +28,7 @@ def pearson(x: ArrayLike, y: ArrayLike) -> float:
         return math.nan
     x, y = x - math.fsum(x) / n, y - math.fsum(y) / n
     xx, yy = math.fsum(x * x), math.fsum(y * y)
-    if xx <= n * _NO_VARIANCE or yy <= n * _NO_VARIANCE:
+    if xx <= n * _ROUNDING_VARIANCE or yy <= n * _ROUNDING_VARIANCE:
         return math.nan
     return float(pearson_of(math.fsum(x * y), xx, yy))
 

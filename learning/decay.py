@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from closeloop.models.policy import DecayPolicy
 
-_STEPS = 64  # of the grid: neighbours are about 8 % apart from a day to half a year
+_GRID_STEPS = 64  # of the grid: neighbours are about 8 % apart from a day to half a year
 
 
 def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], decay: DecayPolicy) -> float | None:
@@ -30,8 +30,8 @@ def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], deca
     if constant <= 1e-12 * squares:
         return None  # constant up to rounding: nothing fades
     hours = (entered_at - entered_at.min()) / 3600.0
-    grid = np.geomspace(decay.shortest_hours, decay.longest_hours, _STEPS)
-    errors = np.empty(_STEPS)
+    grid = np.geomspace(decay.shortest_hours, decay.longest_hours, _GRID_STEPS)
+    errors = np.empty(_GRID_STEPS)
     for step, h in enumerate(grid):
         fading = np.exp2(-hours / h)
         errors[step] = squares - float((fading * excess).sum()) ** 2 / float(np.square(fading).sum())

@@ -40,7 +40,7 @@ EQUAL_WEIGHTS = Factors(0.25, 0.25, 0.25, 0.25)
 
 
 @dataclass(frozen=True)
-class RegimeWeights:
+class SignatureWeights:
     """What was learned of the factors under a regime signature from ``n`` trades with mean ``avg_rr`` (R)."""
 
     signature: str
@@ -49,17 +49,17 @@ class RegimeWeights:
     weights: Factors
 
 
-def regime_weights(group: Group, edge: EdgePolicy) -> list[RegimeWeights]:
+def signature_weights(group: Group, edge: EdgePolicy) -> list[SignatureWeights]:
     """Weights of the factors for every regime signature of the group with enough trades, by signature.
 
     A factor's weight is ``(1 + r n / (n + shrink_trades)) / (sum over the factors)``, r its Pearson correlation with rr
     over the n trades (0 where undefined): equal where nothing is known, none where a factor is sure to go with losses.
     """
     learned = []
-    regimes = group.regimes
-    ends = np.cumsum(np.bincount(regimes.codes, minlength=len(regimes.values)))
-    order = np.argsort(regimes.codes, kind="stable")
-    for signature, rows in zip(regimes.values, np.split(order, ends)[:-1], strict=True):
+    signatures = group.signatures
+    ends = np.cumsum(np.bincount(signatures.codes, minlength=len(signatures.values)))
+    order = np.argsort(signatures.codes, kind="stable")
+    for signature, rows in zip(signatures.values, np.split(order, ends)[:-1], strict=True):
         n = len(rows)
         if n < edge.min_samples:
             continue
@@ -67,7 +67,7 @@ def regime_weights(group: Group, edge: EdgePolicy) -> list[RegimeWeights]:
         x = _factors_of_trades(group, rows)
         r = np.nan_to_num([pearson(factor, rr) for factor in x.T])
         raw = 1.0 + r * n / (n + edge.shrink_trades)
-        learned.append(RegimeWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
+        learned.append(SignatureWeights(signature, n, float(rr.mean()), Factors(*(raw / raw.sum()).tolist())))
     return learned
 
 
@@ -78,13 +78,13 @@ def factors(group: Group, rows: NDArray[np.int64]) -> Factors:
     return Factors(*_factors_of_trades(group, rows).mean(axis=0).tolist())
 
 
-def weights_of(group: Group, rows: NDArray[np.int64], learned: Iterable[RegimeWeights]) -> Factors:
-    """Weights for a lesson: the mean over its trades of their regimes' weights, equal ones where none were learned."""
+def weights_of(group: Group, rows: NDArray[np.int64], learned: Iterable[SignatureWeights]) -> Factors:
+    """Weights for a lesson: the mean over its trades of their signatures' weights, equal ones where none are known."""
     if not len(rows):
         return EQUAL_WEIGHTS
     known = {each.signature: each.weights for each in learned}
-    weights = np.array([astuple(known.get(signature, EQUAL_WEIGHTS)) for signature in group.regimes.values])
-    counts = np.bincount(group.regimes.codes[rows], minlength=len(weights))
+    weights = np.array([astuple(known.get(signature, EQUAL_WEIGHTS)) for signature in group.signatures.values])
+    counts = np.bincount(group.signatures.codes[rows], minlength=len(weights))
     mean = (weights * counts[:, None]).sum(axis=0) / len(rows)
     return Factors(*(mean / mean.sum()).tolist())
 

@@ -71,7 +71,7 @@ def emission(
     state: Mapping[int, int],
     as_of: int,
     horizon_us: int,
-    outcomes_in_all: int,
+    outcomes_of_book: int,
     meta: MetaPolicy,
     forecasts: ForecastsPolicy,
     *,
@@ -85,7 +85,7 @@ def emission(
     each at least max(``state_hours``, horizon) after the one before. A direction is realised where a forecast of it
     would have been scored as right, so that the confidence means what it is scored on; ties go to long, then short,
     then flat. The base rate counts every resolved instant of the history once, however many producers spoke then.
-    ``outcomes_in_all`` counts the resolved outcomes of the book, of any asset and horizon.
+    ``outcomes_of_book`` counts the resolved outcomes of the book, of any asset and horizon.
 
     Emitted with at least ``min_outcomes`` in all, ``min_episodes``, a share of ``min_share``, and a Wilson lower bound
     above the base rate. An empty state abstains for insufficient data.
@@ -98,7 +98,7 @@ def emission(
     instants, first = np.unique(history.issued_at[resolved], return_index=True)
     returns = history.return_pct[resolved[first]]
     realised = np.stack([correct(np.full(len(returns), d, np.int8), returns, forecasts) for d in _DIRECTIONS])
-    episodes = _apart(instants, _as_now(history, state, instants, state_us), max(state_us, horizon_us))
+    episodes = _spaced(instants, _match_state(history, state, instants, state_us), max(state_us, horizon_us))
     n = len(episodes)
     if n == 0 or not state:
         return Emission(None, 0, 0, None, None, None, None, "insufficient_data")
@@ -109,7 +109,7 @@ def emission(
     low = interval[0] if interval else 0.0
     base_rate = float(realised[best].mean())
     abstention: Abstention | None = "shadow_mode" if shadow else None
-    if outcomes_in_all < meta.min_outcomes or n < meta.min_episodes:
+    if outcomes_of_book < meta.min_outcomes or n < meta.min_episodes:
         abstention = "insufficient_data"
     elif k / n < meta.min_share or low <= base_rate:
         abstention = "low_confidence"
@@ -120,7 +120,7 @@ def _state_us(meta: MetaPolicy) -> int:
     return round(meta.state_hours * _HOUR_US)
 
 
-def _as_now(
+def _match_state(
     history: History, state: Mapping[int, int], instants: NDArray[np.int64], state_us: int
 ) -> NDArray[np.bool_]:
     """At which instants the latest forecast of every producer of the state said what it says now."""
@@ -137,7 +137,7 @@ def _as_now(
     return matched
 
 
-def _apart(instants: NDArray[np.int64], chosen: NDArray[np.bool_], distance: int) -> list[int]:
+def _spaced(instants: NDArray[np.int64], chosen: NDArray[np.bool_], distance: int) -> list[int]:
     """Positions of chosen instants, from the earliest on, each at least ``distance`` after the one before."""
     places = np.flatnonzero(chosen).tolist()
     times = instants[places].tolist()

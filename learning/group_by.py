@@ -10,7 +10,7 @@ from closeloop.learning.scope import DIMENSIONS
 from closeloop.learning.trades import Floats, Group, Ints
 from closeloop.models.policy import MiningPolicy
 
-BLOCK = 65_536  # trades whose codes, sums and squares fit into a core's cache together
+BLOCK_TRADES = 65_536  # trades whose codes, sums and squares fit into a core's cache together
 
 
 @dataclass(frozen=True)
@@ -82,15 +82,15 @@ class CodedColumns:
         dense = {}
         for dimension in dimensions:
             size = (len(self.values[dimension]) + 1) * radix
-            if size > max(4 * len(ids), BLOCK):
+            if size > max(4 * len(ids), BLOCK_TRADES):
                 # More combinations than trades: only those that occur, found by sorting.
                 labels, codes = np.unique(self.codes[dimension] * radix + ids, return_inverse=True)
                 sums = [np.bincount(codes, each, len(labels)) for each in (None, *weights)]
                 yield dimension, (labels, np.array(sums, np.float64))
             else:
                 dense[dimension] = np.zeros((1 + len(weights), size))
-        for start in range(0, len(ids), BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, len(ids), BLOCK_TRADES):
+            block = slice(start, start + BLOCK_TRADES)
             inner, parts = ids[block], [each[block] for each in weights]
             for dimension, table in dense.items():
                 code = self.codes[dimension][block] * radix
@@ -105,7 +105,7 @@ class CodedColumns:
         """Ids within a branch (n,) from those within its prefix."""
         combined, kept = self.codes[branch.dimension] * radix + ids, branch.kept
         size = (len(self.values[branch.dimension]) + 1) * radix
-        if size <= max(4 * len(ids), BLOCK):
+        if size <= max(4 * len(ids), BLOCK_TRADES):
             id_of = np.zeros(size, np.int64)
             id_of[kept] = np.arange(1, len(kept) + 1)
             renumbered: Ints = id_of[combined]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from closeloop.learning.candidates import LEVEL, NO_VARIANCE, CandidateTests
+from closeloop.learning.candidates import INTERVAL_LEVEL, ROUNDING_SHARE, CandidateTests
 from closeloop.learning.intervals import t_half_width
 from closeloop.learning.significance import student_p
 from closeloop.learning.trades import Group
@@ -49,7 +49,7 @@ def baseline_lesson(group: Group, mining: MiningPolicy) -> Lesson:
     p, half_width = 1.0, None
     if group.n > 1:
         error = math.sqrt(group.variance / group.n)
-        half_width = float(t_half_width(error, group.n - 1, LEVEL))
+        half_width = float(t_half_width(error, group.n - 1, INTERVAL_LEVEL))
         t = abs(edge) / error if error > 0 else math.inf if edge else 0.0
         p = float(student_p(t, group.n - 1))
     return Lesson(
@@ -92,7 +92,7 @@ def candidate_lesson(
         status=status,
         n=int(n),
         avg_rr=average,
-        variance=deviations / (n - 1) if deviations > NO_VARIANCE * squares else 0.0,
+        variance=deviations / (n - 1) if deviations > ROUNDING_SHARE * squares else 0.0,
         win_rate=float(cube.wins[candidate]) / n,
         edge_raw=average - tests.mining.baseline_rr,
         effect=effect if compared else None,

@@ -29,10 +29,10 @@ class Mined:
     left_out: Mapping[tuple[str, str], tuple[str, ...]]
 
 
-def due(trades: int, mined_with: int | None, mining: MiningPolicy) -> bool:
+def is_due(trades: int, mined_with: int | None, mining: MiningPolicy) -> bool:
     """Whether a group of that many trades is to be mined (again); ``mined_with``: trades of the last time, if any.
 
-    >>> due(109, 100, MiningPolicy()), due(110, 100, MiningPolicy())
+    >>> is_due(109, 100, MiningPolicy()), is_due(110, 100, MiningPolicy())
     (False, True)
     """
     if mined_with is None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from closeloop.models.overrides import Match, Spoke
+from closeloop.models.overrides import MatchedOverride, OverrideMatch
 from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
 _OPENING = frozenset({"entry", "add"})
@@ -84,7 +84,7 @@ class Override:
     confidence: float
 
 
-def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> Match:
+def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> OverrideMatch:
     """The weighted mean of what overrides say, with weight confidence x (1 + conditions)^specificity_power.
 
     It is the same in any order; without any override the multiplier is exactly 1 and no threshold is adjusted. A
@@ -94,7 +94,7 @@ def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> Match:
     weights = [each.confidence * (1 + len(each.scope)) ** overrides.specificity_power for each in ordered]
     total = math.fsum(weights)
     if total <= 0:
-        return Match(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
+        return OverrideMatch(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
     adjustments = {}
     for threshold in sorted({name for each in ordered for name in each.threshold_adjustments}):
         values = [
@@ -103,13 +103,15 @@ def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> Match:
             if threshold in each.threshold_adjustments
         ]
         adjustments[threshold] = _weighted_mean(values)
-    return Match(
+    return OverrideMatch(
         size_multiplier=_weighted_mean(
             [(each.size_multiplier, weight) for each, weight in zip(ordered, weights, strict=True)]
         ),
         threshold_adjustments=adjustments,
         spoke=[
-            Spoke(override_id=each.override_id, scope=dict(each.scope), multiplier=each.size_multiplier, weight=weight)
+            MatchedOverride(
+                override_id=each.override_id, scope=dict(each.scope), multiplier=each.size_multiplier, weight=weight
+            )
             for each, weight in zip(ordered, weights, strict=True)
         ],
     )

@@ -14,7 +14,7 @@ from closeloop.models.policy import ProducersPolicy
 
 _FOLDS: Final = 5  # of the younger half of a history, each mapped by what was known before it
 _MIN_CLUSTERS: Final = 5  # periods below which a variance between them says little
-_TWO_SIDED: Final = 0.90  # level of the interval of which the lower end is the one-sided 95 % bound
+_TWO_SIDED_LEVEL: Final = 0.90  # level of the interval of which the lower end is the one-sided 95 % bound
 _DAY_US: Final = 86_400_000_000
 
 
@@ -123,7 +123,7 @@ def recalibrate(
     gains = before - after
     gain = float(gains.mean())
     se = float(clustered_error(np.bincount(cluster, weights=gains - gain) / len(gains), len(clusters)))
-    low = gain - float(t_half_width(se, len(clusters) - 1, _TWO_SIDED))
+    low = gain - float(t_half_width(se, len(clusters) - 1, _TWO_SIDED_LEVEL))
     return replace(
         found,
         brier_before=float(before.mean()),

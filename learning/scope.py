@@ -11,7 +11,7 @@ from typing import Any
 
 from closeloop.models.policy import PatternsPolicy
 
-REGIME_DIMENSIONS = tuple(
+REGIME_STATE_DIMENSIONS = tuple(
     f"{driver}_{horizon}"
     for driver in ("btc", "alt", "bucket", "btcd", "usdtd")
     for horizon in ("macro", "meso", "micro")
@@ -31,15 +31,15 @@ TOKEN_DIMENSIONS = (
     "bucket_leader",
     "bucket_rank_position",
 )
-DIMENSIONS = frozenset(REGIME_DIMENSIONS + TOKEN_DIMENSIONS)
-MAX_BYTES = 64  # of a name or a value, in UTF-8
-MAX_UNKNOWN = 64  # unknown dimensions of a trade that are kept
+DIMENSIONS = frozenset(REGIME_STATE_DIMENSIONS + TOKEN_DIMENSIONS)
+MAX_TEXT_BYTES = 64  # of a name or a value, in UTF-8
+MAX_UNKNOWN_DIMENSIONS = 64  # unknown dimensions of a trade that are kept
 
 _UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff]+")
 
 
-_SIGNATURE = {"macro": "btc_macro", "meso": "btc_meso", "bucket_rank": "bucket_rank_position"}
-SIGNATURE_DIMENSIONS = tuple(_SIGNATURE.values())
+_SIGNATURE_PARTS = {"macro": "btc_macro", "meso": "btc_meso", "bucket_rank": "bucket_rank_position"}
+SIGNATURE_DIMENSIONS = tuple(_SIGNATURE_PARTS.values())
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def flatten(entry_context: Mapping[str, Any] | None, patterns: PatternsPolicy) -
     """
     found: dict[str, str] = {}
     for name, value in _pairs(entry_context or {}, patterns):
-        written, dimension = _written(value), _bounded(name)
+        written, dimension = _as_text(value), _bounded(name)
         if written and dimension:
             found.setdefault(dimension, written)
     unknown = sorted(dimension for dimension in found if dimension not in DIMENSIONS)
     kept = {dimension: found[dimension] for dimension in sorted(found) if dimension in DIMENSIONS}
-    kept.update((dimension, found[dimension]) for dimension in unknown[:MAX_UNKNOWN])
-    return Scope(dict(sorted(kept.items())), tuple(unknown[:MAX_UNKNOWN]))
+    kept.update((dimension, found[dimension]) for dimension in unknown[:MAX_UNKNOWN_DIMENSIONS])
+    return Scope(dict(sorted(kept.items())), tuple(unknown[:MAX_UNKNOWN_DIMENSIONS]))
 
 
 def timeframe_of(entry_context: Any) -> str | None:
@@ -79,7 +79,7 @@ def timeframe_of(entry_context: Any) -> str | None:
     ('4h', None)
     """
     context = _mapping(entry_context)
-    return _written(_mapping(context.get("scope")).get("timeframe")) or _written(context.get("timeframe")) or None
+    return _as_text(_mapping(context.get("scope")).get("timeframe")) or _as_text(context.get("timeframe")) or None
 
 
 def regime_signature(scope: Mapping[str, str]) -> str:
@@ -90,7 +90,7 @@ def regime_signature(scope: Mapping[str, str]) -> str:
     >>> regime_signature({"btc_macro": "S3", "bucket_rank_position": "1", "chain": "solana"})
     'macro=S3|bucket_rank=1'
     """
-    return "|".join(f"{name}={scope[dimension]}" for name, dimension in _SIGNATURE.items() if dimension in scope)
+    return "|".join(f"{name}={scope[dimension]}" for name, dimension in _SIGNATURE_PARTS.items() if dimension in scope)
 
 
 def _pairs(context: Mapping[str, Any], patterns: PatternsPolicy) -> Iterator[tuple[str, Any]]:
@@ -121,7 +121,7 @@ def _mode(value: Any, patterns: PatternsPolicy) -> str | None:
     return "high" if value >= patterns.mode_high_from else "mid"
 
 
-def _written(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None or value == {} or value == []:
         return ""
     if isinstance(value, str):
@@ -132,16 +132,18 @@ def _written(value: Any) -> str:
 
 
 def _bounded(text: str) -> str:
-    return _read(text) if len(text) <= MAX_BYTES else _shortened(text)
+    return _shortened_once(text) if len(text) <= MAX_TEXT_BYTES else _shortened(text)
 
 
 def _shortened(text: str) -> str:
     text = _UNPRINTABLE.sub(" ", text).strip()
     raw = text.encode()
-    if len(raw) <= MAX_BYTES:
+    if len(raw) <= MAX_TEXT_BYTES:
         return text
     digest = hashlib.sha256(raw).hexdigest()[:12]
-    return f"{raw[: MAX_BYTES - 13].decode(errors='ignore')}~{digest}"
+    return f"{raw[: MAX_TEXT_BYTES - 13].decode(errors='ignore')}~{digest}"
 
 
-_read = lru_cache(maxsize=16_384)(_shortened)  # the names and values of engines are few, and come with every trade
+_shortened_once = lru_cache(maxsize=16_384)(
+    _shortened
+)  # the names and values of engines are few, and come with every trade

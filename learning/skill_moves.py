@@ -8,11 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from closeloop.learning.corpus import NoScore, destination, read_score, with_score
-from closeloop.models.corpus import CLASH, SkillFile, SkillPlan, SkillSkipped, SkillState
+from closeloop.models.corpus import DESTINATION_TAKEN, SkillFile, SkillPlan, SkillSkipped, SkillState
 from closeloop.models.policy import CorpusPolicy
 
-NEXT = {SkillState.pending: SkillState.active, SkillState.active: SkillState.archived}
-TWICE = "an active skill has the same name: neither is given the outcomes of the pattern, and this one stays pending"
+NEXT_STATE = {SkillState.pending: SkillState.active, SkillState.active: SkillState.archived}
+NAME_OF_ACTIVE = (
+    "an active skill has the same name: neither is given the outcomes of the pattern, and this one stays pending"
+)
 
 Place = tuple[SkillState, str]
 """Where a file lies: its folder, and its name without ``.md``."""
@@ -61,7 +63,7 @@ def readable(files: Sequence[SkillFile]) -> tuple[list[Skill], list[SkillSkipped
     leaving: dict[str, SkillState] = {}
     twice: set[str] = set()
     for (state, name), file in places.items():
-        following = places.get((NEXT[state], name)) if state in NEXT else None
+        following = places.get((NEXT_STATE[state], name)) if state in NEXT_STATE else None
         if following is not None and following.inode == file.inode:
             leaving.setdefault(name, state)
         elif following is not None and state is SkillState.pending:
@@ -71,12 +73,12 @@ def readable(files: Sequence[SkillFile]) -> tuple[list[Skill], list[SkillSkipped
     for (state, name), file in places.items():
         score, reason = _score_of(file)
         if file.problem is None and name in twice and state is SkillState.pending:
-            reason = TWICE
+            reason = NAME_OF_ACTIVE
         if reason is not None:
             skipped.append(SkillSkipped(skill=file.place, reason=reason))
         elif leaving.get(name, state) is state:
             half_moved = name in leaving
-            scorable = state in NEXT and name not in twice and not half_moved
+            scorable = state in NEXT_STATE and name not in twice and not half_moved
             skills.append(Skill(file, score, scorable, half_moved))
     return skills, skipped
 
@@ -87,7 +89,7 @@ def change_of(
     """The change that a skill's outcomes (their number, and their sum) lead to. ``taken``: where files lie already."""
     file, old, score = skill.file, skill.file.content, skill.score + outcome
     new = with_score(old, score) if outcome else old
-    to = NEXT[file.state] if skill.half_moved else destination(file.state, score, corpus)
+    to = NEXT_STATE[file.state] if skill.half_moved else destination(file.state, score, corpus)
     clashes = to is not None and not skill.half_moved and (to, file.name) in taken
     plan = SkillPlan(
         plan_id=plan_id,
@@ -100,7 +102,7 @@ def change_of(
         new_sha256=hashlib.sha256(new).hexdigest(),
         matches=matches,
     )
-    return Change(plan, new, SkillSkipped(skill=file.place, reason=CLASH) if clashes else None)
+    return Change(plan, new, SkillSkipped(skill=file.place, reason=DESTINATION_TAKEN) if clashes else None)
 
 
 def _score_of(file: SkillFile) -> tuple[int, str | None]:

@@ -80,7 +80,7 @@ class Group:
         return float(self.rr.var(ddof=1)) if self.n > 1 else 0.0
 
     @cached_property
-    def regimes(self) -> Column:
+    def signatures(self) -> Column:
         """The regime signature of every trade."""
         present = [(name, self.columns[name]) for name in SIGNATURE_DIMENSIONS if name in self.columns]
         mixed = np.zeros(self.n, np.int64)

@@ -16,7 +16,7 @@ from closeloop.learning.intervals import fisher_interval
 from closeloop.learning.significance import benjamini_hochberg
 from closeloop.models.policy import WeightsPolicy
 
-UNITS = 2**50
+UNITS_OF_ONE = 2**50
 _ROUNDING = 1e-12
 
 
@@ -25,7 +25,7 @@ class InfeasibleBounds(ValueError):
 
 
 @dataclass(frozen=True)
-class Correlation:
+class DomainCorrelation:
     """How a domain's scores went with the outcomes.
 
     ``n`` pairs, Pearson's ``r`` (0 where it is undefined), its 95 % interval by Fisher's z, the two-sided ``p`` of
@@ -40,7 +40,7 @@ class Correlation:
     q: float | None = None
 
 
-def correlate(pairs: Sequence[tuple[float, int]], weights: WeightsPolicy) -> Correlation:
+def correlate(pairs: Sequence[tuple[float, int]], weights: WeightsPolicy) -> DomainCorrelation:
     """Pearson correlation of (score towards the trade, outcome +1 or -1); r = 0 with too few pairs or no variance.
 
     >>> correlate([(0.5, 1)] * 5, WeightsPolicy()).r
@@ -48,14 +48,14 @@ def correlate(pairs: Sequence[tuple[float, int]], weights: WeightsPolicy) -> Cor
     """
     n = len(pairs)
     if n < weights.min_pairs:
-        return Correlation(n, 0.0, None, None, None)
+        return DomainCorrelation(n, 0.0, None, None, None)
     r = pearson([score for score, _ in pairs], [outcome for _, outcome in pairs])
     if math.isnan(r):
-        return Correlation(n, 0.0, None, None, None)
-    return Correlation(n, r, *fisher_interval(r, n), correlation_p(r, n))
+        return DomainCorrelation(n, 0.0, None, None, None)
+    return DomainCorrelation(n, r, *fisher_interval(r, n), correlation_p(r, n))
 
 
-def with_q_values(evidence: Mapping[str, Correlation]) -> dict[str, Correlation]:
+def with_q_values(evidence: Mapping[str, DomainCorrelation]) -> dict[str, DomainCorrelation]:
     """The same with Benjamini-Hochberg q-values (1995) over the domains whose p is defined."""
     p_of = {domain: each.p for domain, each in evidence.items() if each.p is not None}
     q_of = dict(zip(p_of, benjamini_hochberg(np.array(list(p_of.values()))).tolist(), strict=True))
@@ -141,18 +141,22 @@ def _nearest(target: Mapping[str, Fraction], low: Mapping[str, Fraction], high: 
 
 def _on_grid(exact: _Point, low: Mapping[str, Fraction], high: Mapping[str, Fraction]) -> dict[str, float]:
     """The nearest weights that are whole units: rounded down, the rest handed to the largest remainders with room."""
-    least = {name: math.ceil(bound * UNITS) for name, bound in low.items()}
-    most = {name: math.floor(bound * UNITS) for name, bound in high.items()}
-    if any(least[n] > most[n] for n in exact) or sum(least.values()) > UNITS or sum(most.values()) < UNITS:
+    least = {name: math.ceil(bound * UNITS_OF_ONE) for name, bound in low.items()}
+    most = {name: math.floor(bound * UNITS_OF_ONE) for name, bound in high.items()}
+    if (
+        any(least[n] > most[n] for n in exact)
+        or sum(least.values()) > UNITS_OF_ONE
+        or sum(most.values()) < UNITS_OF_ONE
+    ):
         # Bounds closer to each other than a unit: they hold up to that unit.
-        least = {name: math.floor(bound * UNITS) for name, bound in low.items()}
-        most = {name: math.ceil(bound * UNITS) for name, bound in high.items()}
-    units = {name: min(max(math.floor(x * UNITS), least[name]), most[name]) for name, x in exact.items()}
-    order = sorted(units, key=lambda name: (units[name] - exact[name] * UNITS, name))
-    while (missing := UNITS - sum(units.values())) != 0:
+        least = {name: math.floor(bound * UNITS_OF_ONE) for name, bound in low.items()}
+        most = {name: math.ceil(bound * UNITS_OF_ONE) for name, bound in high.items()}
+    units = {name: min(max(math.floor(x * UNITS_OF_ONE), least[name]), most[name]) for name, x in exact.items()}
+    order = sorted(units, key=lambda name: (units[name] - exact[name] * UNITS_OF_ONE, name))
+    while (missing := UNITS_OF_ONE - sum(units.values())) != 0:
         step = 1 if missing > 0 else -1
         for name in order if missing > 0 else reversed(order):
             if missing != 0 and least[name] <= units[name] + step <= most[name]:
                 units[name] += step
                 missing -= step
-    return {name: units[name] / UNITS for name in exact}
+    return {name: units[name] / UNITS_OF_ONE for name in exact}

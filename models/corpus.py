@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-CLASH = "a file of the same name lies in the folder that it belongs into"
+DESTINATION_TAKEN = "a file of the same name lies in the folder that it belongs into"
 """Why a skill stays where it is though its score takes it elsewhere."""
 
 
@@ -51,7 +51,7 @@ def place(state: str, name: str) -> str:
 
 
 @dataclass(frozen=True)
-class CarriedOut:
+class PlanResult:
     """What became of one planned change of a file: ``problem`` says why not all of it was done."""
 
     state: PlanState

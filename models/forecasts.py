@@ -204,7 +204,7 @@ class ResolutionRequest(BaseModel):
     ask_again: bool = Field(
         default=False, description="Ask the price source also for what it was asked for lately without success."
     )
-    continued: "Continued | None" = Field(
+    continued: "ResolutionContinuation | None" = Field(
         default=None, description="Of a run that goes on where another one stopped: never sent by a client."
     )
 
@@ -252,7 +252,7 @@ class PagesResolved(BaseModel):
     after: tuple[datetime, str, str] | None
 
 
-class Continued(BaseModel):
+class ResolutionContinuation(BaseModel):
     """Where a resolution stopped: in its passes over what is due, and before or after which answers of the source."""
 
     resolution_id: str
@@ -297,7 +297,7 @@ class StoredForecast(SQLModel, table=True):
     )
 
 
-class ForecastResolution(SQLModel, table=True):
+class UnresolvedForecast(SQLModel, table=True):
     """What is to be resolved: a row until there is an outcome, so that looking for work never reads history."""
 
     __tablename__ = "forecast_resolution_state"
@@ -324,7 +324,7 @@ class ForecastResolution(SQLModel, table=True):
     next_attempt_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
 
 
-class Resolution(SQLModel, table=True):
+class ResolutionRun(SQLModel, table=True):
     """A run of the resolution, and what it did so far."""
 
     __tablename__ = "resolutions"

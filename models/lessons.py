@@ -165,7 +165,7 @@ class TradesSummary(BaseModel):
     win_rate: float | None
 
 
-class Period(BaseModel):
+class LessonPeriod(BaseModel):
     """The lesson's trades from one close to another: their mean R above that of the trades outside the scope."""
 
     start: datetime = Field(serialization_alias="from")
@@ -181,7 +181,7 @@ class LessonExplanation(BaseModel):
     explained_by: LessonView | None
     inside: TradesSummary = Field(serialization_alias="with")
     outside: TradesSummary = Field(serialization_alias="without")
-    periods: list[Period]
+    periods: list[LessonPeriod]
     history: list[LessonVersion] = Field(description="What each run said of it, the oldest first.")
     trades: list[LessonTrade]
 

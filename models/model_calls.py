@@ -39,7 +39,7 @@ class CallOutcome(StrEnum):
     lost = "lost"
 
 
-NO_ANSWER = (CallOutcome.refused, CallOutcome.malformed)
+UNUSABLE_ANSWERS = (CallOutcome.refused, CallOutcome.malformed)
 """After these the same question may be put again, a few times."""
 
 
@@ -52,7 +52,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Spent:
+class QuestionCost:
     """What the calls of a question cost together (USD)."""
 
     cost: Decimal
@@ -60,7 +60,7 @@ class Spent:
 
 
 @dataclass(frozen=True)
-class Reservation:
+class ReservationRequest:
     """Reserve a call: ``most`` is the most that it can cost and ``budget`` the budget of a day (USD).
 
     ``key`` names the question, which is given up after ``attempts`` calls without a usable answer. While ``hold`` lasts
@@ -79,7 +79,7 @@ class Reservation:
 
 
 @dataclass(frozen=True)
-class Reserved:
+class ReservedCall:
     """The right to one call."""
 
     call_id: int
@@ -94,7 +94,7 @@ class NotReserved:
     seconds: float = 0.0
 
 
-class Spending(BaseModel):
+class DaySpending(BaseModel):
     """Calls of a day (UTC). ``spent_usd`` counts calls under way at the most that they can cost."""
 
     spent_usd: Plain

@@ -118,7 +118,7 @@ class ProposedOverride:
     deadline: datetime | None = None
 
 
-class Spoke(BaseModel):
+class MatchedOverride(BaseModel):
     """An override that spoke in a match, and with what weight in the mean: confidence (1 + conditions)^1.5."""
 
     override_id: str
@@ -127,15 +127,15 @@ class Spoke(BaseModel):
     weight: float
 
 
-class Match(BaseModel):
+class OverrideMatch(BaseModel):
     """What to do with size and thresholds in a scope. Nothing matched: the multiplier is exactly 1."""
 
     size_multiplier: float
     threshold_adjustments: dict[str, float]
-    spoke: list[Spoke]
+    spoke: list[MatchedOverride]
 
 
-class MatchRequest(BaseModel):
+class OverrideMatchRequest(BaseModel):
     """Ask for what the overrides say of an action in a scope, read as the ``scope`` of an ``entry_context``."""
 
     book: BookId

@@ -40,8 +40,8 @@ from closeloop.models.values import (
 )
 
 # Types of the errors with which a close's workflow fails; they are an interface.
-CONFLICT = "PositionConflict"  # other content is on record under the same id
-IMPOSSIBLE = "PositionRefused"
+POSITION_CONFLICT = "PositionConflict"  # other content is on record under the same id
+POSITION_REFUSED = "PositionRefused"
 
 
 class Conviction(BaseModel):
@@ -384,7 +384,7 @@ class Attribution(SQLModel, table=True):
         ForeignKeyConstraint(["book_id", "position_id"], ["positions.book_id", "positions.position_id"]),
         Index("attributions_order", "book_id", "closed_at", "position_id"),
         # What is studied as it closes; history that is imported does not pay for it.
-        # Its condition is store.attributions.LIVE.
+        # Its condition is store.attributions.IS_LIVE.
         Index(
             "attributions_live",
             "book_id",

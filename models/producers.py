@@ -197,7 +197,7 @@ class PairView(PairRates):
     policy_hash: str
 
 
-class HeartbeatCounted(BaseModel):
+class HeartbeatReceipt(BaseModel):
     """Whether a heartbeat was counted; false: it had been counted before."""
 
     counted: bool

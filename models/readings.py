@@ -10,10 +10,10 @@ from closeloop.models.values import Direction, Identifier
 from closeloop.models.values import Text as Prose
 
 Fact = Annotated[str, Field(max_length=200)]
-DIMENSIONS = 40
+MAX_DIMENSIONS = 40
 
 
-class Record(BaseModel):
+class TradesRecord(BaseModel):
     """How a number of trades went. ``avg_rr`` is in R, over the trades whose risk is known."""
 
     trades: int
@@ -36,14 +36,14 @@ class TradeFacts(BaseModel):
     exit_reason: Fact | None
     producers: Annotated[list[Fact], Field(max_length=20)] = []
     patterns: Annotated[list[Fact], Field(max_length=20)] = []
-    scope: Annotated[dict[Fact, Fact], Field(max_length=DIMENSIONS)] = {}
+    scope: Annotated[dict[Fact, Fact], Field(max_length=MAX_DIMENSIONS)] = {}
 
 
 class TradeToRead(BaseModel):
     """A trade to be read, beside the record of its book until then."""
 
     trade: TradeFacts
-    book: Record
+    book: TradesRecord
 
 
 class LessonFacts(BaseModel):
@@ -63,8 +63,8 @@ class GroupFacts(BaseModel):
 
     pattern_key: Fact
     action_category: Fact
-    record: Record
-    dimensions: dict[Fact, dict[Fact, Record]]
+    record: TradesRecord
+    dimensions: dict[Fact, dict[Fact, TradesRecord]]
 
 
 class JudgedFacts(BaseModel):

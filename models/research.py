@@ -35,13 +35,13 @@ class ResearchRequest(BaseModel):
     as_of: Utc | None = None
 
 
-class DueBooks(BaseModel):
+class BooksToStudy(BaseModel):
     """Books with something to study."""
 
     books: list[str] = []
 
 
-class BooksAsked(BaseModel):
+class BooksToStudyRequest(BaseModel):
     """Which books have something to study?"""
 
     as_of: Utc
@@ -104,7 +104,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Day:
+class DayTotals:
     """The same for a UTC day of entry: number and sum of R of the trades that meet a condition, and of the others."""
 
     n: int

@@ -73,7 +73,7 @@ class WeightsVerdict(StrEnum):
     revert = "revert"
 
 
-class Evidence(BaseModel):
+class DomainEvidence(BaseModel):
     """Why a domain's weight should move: the correlation of its scores with the outcomes, over ``n`` trades."""
 
     n: int
@@ -114,7 +114,7 @@ class OpenedCycle(BaseModel):
     reason: str | None
     old: Weights
     new: Weights | None
-    evidence: dict[str, Evidence]
+    evidence: dict[str, DomainEvidence]
     deadline: datetime | None
     predecessor: str | None = None
     unknown_domains: list[str] = []
@@ -162,7 +162,7 @@ class CycleView(BaseModel):
     proposal_id: str | None
     old: Weights
     new: Weights | None
-    evidence: dict[str, Evidence]
+    evidence: dict[str, DomainEvidence]
     deadline: datetime | None
     decided_by: str | None = None
     decided_at: datetime | None = None
@@ -229,13 +229,13 @@ class OverlayReport(BaseModel):
     deleted: list[CycleKey] = []
 
 
-class BooksDue(BaseModel):
+class CurrentCyclesRequest(BaseModel):
     """Ask for the cycle that each book is in."""
 
     as_of: datetime
 
 
-class BookDue(BaseModel):
+class CurrentCycle(BaseModel):
     """A book and its cycle."""
 
     book: str

@@ -22,7 +22,7 @@ from closeloop.models.imports import ImportedBook, ImportProgress, ImportReport,
 from closeloop.models.refusals import TOO_LONG
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.services.launching import start
-from closeloop.store.imports import Refusal, StagedRow
+from closeloop.store.imports import RefusedImportRow, StagedRow
 
 STAGED_AT_ONCE = 2_000
 STAGED_CHARACTERS = 8_000_000
@@ -30,7 +30,7 @@ SERVER_AWAY_AT_MOST_SECONDS = 600
 SERVER_WAS_BACK_AFTER_SECONDS = 30
 _AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 
-Row = StagedRow | Refusal
+Row = StagedRow | RefusedImportRow
 Digest = Any  # of hashlib, which has no public name for it
 
 
@@ -134,13 +134,13 @@ async def result(session: AsyncSession, running: RunningImport, report: ImportRe
 
 def _jsonl_row(seq: int, index: int, line: bytes | None) -> Row:
     if line is None:
-        return Refusal(seq, index, None, TOO_LONG)
+        return RefusedImportRow(seq, index, None, TOO_LONG)
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        return Refusal(seq, index, None, "the line is not UTF-8")
+        return RefusedImportRow(seq, index, None, "the line is not UTF-8")
     if "\0" in text:  # PostgreSQL holds no NUL; JSON allows none unescaped either
-        return Refusal(seq, index, None, "the line is not JSON: it has a NUL character")
+        return RefusedImportRow(seq, index, None, "the line is not JSON: it has a NUL character")
     return StagedRow(seq, index, text)
 
 
@@ -149,10 +149,10 @@ def _freqtrade_rows(content: bytes, book: str | None) -> Iterator[Row]:
         name = book or trade.strategy
         readable = name if BOOK_PATTERN.fullmatch(name) else None
         if trade.message is None:
-            yield Refusal(seq, trade.index, readable, trade.reason or "")
+            yield RefusedImportRow(seq, trade.index, readable, trade.reason or "")
         elif readable is None:
             reason = f"book: the strategy's name {name!r} is no book's name; choose one with --book"
-            yield Refusal(seq, trade.index, None, reason)
+            yield RefusedImportRow(seq, trade.index, None, reason)
         else:
             yield StagedRow(seq, trade.index, to_json(trade.message).decode())
 
@@ -162,7 +162,9 @@ async def _stage(session: AsyncSession, import_id: str, source: Source) -> int:
     total = 0
     while batch := _next_batch(source.rows):
         staged = [row for row in batch if isinstance(row, StagedRow)]
-        await store.imports.stage(session, import_id, staged, [row for row in batch if isinstance(row, Refusal)])
+        await store.imports.stage(
+            session, import_id, staged, [row for row in batch if isinstance(row, RefusedImportRow)]
+        )
         total += len(batch)
     return total
 

@@ -13,11 +13,11 @@ from closeloop.models import launches
 from closeloop.models.errors import NotOnRecord
 from closeloop.models.lessons import (
     LessonExplanation,
+    LessonPeriod,
     LessonReport,
     LessonRequest,
     LessonTrade,
     LessonView,
-    Period,
     TradesSummary,
 )
 from closeloop.services.launching import run
@@ -92,12 +92,12 @@ def _summary(rr: Sequence[float]) -> TradesSummary:
     )
 
 
-def _periods(inside: Sequence[LessonTrade], outside: Sequence[float]) -> list[Period]:
+def _periods(inside: Sequence[LessonTrade], outside: Sequence[float]) -> list[LessonPeriod]:
     """The lesson's trades in order of closing, cut into periods of as many trades each."""
     around = float(np.mean(outside)) if outside else 0.0
     parts = [part for part in np.array_split(np.arange(len(inside)), PERIODS) if len(part)]
     return [
-        Period(
+        LessonPeriod(
             start=inside[part[0]].closed_at,
             end=inside[part[-1]].closed_at,
             n=len(part),

@@ -25,7 +25,7 @@ from closeloop.store.database import Sessions
 
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> TrackRecord:
     """The gate at an instant, what the meta-producer said and would have said, and how that turned out."""
-    outcomes = await store.meta.outcomes_in_all(session, book, as_of)
+    outcomes = await store.meta.count_outcomes(session, book, as_of)
     mode = await store.meta.mode(session, book)
     meanwhile = await store.meta.producers_meanwhile(session, book, timedelta(hours=policy.meta.state_hours))
     return TrackRecord(
@@ -36,7 +36,7 @@ async def track_record(session: AsyncSession, policy: LearningPolicy, book: str,
         mode="live" if mode and mode["live"] else "shadow",
         since=mode["since"] if mode else None,
         decided_by=mode["operator"] if mode else None,
-        said=await store.meta.spoken(session, book),
+        said=await store.meta.count_by_reason(session, book),
         shadow=await _score(session, book, shadow=True),
         live=await _score(session, book, shadow=False),
         producers_meanwhile=HitRate(**meanwhile._asdict(), **_interval(meanwhile.correct, meanwhile.n)),

@@ -10,7 +10,13 @@ from closeloop.learning.overrides import Override, blend
 from closeloop.learning.scope import flatten
 from closeloop.models import launches
 from closeloop.models.errors import NotAcceptable, NotOnRecord
-from closeloop.models.overrides import Match, MatchRequest, OverrideReport, OverrideRequest, OverrideView
+from closeloop.models.overrides import (
+    OverrideMatch,
+    OverrideMatchRequest,
+    OverrideReport,
+    OverrideRequest,
+    OverrideView,
+)
 from closeloop.models.policy import LearningPolicy
 from closeloop.services.launching import run
 
@@ -58,7 +64,9 @@ async def only_book(session: AsyncSession) -> str:
     return books[0] if books else "default"
 
 
-async def match(session: AsyncSession, request: MatchRequest, at: datetime, policy: LearningPolicy) -> Match:
+async def match(
+    session: AsyncSession, request: OverrideMatchRequest, at: datetime, policy: LearningPolicy
+) -> OverrideMatch:
     """What the overrides in force at an instant say of an action in a scope: the read that engines make."""
     scope = flatten({"scope": request.scope}, policy.patterns).values
     rows = await store.overrides.matching(

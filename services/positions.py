@@ -10,8 +10,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, ServiceError
 from closeloop.models.launches import position_close
 from closeloop.models.positions import (
-    CONFLICT,
-    IMPOSSIBLE,
+    POSITION_CONFLICT,
+    POSITION_REFUSED,
     ClosedPosition,
     CloseReport,
     ClosesReport,
@@ -20,7 +20,10 @@ from closeloop.models.positions import (
 from closeloop.services.launching import start
 
 AT_ONCE = 20
-_REFUSALS: Mapping[str | None, type[ServiceError]] = {CONFLICT: NotPossibleNow, IMPOSSIBLE: NotAcceptable}
+_REFUSALS: Mapping[str | None, type[ServiceError]] = {
+    POSITION_CONFLICT: NotPossibleNow,
+    POSITION_REFUSED: NotAcceptable,
+}
 
 
 async def start_close(client: Client, position: ClosedPosition) -> WorkflowHandle[object, CloseReport]:

@@ -20,7 +20,7 @@ from closeloop.models.producers import (
     CalibrationView,
     HealthView,
     Heartbeat,
-    HeartbeatCounted,
+    HeartbeatReceipt,
     PairView,
     ProducerView,
     ReliabilityBin,
@@ -127,11 +127,11 @@ async def agreement(
     return await store.producers.agreement(session, book, last=last, before=before)
 
 
-async def heartbeat(client: Client, message: Heartbeat) -> HeartbeatCounted:
+async def heartbeat(client: Client, message: Heartbeat) -> HeartbeatReceipt:
     """Count a producer's sign of life (with an id of its own) in a workflow and wait for it. Raises RunFailed."""
     assert message.heartbeat_id is not None, "the caller names it, so that sent again it is the same"
     counted: bool = await run(client, launches.heartbeat(message))
-    return HeartbeatCounted(counted=counted, heartbeat_id=message.heartbeat_id)
+    return HeartbeatReceipt(counted=counted, heartbeat_id=message.heartbeat_id)
 
 
 async def _as_of(

@@ -13,7 +13,7 @@ from closeloop.models.positions import Attribution, PositionKey, PositionOutcome
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 # Of a live close: the id of a workflow's run has hyphens, an import's has none. The index attributions_live has it.
-LIVE = "attributed_by LIKE '________-____-____-____-____________'"
+IS_LIVE = "attributed_by LIKE '________-____-____-____-____________'"
 
 _COLUMNS = (
     "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "
@@ -83,7 +83,7 @@ async def listing(
 
 
 @dataclass(frozen=True)
-class Sums:
+class OutcomeSums:
     """Counts and sums of a book's outcomes; R is that of ``rr_count`` of them."""
 
     count: int
@@ -98,7 +98,7 @@ class Sums:
     with_domain_scores: int
 
 
-async def summary(session: AsyncSession, book: str) -> Sums:
+async def summary(session: AsyncSession, book: str) -> OutcomeSums:
     """Counts and sums of a book's outcomes."""
     result = await session.execute(
         text(
@@ -111,7 +111,7 @@ async def summary(session: AsyncSession, book: str) -> Sums:
         ),
         {"book": book},
     )
-    return Sums(**result.mappings().one())
+    return OutcomeSums(**result.mappings().one())
 
 
 def _row(outcome: PositionOutcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from closeloop.store.rows import Write, execute, insertion
 _COLUMNS = "book_id AS book, preset, preset_weights, cadence, created_at"
 
 
-def meeting(books: Collection[str]) -> Write | None:
+def creating(books: Collection[str]) -> Write | None:
     """Make sure that these books exist: a book is set up by the first message that names it."""
     return insertion(Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
 
@@ -25,7 +25,7 @@ async def names(session: AsyncSession) -> list[str]:
 
 async def hold(session: AsyncSession, book: str) -> BookView:
     """Set up a book, if nobody has, and hold it for a decision until the transaction ends; closes go on meanwhile."""
-    await execute(session, meeting([book]))
+    await execute(session, creating([book]))
     query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book FOR NO KEY UPDATE")  # noqa: S608
     return BookView.model_validate(dict((await session.execute(query, {"book": book})).mappings().one()))
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.corpus import CarriedOut, PlanState, SkillPlan
+from closeloop.models.corpus import PlanResult, PlanState, SkillPlan
 from closeloop.store import locks
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
@@ -95,7 +95,7 @@ async def due(session: AsyncSession) -> list[SkillPlan]:
     return [SkillPlan(**row) for row in result.mappings()]
 
 
-def settling(carried_out: Sequence[tuple[SkillPlan, CarriedOut]], by: str) -> list[Write]:
+def settling(carried_out: Sequence[tuple[SkillPlan, PlanResult]], by: str) -> list[Write]:
     """Settle plans and their outcomes: applied where the score was written, free again where it was not."""
     rows = [
         {"plan_id": p.plan_id, "name": p.name, "state": done.state, "moved": done.moved, "settled_by": by}

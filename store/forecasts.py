@@ -47,7 +47,7 @@ async def record(session: AsyncSession, forecasts: Sequence[Forecast], shadow: b
     """Store forecasts (distinct keys, sorted by key), put them on the list of what is to be resolved, and tell it."""
     if not forecasts:
         return ForecastsRecorded(set(), {})
-    await execute(session, store.books.meeting({f.book for f in forecasts}))
+    await execute(session, store.books.creating({f.book for f in forecasts}))
     result = await session.execute(_RECORD, {"rows": as_json([_row(f, shadow) for f in forecasts])})
     new = {ForecastKey(r.book_id, r.forecast_id) for r in result}
     others = {f.key: f for f in forecasts if f.key not in new}
@@ -98,7 +98,7 @@ _OUTCOMES = (
     "FROM forecast_outcomes f WHERE NOT f.shadow "
 )
 
-Cursor = tuple[datetime, str, str]
+ListCursor = tuple[datetime, str, str]
 """(instant of the list's order, book, forecast_id) of a row of a list."""
 
 
@@ -109,7 +109,7 @@ async def listing(
     producer: str | None = None,
     state: str | None = None,
     last: int | None = None,
-    before: Cursor | None = None,
+    before: ListCursor | None = None,
 ) -> AsyncIterator[ForecastView]:
     """Forecasts with their state by (issued_at, book, forecast_id), streamed: the ``last`` of those before a cursor."""
     query = f"{_FORECASTS} AND {_FILTER} AND (CAST(:state AS text) IS NULL OR {_STATE} = :state) "
@@ -136,7 +136,7 @@ async def outcomes(
     book: str | None = None,
     producer: str | None = None,
     last: int | None = None,
-    before: Cursor | None = None,
+    before: ListCursor | None = None,
 ) -> AsyncIterator[OutcomeView]:
     """Outcomes by (target_at, book, forecast_id), streamed: the ``last`` of those before a cursor."""
     values = {"book": book, "producer": producer}
@@ -155,7 +155,7 @@ async def outcome(session: AsyncSession, key: ForecastKey) -> OutcomeView | None
 
 
 async def _pages(
-    session: AsyncSession, query: str, values: dict[str, Any], instant: str, last: int | None, before: Cursor | None
+    session: AsyncSession, query: str, values: dict[str, Any], instant: str, last: int | None, before: ListCursor | None
 ) -> AsyncIterator[dict[str, Any]]:
     order = f"f.{instant}{{d}}, f.book_id{{d}}, f.forecast_id{{d}}"
     if before is not None:

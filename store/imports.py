@@ -23,7 +23,7 @@ class StagedRow:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class RefusedImportRow:
     """A row refused, with the reason and the book, if one could be read."""
 
     seq: int
@@ -40,7 +40,9 @@ async def create(session: AsyncSession, import_id: str, source: str) -> None:
     )
 
 
-async def stage(session: AsyncSession, import_id: str, rows: Sequence[StagedRow], refused: Sequence[Refusal]) -> None:
+async def stage(
+    session: AsyncSession, import_id: str, rows: Sequence[StagedRow], refused: Sequence[RefusedImportRow]
+) -> None:
     """Add rows to an import that has not been started; some may be refused as they are read."""
     staged = [{"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "payload": r.payload} for r in rows]
     await execute(session, insertion(ImportRow, staged))
@@ -97,7 +99,7 @@ async def settle(
     import_id: str,
     done: int,
     counts: Mapping[str, Mapping[str, int]],
-    refused: Sequence[Refusal],
+    refused: Sequence[RefusedImportRow],
 ) -> None:
     """Add what became of rows: counts by book of those that were not refused, and the refusals.
 

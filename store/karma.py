@@ -11,7 +11,7 @@ from closeloop.store import locks
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
-Key = tuple[str, str]
+ProducerKey = tuple[str, str]
 
 _BOOK_LOCK = locks.book_karma("book_id")
 # A conflict that changes nothing still takes the row's lock and returns its newest version. The subquery is not
@@ -30,7 +30,7 @@ _ADD = (
 )
 
 
-async def lock(session: AsyncSession, producers: Sequence[Key], start: float) -> dict[Key, float]:
+async def lock(session: AsyncSession, producers: Sequence[ProducerKey], start: float) -> dict[ProducerKey, float]:
     """Karma of (book, producer) pairs, held until the transaction ends; one never met before starts at ``start``.
 
     Sorted, so that transactions that share producers queue up instead of deadlocking. With them goes a shared lock on
@@ -42,7 +42,7 @@ async def lock(session: AsyncSession, producers: Sequence[Key], start: float) ->
     return {(r.book_id, r.producer_id): r.karma for r in rows}
 
 
-def addition(steps: Mapping[Key, tuple[float, int, int]]) -> Write:
+def addition(steps: Mapping[ProducerKey, tuple[float, int, int]]) -> Write:
     """Store the new karma of locked producers and add to their counts: key -> (karma, wins, losses)."""
     return Write(_ADD, as_json([_row(key, *step) for key, step in steps.items()]))
 
@@ -97,7 +97,7 @@ async def listing(
     return [ProducerTrust.model_validate(dict(row)) for row in result.mappings()]
 
 
-def _row(key: Key, karma: float, wins: int, losses: int) -> dict[str, Any]:
+def _row(key: ProducerKey, karma: float, wins: int, losses: int) -> dict[str, Any]:
     book, producer = key
     return {
         "book_id": book,

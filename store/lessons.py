@@ -73,7 +73,7 @@ async def groups(session: AsyncSession, book: str) -> list[LessonGroup]:
     return [LessonGroup(**row) for row in result.mappings()]
 
 
-async def adopt(session: AsyncSession, book: str, before: str, now: str) -> None:
+async def carry_over_hash(session: AsyncSession, book: str, before: str, now: str) -> None:
     """Let groups that were mined under the policy hash ``before`` count as mined under ``now``: of the same numbers."""
     await session.execute(
         text("UPDATE lesson_groups SET policy_hash = :now WHERE book_id = :book AND policy_hash = :before"),

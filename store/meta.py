@@ -27,7 +27,7 @@ async def books(session: AsyncSession, as_of: datetime, state: timedelta) -> lis
     return list(result.scalars())
 
 
-async def outcomes_in_all(session: AsyncSession, book: str, as_of: datetime) -> int:
+async def count_outcomes(session: AsyncSession, book: str, as_of: datetime) -> int:
     """Resolved outcomes of a book by an instant."""
     result = await session.execute(
         text("SELECT count(*) FROM forecast_outcomes WHERE book_id = :book AND target_at <= :as_of AND NOT shadow"),
@@ -36,7 +36,7 @@ async def outcomes_in_all(session: AsyncSession, book: str, as_of: datetime) -> 
     return int(result.scalar_one())
 
 
-async def spoken_of(session: AsyncSession, book: str, as_of: datetime, state: timedelta) -> list[tuple[str, str]]:
+async def pairs_forecast(session: AsyncSession, book: str, as_of: datetime, state: timedelta) -> list[tuple[str, str]]:
     """(asset, horizon) of which producers, the meta-producer excluded, spoke lately."""
     result = await session.execute(
         text(
@@ -103,7 +103,7 @@ async def is_decision(session: AsyncSession, number: int) -> bool:
     ).first() is not None
 
 
-class Counted(NamedTuple):
+class OutcomeCounts(NamedTuple):
     """Outcomes, how many of them were right, and their mean Brier score."""
 
     n: int
@@ -111,7 +111,7 @@ class Counted(NamedTuple):
     brier: float | None
 
 
-class Scored(NamedTuple):
+class MetaOutcomes(NamedTuple):
     """How what it said in a mode turned out; ``return_pct``: the mean of a call before costs."""
 
     n: int
@@ -123,7 +123,7 @@ class Scored(NamedTuple):
     last_at: datetime
 
 
-async def spoken(session: AsyncSession, book: str) -> dict[str, int]:
+async def count_by_reason(session: AsyncSession, book: str) -> dict[str, int]:
     """How often it emitted, and abstained for which reason; abstentions last, each the most frequent first."""
     result = await session.execute(
         text(
@@ -135,7 +135,7 @@ async def spoken(session: AsyncSession, book: str) -> dict[str, int]:
     return {row.reason: row.n for row in result}
 
 
-async def scored(session: AsyncSession, book: str, *, shadow: bool) -> Scored | None:
+async def scored(session: AsyncSession, book: str, *, shadow: bool) -> MetaOutcomes | None:
     """How what it said (or, in shadow, would have said) turned out; None where nothing of it is resolved."""
     result = await session.execute(
         text(
@@ -147,11 +147,11 @@ async def scored(session: AsyncSession, book: str, *, shadow: bool) -> Scored | 
         ),
         {"book": book, "meta": META, "shadow": shadow},
     )
-    found = Scored._make(result.one())
+    found = MetaOutcomes._make(result.one())
     return found if found.n else None
 
 
-async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta) -> Counted:
+async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta) -> OutcomeCounts:
     """Outcomes of the producers that it listened to: those whose target it said something of within ``state``."""
     result = await session.execute(
         text(
@@ -163,7 +163,7 @@ async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta
         ),
         {"book": book, "meta": META, "age": state},
     )
-    return Counted._make(result.one())
+    return OutcomeCounts._make(result.one())
 
 
 # -- shadow and live ---------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ async def mode(session: AsyncSession, book: str) -> RowMapping | None:
 
 async def set_mode(session: AsyncSession, book: str, live: bool, since: datetime, operator: str, note: str) -> bool:
     """Let it speak, or send it back to shadow; False if that is how it was."""
-    await execute(session, store.books.meeting([book]))
+    await execute(session, store.books.creating([book]))
     result = await session.execute(
         text(
             "INSERT INTO meta_modes AS m (book_id, live, since, operator, note) "

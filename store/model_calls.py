@@ -7,13 +7,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.model_calls import (
-    NO_ANSWER,
+    UNUSABLE_ANSWERS,
     CallOutcome,
+    DaySpending,
     NotReserved,
-    Reservation,
-    Reserved,
-    Spending,
-    Spent,
+    QuestionCost,
+    ReservationRequest,
+    ReservedCall,
     Usage,
 )
 from closeloop.store import locks
@@ -21,7 +21,7 @@ from closeloop.store import locks
 _TODAY = "date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
 
 
-async def reserve(session: AsyncSession, wanted: Reservation) -> Reserved | NotReserved:
+async def reserve(session: AsyncSession, wanted: ReservationRequest) -> ReservedCall | NotReserved:
     """Reserve the most that a call can cost, unless that is more than what is left of today's budget.
 
     A question that another run is asking is left to it until its reservation ends; then it counts as lost, and as paid.
@@ -43,7 +43,7 @@ async def reserve(session: AsyncSession, wanted: Reservation) -> Reserved | NotR
                 "(array_agg(reason ORDER BY call_id DESC) FILTER (WHERE outcome = ANY(CAST(:none AS text[]))))[1] "
                 "AS reason FROM llm_calls WHERE dedupe_key = :key"
             ),
-            {"key": wanted.key, "none": list(NO_ANSWER)},
+            {"key": wanted.key, "none": list(UNUSABLE_ANSWERS)},
         )
     ).one()
     if before.held is not None:
@@ -65,12 +65,12 @@ async def reserve(session: AsyncSession, wanted: Reservation) -> Reserved | NotR
         ),
         asdict(wanted),
     )
-    return Reserved(int(result.scalar_one()))
+    return ReservedCall(int(result.scalar_one()))
 
 
 async def settle(
     session: AsyncSession,
-    call: Reserved,
+    call: ReservedCall,
     outcome: CallOutcome,
     usage: Usage | None,
     cost: Decimal | None,
@@ -94,7 +94,7 @@ async def settle(
     )
 
 
-async def spending(session: AsyncSession) -> Spending:
+async def spending(session: AsyncSession) -> DaySpending:
     """Calls since midnight (UTC), by the clock of the database, which all workers share."""
     result = await session.execute(
         text(
@@ -105,10 +105,10 @@ async def spending(session: AsyncSession) -> Spending:
             f"FROM llm_calls WHERE reserved_at >= {_TODAY} GROUP BY 1) today"
         )
     )
-    return Spending.model_validate(dict(result.mappings().one()))
+    return DaySpending.model_validate(dict(result.mappings().one()))
 
 
-async def cost_of(session: AsyncSession, key: str) -> Spent:
+async def cost_of(session: AsyncSession, key: str) -> QuestionCost:
     """What all the calls of a question cost together."""
     result = await session.execute(
         text(
@@ -118,4 +118,4 @@ async def cost_of(session: AsyncSession, key: str) -> Spent:
         {"key": key},
     )
     row = result.one()
-    return Spent(row.cost, Usage(row.input, row.output))
+    return QuestionCost(row.cost, Usage(row.input, row.output))

@@ -79,7 +79,7 @@ async def listing(
     return [_view(row) for row in result.mappings()]
 
 
-async def open_ones(session: AsyncSession, book: str, status: OverrideStatus | None = None) -> list[OverrideView]:
+async def open_overrides(session: AsyncSession, book: str, status: OverrideStatus | None = None) -> list[OverrideView]:
     """Overrides of a book that are in force or wait (or only those of one status), by id."""
     result = await session.execute(
         text(
@@ -116,7 +116,7 @@ async def find(session: AsyncSession, override_id: str) -> OverrideView | None:
     return None if row is None else _view(row)
 
 
-async def refused(session: AsyncSession, book: str) -> set[tuple[str, int, str]]:
+async def rejected_or_expired(session: AsyncSession, book: str) -> set[tuple[str, int, str]]:
     """(lesson_id, lesson_version, policy_hash) that an operator rejected, or let pass by."""
     result = await session.execute(
         text(
@@ -146,7 +146,7 @@ async def add(session: AsyncSession, overrides: Sequence[ProposedOverride]) -> N
     await execute(session, insertion(PmOverride, [asdict(override) for override in overrides]))
 
 
-async def adopt(session: AsyncSession, book: str, before: str, now: str) -> None:
+async def carry_over_hash(session: AsyncSession, book: str, before: str, now: str) -> None:
     """Let overrides that were made, or refused, under the policy hash ``before`` count as under ``now``.
 
     Both are of the same numbers. The caller holds the book.

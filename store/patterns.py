@@ -11,7 +11,7 @@ from closeloop.models.positions import PositionKey
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
-STREAMED = 2_000
+ROWS_PER_FETCH = 2_000
 
 # Rows are locked by key before they are deleted, so that those who share some queue up instead of deadlocking. Who
 # waited finds them gone.
@@ -28,7 +28,7 @@ _CLAIM = (
 )
 
 
-def owing(keys: Sequence[PositionKey], learners: Sequence[str]) -> Write | None:
+def marking_unlearned(keys: Sequence[PositionKey], learners: Sequence[str]) -> Write | None:
     """Write down that these learners have still to take in these outcomes."""
     rows = [_row(learner, key) for learner in sorted(learners) for key in keys]
     return insertion(Unlearned, rows, on_conflict="(learner, book_id, position_id) DO NOTHING")
@@ -73,7 +73,7 @@ async def missed(
     return [PositionKey(row.book_id, row.position_id) for row in rows]
 
 
-def acting(rows: Sequence[Mapping[str, Any]]) -> Write | None:
+def storing_actions(rows: Sequence[Mapping[str, Any]]) -> Write | None:
     """Store actions of closed trades; one that is on record stands."""
     return insertion(PatternTradeEvent, rows, on_conflict="(book_id, position_id, action_index) DO NOTHING")
 
@@ -103,7 +103,7 @@ async def trades(
             "ORDER BY e.pattern_key, e.action_category"
         ),
         {"book": book, "as_of": as_of, "rows": as_json(rows)},
-        execution_options={"yield_per": STREAMED},
+        execution_options={"yield_per": ROWS_PER_FETCH},
     )
     async for batch in result.partitions():
         yield batch
@@ -172,7 +172,7 @@ async def trades_of(
             "ORDER BY closed_at, position_id"
         ),
         {"book": book, "pattern": pattern_key, "action": action_category, "as_of": as_of},
-        execution_options={"yield_per": STREAMED},
+        execution_options={"yield_per": ROWS_PER_FETCH},
     )
     async for row in result.mappings():
         yield row

@@ -22,7 +22,7 @@ _TOTALS = ", ".join(f"sum({c})::float8 AS {c}" for c in COLUMNS)
 # An outcome's share of an independent one: the time since the previous target of its stream (the same producer, asset
 # and horizon), in horizons, at most 1. Streams are told apart by a 64-bit hash, which sorts in half the time of their
 # names; that two of a book's streams share one has a chance of 1 in 10^12 for 6,000 of them.
-_RAW = f"""
+_SUMS_FROM_OUTCOMES = f"""
     SELECT o.day, o.producer_id, o.asset, o.horizon, o.regime,
            width_bucket(o.confidence, CAST('{{{", ".join(map(str, BIN_EDGES))}}}' AS float8[])) AS bin,
            count(*) AS outcomes, count(*) FILTER (WHERE direction_correct) AS correct,
@@ -52,7 +52,7 @@ _RAW = f"""
 _PAIR_SUMS = ", ".join(PAIR_COLUMNS)
 _PAIR_TOTALS = ", ".join(f"sum({c})::bigint AS {c}" for c in PAIR_COLUMNS)
 # A block's day is that of its start plus the horizon. Of each producer and block its last forecast counts.
-_RAW_PAIRS = """
+_PAIRS_FROM_OUTCOMES = """
     WITH spoken AS (
         SELECT asset, horizon, block, producer_id, length, (block + length)::date AS day,
                date_part('epoch', length)::int AS horizon_seconds, latest % 8 / 2 AS action, latest % 2 = 1 AS correct
@@ -86,23 +86,25 @@ _RAW_PAIRS = """
 """
 _ADD_UP_DAYS = text(
     f"INSERT INTO producer_daily_bins (book_id, day, {_KEYS}, bin, {_SUMS}) "  # noqa: S608
-    f"SELECT :book, day, {_KEYS}, bin, {_SUMS} FROM ({_RAW}) raw"
+    f"SELECT :book, day, {_KEYS}, bin, {_SUMS} FROM ({_SUMS_FROM_OUTCOMES}) raw"
 )
 _ADD_UP_PAIRS = text(
     f"INSERT INTO pair_daily (book_id, day, asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS}) "  # noqa: S608
-    f"SELECT :book, day, asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM ({_RAW_PAIRS}) raw"
+    f"SELECT :book, day, asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM ({_PAIRS_FROM_OUTCOMES}) raw"
 )
 _WINDOW = text(
     f"SELECT {_KEYS}, bin, {_TOTALS} FROM ("  # noqa: S608
     f"SELECT {_KEYS}, bin, {_SUMS} FROM producer_daily_bins "
     f"WHERE book_id = :book AND day >= :first_day AND day < :end_day "
-    f"UNION ALL SELECT {_KEYS}, bin, {_SUMS} FROM ({_RAW}) raw) days GROUP BY {_KEYS}, bin ORDER BY {_KEYS}, bin"
+    f"UNION ALL SELECT {_KEYS}, bin, {_SUMS} FROM ({_SUMS_FROM_OUTCOMES}) raw) days "
+    f"GROUP BY {_KEYS}, bin ORDER BY {_KEYS}, bin"
 )
 _PAIR_WINDOW = text(
     "SELECT asset, horizon, first, second, max(horizon_seconds) AS horizon_seconds, "  # noqa: S608
     f"{_PAIR_TOTALS} FROM (SELECT asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM pair_daily "
     "WHERE book_id = :book AND day >= :first_day AND day < :end_day "
-    f"UNION ALL SELECT asset, horizon, first, second, horizon_seconds, {_PAIR_SUMS} FROM ({_RAW_PAIRS}) raw) days "
+    "UNION ALL SELECT asset, horizon, first, second, horizon_seconds, "
+    f"{_PAIR_SUMS} FROM ({_PAIRS_FROM_OUTCOMES}) raw) days "
     "GROUP BY asset, horizon, first, second ORDER BY asset, horizon, first, second"
 )
 
@@ -167,12 +169,12 @@ async def books_with_outcomes(session: AsyncSession) -> list[str]:
     return list(result.scalars())
 
 
-async def take_turns(session: AsyncSession, book: str) -> None:
+async def lock_book(session: AsyncSession, book: str) -> None:
     """Wait until nobody else adds up this book; hold until the transaction ends."""
     await locks.book_performance(session, book)
 
 
-async def _plan_well(session: AsyncSession) -> None:
+async def _set_planner_options(session: AsyncSession) -> None:
     """Room to hash and sort, plans for the tables as they are now, and sums by hashing.
 
     Left to itself the planner sorts by texts for what it takes for few rows: it cannot tell how many an array of days
@@ -192,7 +194,7 @@ async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, li
     A day is added up anew from its outcomes, so that late ones, and a repetition, come out right. A transaction that
     has deleted a day's mark is the only one to write the day's sums until it ends; others take other days meanwhile.
     """
-    await _plan_well(session)
+    await _set_planner_options(session)
     result = await session.execute(
         text(
             "DELETE FROM performance_due WHERE book_id = :book AND day IN (SELECT day FROM performance_due "
@@ -221,7 +223,7 @@ async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, li
 
 async def window_sums(session: AsyncSession, book: str, window: Window) -> list[BinSums]:
     """The sums of a window, by slice (a regime that was not named is empty) and bin."""
-    await _plan_well(session)
+    await _set_planner_options(session)
     first, end, from_at, to_at = window.split()
     values = {"book": book, "first_day": first, "end_day": end, "from_at": from_at, "to_at": to_at}
     result = await session.execute(_WINDOW, values)

@@ -51,7 +51,7 @@ async def record(session: AsyncSession, positions: Mapping[PositionKey, ClosedPo
     """
     rows = await execute(
         session,
-        store.books.meeting({key.book for key in positions}),
+        store.books.creating({key.book for key in positions}),
         insertion(
             Position,
             [_row(position) for position in positions.values()],

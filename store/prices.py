@@ -17,20 +17,20 @@ _SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
 
 
 @dataclass(frozen=True)
-class Added:
+class CandlesAdded:
     """What became of candles: ``differing`` ones are on record with other prices, and stay as they are."""
 
     new: int
     differing: list[datetime]
 
 
-async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> Added:
+async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> CandlesAdded:
     """Store candles (rows of price_history, distinct keys). What is on record is never changed."""
     written = await execute(
         session, insertion(PriceCandle, candles, on_conflict="DO NOTHING", returning="asset, interval_seconds, ends_at")
     )
     if len(written) == len(candles):
-        return Added(len(written), [])
+        return CandlesAdded(len(written), [])
     differing = await session.execute(
         text(
             f"SELECT r.ends_at FROM {recordset(PriceCandle)} r JOIN price_history p "  # noqa: S608
@@ -38,7 +38,7 @@ async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> Added
         ),
         {"rows": as_json(candles)},
     )
-    return Added(len(written), list(differing.scalars()))
+    return CandlesAdded(len(written), list(differing.scalars()))
 
 
 async def cover(session: AsyncSession, asset: str, interval_seconds: int, from_at: datetime, to_at: datetime) -> None:
@@ -52,7 +52,7 @@ async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
 
     The prices must be committed: a resolution that did not see them is waited for.
     """
-    await store.resolution.take_turns(session)
+    await store.resolution.lock(session)
     result = await session.execute(
         text(
             "UPDATE forecast_resolution_state SET state = 'pending', next_attempt_at = NULL, "

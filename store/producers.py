@@ -130,7 +130,7 @@ _BEAT = text(
 
 async def beat(session: AsyncSession, heartbeat: Heartbeat, heartbeat_id: str, at: datetime) -> bool:
     """Count a producer's sign of life, once; False if it was counted before."""
-    await execute(session, store.books.meeting([heartbeat.book]))
+    await execute(session, store.books.creating([heartbeat.book]))
     result = await session.execute(
         _BEAT,
         {

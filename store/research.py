@@ -10,18 +10,26 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.readings import Hypothesis
-from closeloop.models.research import Day, LlmLearning, ResearchView, Sample, Statement, StatementKind, StatementStatus
+from closeloop.models.research import (
+    DayTotals,
+    LlmLearning,
+    ResearchView,
+    Sample,
+    Statement,
+    StatementKind,
+    StatementStatus,
+)
 from closeloop.store import attributions
 from closeloop.store.rows import execute, insertion
 
 # A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
-OVERLAP = timedelta(minutes=5)
+WATERMARK_OVERLAP = timedelta(minutes=5)
 _COLUMNS = (
     "id, book_id AS book, position_id, kind, level, module, status, content, model, prompt_version, input_tokens, "
     "output_tokens, cost_usd, as_of, run, policy_hash, created_at"
 )
 _UNREAD = (
-    f"a.{attributions.LIVE} AND a.attributed_at > coalesce((SELECT studied_until FROM llm_watermarks w "  # noqa: S608
+    f"a.{attributions.IS_LIVE} AND a.attributed_at > coalesce((SELECT studied_until FROM llm_watermarks w "  # noqa: S608
     "WHERE w.book_id = a.book_id), '-infinity') AND NOT EXISTS (SELECT FROM llm_learning l "
     "WHERE (l.book_id, l.level, l.position_id) = (a.book_id, 1, a.position_id))"
 )
@@ -61,7 +69,7 @@ async def newly_read(session: AsyncSession, book: str) -> bool:
     return bool(result.scalar_one_or_none())
 
 
-async def unread(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
+async def unread_closes(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
     """Live closes that nobody read, the earliest attributed first, as facts are made of them."""
     result = await session.execute(
         text(
@@ -86,12 +94,12 @@ async def unread_count(session: AsyncSession, book: str, as_of: datetime) -> int
     return int(result.scalar_one())
 
 
-async def recent(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
+async def recent_closes(session: AsyncSession, book: str, as_of: datetime, limit: int) -> Sequence[RowMapping]:
     """The newest live closes of a book, newest first."""
     result = await session.execute(
         text(
             f"SELECT {_TRADE} FROM attributions a JOIN positions p USING (book_id, position_id) "  # noqa: S608
-            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND a.{attributions.LIVE} "
+            f"WHERE a.book_id = :book AND a.closed_at <= :as_of AND a.{attributions.IS_LIVE} "
             "ORDER BY a.closed_at DESC, a.position_id DESC LIMIT :limit"
         ),
         {"book": book, "as_of": as_of, "limit": limit},
@@ -107,7 +115,7 @@ _TRADE = (
 )
 
 
-async def record(session: AsyncSession, book: str, as_of: datetime) -> RowMapping:
+async def book_record(session: AsyncSession, book: str, as_of: datetime) -> RowMapping:
     """Number of trades, wins and mean R of a book."""
     result = await session.execute(
         text(
@@ -119,7 +127,7 @@ async def record(session: AsyncSession, book: str, as_of: datetime) -> RowMappin
     return result.mappings().one()
 
 
-async def advance(session: AsyncSession, book: str) -> None:
+async def advance_watermark(session: AsyncSession, book: str) -> None:
     """Move the watermark to the earliest live close that is unread, or else to the present, less the overlap."""
     await session.execute(
         text(
@@ -130,7 +138,7 @@ async def advance(session: AsyncSession, book: str) -> None:
             "ON CONFLICT (book_id) DO UPDATE SET studied_until = greatest(llm_watermarks.studied_until, "
             "excluded.studied_until)"
         ),
-        {"book": book, "overlap": OVERLAP},
+        {"book": book, "overlap": WATERMARK_OVERLAP},
     )
 
 
@@ -185,7 +193,7 @@ async def lessons(session: AsyncSession, book: str, as_of: datetime, limit: int)
 
 async def samples(
     session: AsyncSession, book: str, hypothesis: Hypothesis, as_of: datetime
-) -> tuple[Sample, Sample, list[Day]]:
+) -> tuple[Sample, Sample, list[DayTotals]]:
     """R-multiples of the trades that meet a hypothesis's condition, of the others, and of both by day of entry."""
     result = await session.execute(
         text(_SAMPLES),
@@ -205,7 +213,7 @@ async def samples(
         else:
             days.setdefault(row.day, {})[row.inside] = (row.n, row.total)
     none = (0, 0.0)
-    by_day = [Day(*days[day].get(True, none), *days[day].get(False, none)) for day in sorted(days)]
+    by_day = [DayTotals(*days[day].get(True, none), *days[day].get(False, none)) for day in sorted(days)]
     return whole[True], whole[False], by_day
 
 
@@ -234,7 +242,7 @@ async def is_answered(session: AsyncSession, key: str) -> bool:
     return result.scalar_one_or_none() is not None
 
 
-async def tested(session: AsyncSession, book: str, last: int) -> Sequence[RowMapping]:
+async def tested_hypotheses(session: AsyncSession, book: str, last: int) -> Sequence[RowMapping]:
     """The newest hypotheses of a book and what became of them."""
     result = await session.execute(
         text(

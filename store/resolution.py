@@ -12,7 +12,7 @@ from closeloop.models.forecasts import ForecastKey
 from closeloop.store import locks
 from closeloop.store.forecasts import OUTCOME_COLUMNS
 
-Cursor = tuple[datetime, str, str]
+DueCursor = tuple[datetime, str, str]
 """(target_at, book, forecast_id) of the forecast to begin after."""
 
 # The last candle that ended at or before t, at most the tolerance before it; of two that ended together the finer one.
@@ -130,16 +130,16 @@ class DueForecast(NamedTuple):
         return self.certain_at_issue and self.certain_at_target
 
 
-_BEFORE_ALL: Cursor = (datetime(1, 1, 1, tzinfo=UTC), "", "")
+_BEFORE_ALL: DueCursor = (datetime(1, 1, 1, tzinfo=UTC), "", "")
 
 
-async def take_turns(session: AsyncSession) -> None:
+async def lock(session: AsyncSession) -> None:
     """Wait until no other resolution writes; hold until the transaction ends."""
     await locks.one_at_a_time(session, locks.FORECAST_RESOLUTION)
 
 
 async def due_with_prices(
-    session: AsyncSession, due: datetime, tolerance: timedelta, after: Cursor | None, limit: int
+    session: AsyncSession, due: datetime, tolerance: timedelta, after: DueCursor | None, limit: int
 ) -> list[DueForecast]:
     """The next forecasts whose target is at or before ``due``, oldest first, with the prices that are on record."""
     await _look_up_by_index(session)
@@ -181,7 +181,7 @@ async def _look_up_by_index(session: AsyncSession) -> None:
     )
 
 
-def _cursor(after: Cursor | None) -> dict[str, Any]:
+def _cursor(after: DueCursor | None) -> dict[str, Any]:
     at, book, forecast_id = after or _BEFORE_ALL
     return {"after_at": at, "after_book": book, "after_id": forecast_id}
 
@@ -250,7 +250,7 @@ _SETTLE = text(
 
 
 @dataclass(frozen=True)
-class Scores:
+class PageScores:
     """Of each forecast of a page: the return in % (5 is 5 %), whether its action was right, Brier and log score."""
 
     return_pct: Sequence[float]
@@ -262,7 +262,7 @@ class Scores:
 async def settle(
     session: AsyncSession,
     forecasts: Sequence[DueForecast],
-    scores: Scores,
+    scores: PageScores,
     *,
     resolved_at: datetime,
     resolved_by: str,
@@ -315,7 +315,7 @@ class Unpriced:
     given_up: bool
 
 
-async def leave(session: AsyncSession, left: Sequence[Unpriced]) -> None:
+async def record_unpriced(session: AsyncSession, left: Sequence[Unpriced]) -> None:
     """Record why forecasts have no outcome, and tell of those that are given up."""
     if not left:
         return
@@ -369,7 +369,7 @@ async def count(
     )
 
 
-class Counts(NamedTuple):
+class ResolutionCounts(NamedTuple):
     """What a resolution did so far."""
 
     resolved: int
@@ -378,14 +378,14 @@ class Counts(NamedTuple):
     candles: int
 
 
-async def counted(session: AsyncSession, resolution_id: str) -> Counts:
+async def counted(session: AsyncSession, resolution_id: str) -> ResolutionCounts:
     """What a resolution did so far."""
     result = await session.execute(
         text("SELECT resolved, abstained, given_up, candles FROM resolutions WHERE resolution_id = :id"),
         {"id": resolution_id},
     )
     row = result.first()
-    return Counts._make(row) if row else Counts(0, 0, 0, 0)
+    return ResolutionCounts._make(row) if row else ResolutionCounts(0, 0, 0, 0)
 
 
 async def pending_reasons(session: AsyncSession, due: datetime) -> dict[str, int]:

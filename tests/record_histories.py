@@ -21,7 +21,7 @@ from closeloop.activities.attribution import attribute
 from closeloop.gateways.language_model import AnthropicModel
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusRequest
-from closeloop.models.forecasts import Continued, ResolutionRequest
+from closeloop.models.forecasts import ResolutionContinuation, ResolutionRequest
 from closeloop.models.imports import ImportRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
@@ -156,7 +156,9 @@ async def record_forecasts(client: Client, engine: AsyncEngine) -> None:
             request = ResolutionRequest(as_of=AFTER_AN_HOUR, ask_again=True)
             asked = await start("ForecastResolutionWorkflow", request, "resolution")
             await save(client, asked, "ForecastResolutionWorkflow.asked-the-source")
-    stopped = Continued(resolution_id="r", after=(T0, "a", "f"), left=1, fetched=PricesFetched(silence="away"))
+    stopped = ResolutionContinuation(
+        resolution_id="r", after=(T0, "a", "f"), left=1, fetched=PricesFetched(silence="away")
+    )
     request = ResolutionRequest(as_of=AFTER_AN_HOUR, continued=stopped)
     going_on = await start("ForecastResolutionWorkflow", request, "resolution-going-on")
     await save(client, going_on, "ForecastResolutionWorkflow.going-on")

@@ -28,7 +28,7 @@ from closeloop.models.research import ResearchRequest
 
 
 @dataclass(frozen=True)
-class Repeated:
+class ScheduledWorkflow:
     """A workflow that runs at an interval. ``overlap`` says what happens while the last run is still going."""
 
     id: str
@@ -41,7 +41,7 @@ class Repeated:
 
 
 SCHEDULES = (
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/catch-up",
         workflow="CatchUpWorkflow",
         argument=CatchUpRequest(),
@@ -49,7 +49,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same rows
         summary="Find closed positions without an attribution",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/weights",
         workflow="WeightDispatchWorkflow",
         argument=None,
@@ -57,7 +57,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.BUFFER_ONE,
         summary="Begin the weight cycle of every book whose week or month is new",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/overlays",
         workflow="OverlayWatchWorkflow",
         argument=None,
@@ -65,7 +65,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees the same files
         summary="Are the overlay files as they were written?",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/corpus",
         workflow="CorpusWorkflow",
         argument=CorpusRequest(),
@@ -73,7 +73,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the run under way sees the same files
         summary="Score, promote and archive skills",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/forecast-resolution",
         workflow="ForecastResolutionWorkflow",
         argument=ResolutionRequest(),
@@ -81,7 +81,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
         summary="Resolve every forecast whose horizon has elapsed",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/research",
         workflow="LlmResearchWorkflow",
         argument=ResearchRequest(),
@@ -90,7 +90,7 @@ SCHEDULES = (
         summary="Read what closed, look the books over, test hypotheses",
         task_queue=LLM_TASK_QUEUE,
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/lessons",
         workflow="LessonBuildingWorkflow",
         argument=LessonRequest(),
@@ -98,7 +98,7 @@ SCHEDULES = (
         overlap=ScheduleOverlapPolicy.SKIP,  # the next look sees all that this one would have seen
         summary="Build the lessons of every book",
     ),
-    Repeated(
+    ScheduledWorkflow(
         id="closeloop/overrides",
         workflow="OverrideMaterializationWorkflow",
         argument=OverrideRequest(),
@@ -120,7 +120,7 @@ async def apply_schedules(client: Client) -> list[str]:
     return [repeated.id for repeated in SCHEDULES]
 
 
-def _schedule(repeated: Repeated) -> Schedule:
+def _schedule(repeated: ScheduledWorkflow) -> Schedule:
     return Schedule(
         action=ScheduleActionStartWorkflow(
             repeated.workflow,

@@ -18,8 +18,8 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
 # Heartbeats tell a killed worker from a long import.
-SILENCE = timedelta(seconds=12)
-LONGEST = timedelta(hours=12)
+WITHOUT_HEARTBEAT = timedelta(seconds=12)
+LONGEST_IMPORT = timedelta(hours=12)
 
 
 @workflow.defn(name="BackfillWorkflow")
@@ -33,8 +33,8 @@ class BackfillWorkflow:
         await workflow.execute_activity_method(
             ImportActivities.attribute_import,
             request,
-            start_to_close_timeout=LONGEST,
-            heartbeat_timeout=SILENCE,
+            start_to_close_timeout=LONGEST_IMPORT,
+            heartbeat_timeout=WITHOUT_HEARTBEAT,
             retry_policy=UNTIL_DONE,
             summary="Attribute the imported closes",
         )
@@ -94,8 +94,8 @@ async def learn_missed(request: LearnMissed, patience: RetryPolicy = UNTIL_DONE)
     return await workflow.execute_activity_method(
         MissedActivities.learn_missed,
         request,
-        start_to_close_timeout=LONGEST,
-        heartbeat_timeout=SILENCE,
+        start_to_close_timeout=LONGEST_IMPORT,
+        heartbeat_timeout=WITHOUT_HEARTBEAT,
         retry_policy=patience,
         summary=f"Learn what was missed, {len(request.books)} books" if request.books else "Learn what was missed",
     )

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
 
-from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
+from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -178,7 +178,7 @@ class Deciding(ABC):
         return await workflow.execute_activity(
             activity,
             message,
-            start_to_close_timeout=A_TRANSACTION,
+            start_to_close_timeout=LONGEST_TRANSACTION,
             retry_policy=UNTIL_DONE,
             summary=short(summary),
         )

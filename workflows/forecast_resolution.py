@@ -9,7 +9,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflow
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE, UNTIL_NEXT_RUN
+from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE, UNTIL_NEXT_RUN
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.forecasts import ForecastActivities
@@ -17,9 +17,9 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.producers import ProducerActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.forecasts import (
-        Continued,
         Forecast,
         ForecastReport,
+        ResolutionContinuation,
         ResolutionKey,
         ResolutionReport,
         ResolutionRequest,
@@ -74,7 +74,7 @@ class ForecastResolutionWorkflow:
         report = await workflow.execute_activity_method(
             ForecastActivities.report_resolution,
             key,
-            start_to_close_timeout=A_TRANSACTION,
+            start_to_close_timeout=LONGEST_TRANSACTION,
             retry_policy=UNTIL_DONE,
             summary="What came out",
         )
@@ -85,7 +85,7 @@ class ForecastResolutionWorkflow:
         return report
 
     async def _resolve(
-        self, key: ResolutionKey, fetched: PricesFetched | None, stopped: Continued | None = None
+        self, key: ResolutionKey, fetched: PricesFetched | None, stopped: ResolutionContinuation | None = None
     ) -> int:
         """All pages of what is due; how many forecasts have no price."""
         left, after = (stopped.left, stopped.after) if stopped else (0, None)
@@ -104,7 +104,7 @@ class ForecastResolutionWorkflow:
             if after is None:
                 return left
             if self._activities > MOST_ACTIVITIES:
-                at = Continued(resolution_id=key.resolution_id, after=after, left=left, fetched=fetched)
+                at = ResolutionContinuation(resolution_id=key.resolution_id, after=after, left=left, fetched=fetched)
                 workflow.continue_as_new(ResolutionRequest(as_of=key.as_of, ask_again=self._ask_again, continued=at))
 
     async def _fetch(self, key: ResolutionKey, ask_again: bool) -> PricesFetched:
@@ -185,7 +185,7 @@ class ForecastWorkflow:
             report = await workflow.execute_activity_method(
                 ForecastActivities.record_forecast,
                 forecast,
-                start_to_close_timeout=A_TRANSACTION,
+                start_to_close_timeout=LONGEST_TRANSACTION,
                 retry_policy=UNTIL_DONE,
                 summary="Record the forecast",
             )
@@ -214,7 +214,7 @@ class HeartbeatWorkflow:
         return await workflow.execute_activity_method(
             ForecastActivities.record_heartbeat,
             filled,
-            start_to_close_timeout=A_TRANSACTION,
+            start_to_close_timeout=LONGEST_TRANSACTION,
             retry_policy=UNTIL_DONE,
             summary="Count the heartbeat",
         )

@@ -7,7 +7,7 @@ from temporalio import workflow
 from closeloop.workflows.books import reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import A_TRANSACTION, ONE_BOOK
+from closeloop.workflows.retries import LONGEST_TRANSACTION, ONE_BOOK
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
@@ -50,7 +50,7 @@ class LessonBuildingWorkflow:
     async def _books(self) -> list[str]:
         found = await workflow.execute_activity_method(
             LessonActivities.books,
-            start_to_close_timeout=A_TRANSACTION,
+            start_to_close_timeout=LONGEST_TRANSACTION,
             retry_policy=ONE_BOOK,
             summary="Which books have actions to learn from?",
         )

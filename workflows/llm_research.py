@@ -14,7 +14,7 @@ from closeloop.workflows.retries import UNTIL_DONE_SELDOM
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.research import ResearchActivities
     from closeloop.models import search_attributes as sa
-    from closeloop.models.research import BooksAsked, BookStudy, ResearchReport, ResearchRequest, Studied
+    from closeloop.models.research import BooksToStudyRequest, BookStudy, ResearchReport, ResearchRequest, Studied
 
 # A model that is overloaded is asked less and less often, until the next hour's run.
 UNTIL_MODEL_ANSWERS = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
@@ -44,7 +44,7 @@ class LlmResearchWorkflow:
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("research")])
         report = ResearchReport()
         try:
-            for book in [request.book] if request.book else await self._books(BooksAsked(as_of=as_of)):
+            for book in [request.book] if request.book else await self._books(BooksToStudyRequest(as_of=as_of)):
                 with reporting(book, report.failed, asked_for=request.book is not None, fatal=OF_THE_MODEL):
                     report.books[book] = await self._study(BookStudy(book=book, as_of=as_of))
                     if report.books[book].stopped:
@@ -58,7 +58,7 @@ class LlmResearchWorkflow:
         workflow.upsert_memo({"outcome": report.sentence[:2000]})
         return report
 
-    async def _books(self, asked: BooksAsked) -> list[str]:
+    async def _books(self, asked: BooksToStudyRequest) -> list[str]:
         due = await workflow.execute_activity_method(
             ResearchActivities.books_to_study,
             asked,

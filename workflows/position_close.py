@@ -25,8 +25,9 @@ with workflow.unsafe.imports_passed_through():
     )
     from closeloop.models.sentences import closing_line, opening_line, short
 
-# A worker that is killed in the middle is noticed after ATTEMPT; a database that is away is waited for without end.
-ATTEMPT = timedelta(seconds=15)
+# A worker that is killed during an attempt is noticed when this has passed. There is no limit to the attempts: a
+# database that is down for a day is waited for.
+LONGEST_ATTEMPT = timedelta(seconds=15)
 # Of workflows of 0.1, whose learners ran after the attribution, each until it had learned.
 LEARNER_ROUNDS = 10
 LEARNER_PAUSE = timedelta(seconds=2)
@@ -84,7 +85,7 @@ class PositionCloseWorkflow:
         return await workflow.execute_local_activity_method(
             PositionActivities.attribute_close,
             position,
-            start_to_close_timeout=ATTEMPT,
+            start_to_close_timeout=LONGEST_ATTEMPT,
             retry_policy=ONCE,
             summary=opening_line(position),
         )
@@ -95,7 +96,7 @@ class PositionCloseWorkflow:
             return await workflow.execute_activity_method(
                 PositionActivities.attribute_close,
                 position,
-                start_to_close_timeout=ATTEMPT,
+                start_to_close_timeout=LONGEST_ATTEMPT,
                 retry_policy=UNTIL_DONE,
                 summary=opening_line(position),
             )
@@ -153,7 +154,7 @@ class PositionCloseWorkflow:
             return await workflow.execute_local_activity_method(
                 LearnerActivities.learn,
                 LearnRequest(position=position.key, learners=learners),
-                start_to_close_timeout=ATTEMPT,
+                start_to_close_timeout=LONGEST_ATTEMPT,
                 retry_policy=ONCE,
                 summary=f"Learn: {', '.join(learners)}",
             )
@@ -174,7 +175,7 @@ class ConvictionWorkflow:
         return await workflow.execute_activity_method(
             PositionActivities.record_conviction,
             conviction,
-            start_to_close_timeout=ATTEMPT,
+            start_to_close_timeout=LONGEST_ATTEMPT,
             retry_policy=UNTIL_DONE,
             summary=short(f"Record conviction {conviction.conviction_id} of {conviction.symbol}"),
         )

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from temporalio.common import RetryPolicy
 
-A_TRANSACTION = timedelta(seconds=30)
+LONGEST_TRANSACTION = timedelta(seconds=30)
 """Longest for an activity that is one short transaction."""
 
 UNTIL_DONE = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))

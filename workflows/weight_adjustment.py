@@ -12,7 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 from closeloop.workflows import weights_0_1
 from closeloop.workflows.decisions import Deciding, Word, scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
+from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -25,7 +25,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.sentences import moved_weights
     from closeloop.models.weights import (
         WEIGHTS,
-        BooksDue,
+        CurrentCyclesRequest,
         CycleKey,
         CycleRequest,
         CycleStanding,
@@ -263,8 +263,8 @@ class WeightDispatchWorkflow:
         report = DispatchReport()
         for due in await workflow.execute_activity_method(
             WeightCycleActivities.books_due,
-            BooksDue(as_of=as_of),
-            start_to_close_timeout=A_TRANSACTION,
+            CurrentCyclesRequest(as_of=as_of),
+            start_to_close_timeout=LONGEST_TRANSACTION,
             retry_policy=UNTIL_DONE,
             summary="Which cycle is each book in?",
         ):
@@ -304,7 +304,7 @@ class OverlayWatchWorkflow:
             await workflow.execute_activity(
                 "revert_deleted_overlay",  # by its name: nobody reads what it answers, which 0.1 worded otherwise
                 key,
-                start_to_close_timeout=A_TRANSACTION,
+                start_to_close_timeout=LONGEST_TRANSACTION,
                 retry_policy=UNTIL_DONE,
                 summary=f"The overlay file of {key.book} was deleted: revert",
             )

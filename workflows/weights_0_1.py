@@ -8,7 +8,7 @@ from typing import Any
 
 from temporalio import workflow
 
-from closeloop.workflows.retries import A_TRANSACTION, UNTIL_DONE
+from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -36,7 +36,7 @@ async def _execute(activity: Any, message: Any, summary: str) -> Any:
     return await workflow.execute_activity(
         activity,
         message,
-        start_to_close_timeout=A_TRANSACTION,
+        start_to_close_timeout=LONGEST_TRANSACTION,
         retry_policy=UNTIL_DONE,
         summary=short(summary),
     )

@@ -13,7 +13,13 @@ from closeloop import store
 from closeloop.activities.lessons import lesson_id
 from closeloop.activities.overrides import OverrideActivities
 from closeloop.models.lessons import LearningLesson, LessonGroup, LessonRun
-from closeloop.models.overrides import Match, MatchRequest, Materialized, MaterializeOverrides, OverrideView
+from closeloop.models.overrides import (
+    Materialized,
+    MaterializeOverrides,
+    OverrideMatch,
+    OverrideMatchRequest,
+    OverrideView,
+)
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import Book
 from closeloop.services.overrides import match
@@ -104,8 +110,8 @@ async def overrides(sessions: Sessions, book: str) -> list[OverrideView]:
 
 async def matched(
     sessions: Sessions, book: str, scope: Mapping[str, Any], at: datetime = AS_OF, **changes: Any
-) -> Match:
+) -> OverrideMatch:
     """What the overrides say of an entry in a scope."""
     request = {"book": book, "pattern_key": PATTERN, "action_category": "entry", "scope": dict(scope)} | changes
     async with sessions() as session:
-        return await match(session, MatchRequest.model_validate(request), at, POLICY)
+        return await match(session, OverrideMatchRequest.model_validate(request), at, POLICY)

@@ -7,7 +7,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from closeloop.activities.books import each_book
-from closeloop.activities.transactions import AWAY, REFUSED
+from closeloop.activities.transactions import DATABASE_AWAY, DATABASE_REFUSED
 from tests.activities.forecasting import HOUR, T0, Floor, every, floor_on, forecast
 
 BOOKS = ["a", "b", "c"]
@@ -41,7 +41,7 @@ async def go_over(floor: Floor, errors: dict[str, Exception]) -> tuple[list[str]
     ("error", "reason"),
     [
         (ValueError("of no use"), "ValueError: of no use"),
-        (ApplicationError("out of range", type=REFUSED, non_retryable=True), "out of range"),
+        (ApplicationError("out of range", type=DATABASE_REFUSED, non_retryable=True), "out of range"),
     ],
 )
 async def test_a_broken_book_is_told_of_once(floor: Floor, error: Exception, reason: str) -> None:
@@ -56,12 +56,12 @@ async def test_a_database_that_is_away_is_no_fault_of_the_book(floor: Floor) -> 
 
     async def work(book: str) -> None:
         if book == "a":
-            raise ApplicationError("the database: away", type=AWAY)
+            raise ApplicationError("the database: away", type=DATABASE_AWAY)
         done.append(book)
 
     with pytest.raises(ApplicationError) as raised:
         await ActivityEnvironment().run(each_book, floor.sessions, "a task", BOOKS, work)
-    assert raised.value.type == AWAY
+    assert raised.value.type == DATABASE_AWAY
     assert not raised.value.non_retryable
     assert done == ["b", "c"]
     assert await floor.events("learning.book_failed.v1") == []

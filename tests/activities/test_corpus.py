@@ -18,8 +18,8 @@ from temporalio.testing import ActivityEnvironment
 from closeloop import store
 from closeloop.activities.corpus import CorpusActivities
 from closeloop.gateways.skills import EDITED, SkillFolder
-from closeloop.learning.skill_moves import TWICE
-from closeloop.models.corpus import CLASH, CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
+from closeloop.learning.skill_moves import NAME_OF_ACTIVE
+from closeloop.models.corpus import DESTINATION_TAKEN, CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
@@ -252,12 +252,12 @@ async def test_what_cannot_be_worked_on_is_reported_once_and_left_alone(corpus: 
     before = corpus.tree()
     expected = {
         "active/in-the-way.md": "it is a folder",
-        "active/late.md": CLASH,
-        "pending/clash.md": TWICE,
-        "pending/in-the-way.md": TWICE,
+        "active/late.md": DESTINATION_TAKEN,
+        "pending/clash.md": NAME_OF_ACTIVE,
+        "pending/in-the-way.md": NAME_OF_ACTIVE,
         "pending/link.md": "it is a symbolic link",
         "pending/none.md": "its score is not a whole number",
-        "pending/twice.md": TWICE,
+        "pending/twice.md": NAME_OF_ACTIVE,
         "pending/two.md": "it has more than one score line among its first 40",
     }
     for _ in range(2):
@@ -450,7 +450,7 @@ async def test_after_a_kill_and_an_edit_nothing_is_lost_or_counted_twice(
     if replaced and point == "linked":
         # Two files now: theirs and the one that was written. Neither may go; a person is told.
         assert sorted(corpus.tree().values()) == ["103", "3"]
-        assert skipped == {EDITED, TWICE}
+        assert skipped == {EDITED, NAME_OF_ACTIVE}
     else:
         assert corpus.tree() == {"active/up.md": "103"}
         assert skipped <= {EDITED}

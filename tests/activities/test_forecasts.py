@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.forecasts import CONFLICT, ForecastActivities
+from closeloop.activities.forecasts import FORECAST_CONFLICT, ForecastActivities
 from closeloop.models.forecasts import Forecast, ForecastKey, ResolvePages
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import PricesFetched
@@ -101,7 +101,7 @@ async def test_other_content_is_refused_by_the_name_of_the_field(floor: Floor, f
     assert (await activities.record_forecast(first)).already_recorded
     with pytest.raises(ApplicationError, match=f"differing: {field}$") as refused:
         await activities.record_forecast(forecast("f", **{"regime": "BULL", field: value}))
-    assert (refused.value.type, refused.value.non_retryable) == (CONFLICT, True)
+    assert (refused.value.type, refused.value.non_retryable) == (FORECAST_CONFLICT, True)
     assert len(await floor.events("forecast.v1")) == 1
     assert (await activities.record_forecast(first)).already_recorded
 
@@ -396,7 +396,7 @@ async def test_a_retry_of_an_activity_neither_loses_nor_repeats_a_count(floor: F
     activities = ForecastActivities(floor.sessions, POLICY)
     request = ResolvePages(resolution_id="r", as_of=T0 + 3 * DAY)
     async with floor.sessions.begin() as blocking:
-        await store.resolution.take_turns(blocking)
+        await store.resolution.lock(blocking)
         first = asyncio.create_task(ActivityEnvironment().run(activities.resolve_pages, request))
         await wait_until_it_blocks(floor.sessions, await backend(blocking))
         first.cancel()  # the worker dies before its first page is written

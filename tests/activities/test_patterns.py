@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.activities.learners import learn_owed
-from closeloop.activities.patterns import TIMEFRAMES, PatternEvents, TimeframeCoefficients
+from closeloop.activities.patterns import MAX_TIMEFRAMES, PatternEvents, TimeframeCoefficients
 from closeloop.models.positions import ClosedPosition, PositionKey, PositionOutcome
 from closeloop.store.database import Sessions
 from tests.activities.patterning import (
@@ -240,10 +240,10 @@ async def test_a_trade_without_its_risk_teaches_no_coefficient(book: str, sessio
 
 
 async def test_timeframes_without_end_do_not_grow_a_row_without_end(book: str, sessions: Sessions) -> None:
-    count = TIMEFRAMES + 20
+    count = MAX_TIMEFRAMES + 20
     await learn(sessions, [trade(book, f"p-{i:03}", 1, {}, FIRST, timeframe=f"t{i:03}") for i in range(count)])
     found = await config(sessions, book)
-    assert len(found["timeframe_weights"]) <= TIMEFRAMES
+    assert len(found["timeframe_weights"]) <= MAX_TIMEFRAMES
     assert found["global_rr"]["n"] == count, "all count in the mean of all"
 
 

@@ -318,8 +318,8 @@ async def test_an_import_while_a_forecast_is_given_up_reopens_it(floor: Floor) -
     await floor.record(forecast("f"))
     silent = PricesFetched(unknown=[ADA], failures={ADA: "unknown"})
     async with floor.sessions.begin() as giving_up:
-        await store.resolution.take_turns(giving_up)
-        await store.resolution.leave(
+        await store.resolution.lock(giving_up)
+        await store.resolution.record_unpriced(
             giving_up, [store.resolution.Unpriced(forecast("f").key, "no price", T0, None, given_up=True)]
         )
         await floor.trade(ADA, {T0: 1.0, T0 + HOUR: 2.0})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from closeloop.gateways.skills import CLASH, EDITED, MAX_BYTES, SkillFolder
+from closeloop.gateways.skills import DESTINATION_TAKEN, EDITED, MAX_BYTES, SkillFolder
 from closeloop.models.corpus import PlanState, SkillPlan
 
 OLD, NEW = b"# Flag\r\nscore: 2\r\n", b"# Flag\r\nscore: 3\r\n"
@@ -163,7 +163,7 @@ def test_nothing_is_overwritten(kind: str, skills: Path, folder: SkillFolder) ->
     before = tree(skills)
     folder.stage(planned(), NEW)
     done = folder.carry_out(planned())
-    assert (done.state, done.moved, done.problem) == (PlanState.done, False, CLASH)
+    assert (done.state, done.moved, done.problem) == (PlanState.done, False, DESTINATION_TAKEN)
     assert tree(skills) == before | {"pending/flag.md": NEW}
 
 

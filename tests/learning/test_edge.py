@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from closeloop.learning.edge import (
     EQUAL_WEIGHTS,
     Factors,
-    RegimeWeights,
+    SignatureWeights,
     edge_score,
     factors,
-    regime_weights,
+    signature_weights,
     weights_of,
 )
 from closeloop.learning.trades import Group, Trade, group_of
@@ -82,7 +82,7 @@ _TRADES = st.lists(
 def test_factors_and_weights_stay_in_bounds(trades: list[tuple[str, float, float, float]]) -> None:
     made = group(*trades)
     assert all(0 <= each <= 1 for each in astuple(all_of(made)))
-    learned = regime_weights(made, POLICY)
+    learned = signature_weights(made, POLICY)
     assert len(learned) == (made.n >= 10)
     for each in (*(one.weights for one in learned), weights_of(made, np.arange(made.n), learned)):
         assert all(0 <= weight <= 1 for weight in astuple(each))
@@ -93,7 +93,7 @@ def test_a_regime_in_which_quick_trades_win_weighs_time() -> None:
     rng = np.random.default_rng(0)
     hours = rng.uniform(1, 50, 200)
     made = group(*(("a", 5.0 - h / 10 + rng.normal(), day, h) for day, h in enumerate(hours)))
-    (learned,) = regime_weights(made, POLICY)
+    (learned,) = signature_weights(made, POLICY)
     assert (learned.signature, learned.n) == ("macro=S3", 200)
     assert learned.avg_rr == pytest.approx(made.rr.mean())
     x = np.median(hours) / (np.median(hours) + hours)
@@ -105,14 +105,14 @@ def test_a_regime_in_which_quick_trades_win_weighs_time() -> None:
 
 def test_ten_trades_teach_and_nine_do_not() -> None:
     rows = [("a", float(i % 3), float(i), float(i)) for i in range(10)]
-    assert regime_weights(group(*rows[:9]), POLICY) == []
-    assert [each.n for each in regime_weights(group(*rows), POLICY)] == [10]
+    assert signature_weights(group(*rows[:9]), POLICY) == []
+    assert [each.n for each in signature_weights(group(*rows), POLICY)] == [10]
 
 
 def test_weights_of_a_lesson_are_those_of_its_trades() -> None:
     trades = [Trade(f"{i:02d}", "a", 1.0, i * DAY, 1.0, {"btc_macro": "S1"} if i < 3 else {}) for i in range(4)]
     made = group_of("k", "entry", trades)
-    learned = [RegimeWeights("macro=S1", 30, 0.5, Factors(0.7, 0.1, 0.1, 0.1))]
+    learned = [SignatureWeights("macro=S1", 30, 0.5, Factors(0.7, 0.1, 0.1, 0.1))]
     assert astuple(weights_of(made, np.array([0, 1]), learned)) == pytest.approx((0.7, 0.1, 0.1, 0.1))
     assert weights_of(made, np.array([3]), learned) == EQUAL_WEIGHTS
     assert weights_of(made, np.arange(4), learned).time_efficiency == pytest.approx((3 * 0.7 + 0.25) / 4)

@@ -182,18 +182,18 @@ def test_noise_seldom_speaks() -> None:
 @pytest.mark.parametrize(
     ("given_", "reason"),
     [
-        ({"outcomes_in_all": 499}, "insufficient_data"),
+        ({"outcomes_of_book": 499}, "insufficient_data"),
         ({"min_episodes": 10_000}, "insufficient_data"),
         ({"min_share": 0.99}, "low_confidence"),
         ({"shadow": True}, "shadow_mode"),
         ({"shadow": True, "min_share": 0.99}, "low_confidence"),
         ({}, None),
-        ({"outcomes_in_all": 500}, None),
+        ({"outcomes_of_book": 500}, None),
     ],
 )
 def test_reasons_to_abstain(given_: dict[str, float], reason: str | None) -> None:
     rows, as_of = market(1, planted=True)
-    in_all, shadow = given_.get("outcomes_in_all", len(rows)), given_.get("shadow", False)
+    in_all, shadow = given_.get("outcomes_of_book", len(rows)), given_.get("shadow", False)
     numbers = {name: given_[name] for name in given_.keys() & MetaPolicy.model_fields.keys()}
     policy = META.model_copy(update=numbers)
     found = emission(columns(rows), {0: LONG, 1: LONG}, as_of, HOUR, in_all, policy, FORECASTS, shadow=shadow)

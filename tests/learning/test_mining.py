@@ -13,7 +13,7 @@ from scipy import stats
 
 from closeloop.learning.candidates import compare
 from closeloop.learning.lessons import Lesson
-from closeloop.learning.mining import due, mine
+from closeloop.learning.mining import is_due, mine
 from closeloop.learning.trades import Trade, group_of
 from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
@@ -300,14 +300,14 @@ def test_a_large_mean_costs_no_digits() -> None:
 
 def test_a_group_is_due_after_a_tenth_of_new_trades() -> None:
     policy = MiningPolicy()
-    assert due(1, None, policy)
-    assert [due(n, 1000, policy) for n in (1000, 1099, 1100)] == [False, False, True]
-    assert [due(n, 5, policy) for n in (5, 6)] == [False, True]
+    assert is_due(1, None, policy)
+    assert [is_due(n, 1000, policy) for n in (1000, 1099, 1100)] == [False, False, True]
+    assert [is_due(n, 5, policy) for n in (5, 6)] == [False, True]
 
 
 def test_regimes_of_trades() -> None:
     group = grouped(
         np.array([[0, 1], [-1, 1], [-1, -1]]), np.zeros(3), np.zeros(3, np.int64), ("btc_macro", "btc_meso")
     )
-    regimes = group.regimes
+    regimes = group.signatures
     assert [regimes.values[code] for code in regimes.codes] == ["macro=v0|meso=v1", "meso=v1", ""]

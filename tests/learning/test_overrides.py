@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from closeloop.learning.overrides import Override, blend, expires_at, is_actionable, needs_approval, sizing
-from closeloop.models.overrides import Match
+from closeloop.models.overrides import OverrideMatch
 from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
 POLICY = OverridesPolicy()
-NOTHING = Match(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
+NOTHING = OverrideMatch(size_multiplier=1.0, threshold_adjustments={}, spoke=[])
 
 
 def override(name: str, conditions: int, multiplier: float, confidence: float, **adjustments: float) -> Override:

@@ -22,8 +22,16 @@ from closeloop.learning.research import (
 )
 from closeloop.models.policy import MiningPolicy, ResearchPolicy
 from closeloop.models.positions import Direction
-from closeloop.models.readings import BookFacts, GroupFacts, Hypothesis, LessonFacts, Record, TradeFacts, TradeToRead
-from closeloop.models.research import Day, Judgement, Sample
+from closeloop.models.readings import (
+    BookFacts,
+    GroupFacts,
+    Hypothesis,
+    LessonFacts,
+    TradeFacts,
+    TradesRecord,
+    TradeToRead,
+)
+from closeloop.models.research import DayTotals, Judgement, Sample
 
 MINING, RESEARCH = MiningPolicy(), ResearchPolicy()
 CLOSED = datetime(2026, 1, 1, 6, tzinfo=UTC)
@@ -49,7 +57,7 @@ def trade(**changes: Any) -> TradeFacts:
 
 
 def read(**changes: Any) -> TradeToRead:
-    return TradeToRead(trade=trade(**changes), book=Record(trades=10, wins=6, avg_rr=0.3))
+    return TradeToRead(trade=trade(**changes), book=TradesRecord(trades=10, wins=6, avg_rr=0.3))
 
 
 def data_of(text: str) -> Any:
@@ -107,8 +115,8 @@ def test_a_prompt_has_a_size_whatever_it_is_made_of() -> None:
                     GroupFacts(
                         pattern_key="k",
                         action_category="entry",
-                        record=Record(trades=1, wins=1, avg_rr=1.0),
-                        dimensions={"d": {f"v{j}": Record(trades=1, wins=1, avg_rr=1 / 3) for j in range(6)}},
+                        record=TradesRecord(trades=1, wins=1, avg_rr=1.0),
+                        dimensions={"d": {f"v{j}": TradesRecord(trades=1, wins=1, avg_rr=1 / 3) for j in range(6)}},
                     )
                 ]
                 * 400,
@@ -197,7 +205,7 @@ def judged(
 ) -> Judgement:
     """Trades dealt out to days in turn."""
     by_day = [
-        Day(len(a), sum(a), len(b), sum(b)) for a, b in ((inside[d::days], outside[d::days]) for d in range(days))
+        DayTotals(len(a), sum(a), len(b), sum(b)) for a, b in ((inside[d::days], outside[d::days]) for d in range(days))
     ]
     samples = [Sample(len(s), statistics.fmean(s), statistics.variance(s)) for s in (inside, outside)]
     return judge(claiming(claim), *samples, by_day, beside=beside, mining=MINING)
@@ -259,7 +267,9 @@ def test_a_days_luck_supports_nothing() -> None:
         luck = [generator.gauss(0, 0.5) for _ in range(40)]
         rows = [[luck[d] + generator.gauss(0, 1) for _ in range(50)] for d in range(40)]
         inside, outside = rows[:20], rows[20:]
-        by_day = [Day(50, sum(row), 0, 0.0) for row in inside] + [Day(0, 0.0, 50, sum(row)) for row in outside]
+        by_day = [DayTotals(50, sum(row), 0, 0.0) for row in inside] + [
+            DayTotals(0, 0.0, 50, sum(row)) for row in outside
+        ]
         samples = [Sample(1000, float(np.mean(s)), float(np.var(s, ddof=1))) for s in (inside, outside)]
         supported += judge(claiming(), *samples, by_day, beside=1, mining=MINING).status == "supported"
     assert supported <= 16  # one-sided at 2.5 %, 200 times: 5 expected, 16 at most but once in 40,000
@@ -291,7 +301,7 @@ def test_too_little_to_tell(inside: int, outside: int, days: int, why: str) -> N
 
 
 def test_what_cannot_be_tested() -> None:
-    none: list[Day] = []
+    none: list[DayTotals] = []
     assert "no trade" in judge(claiming(), Sample(0), Sample(0), none, beside=1, mining=MINING).reason
     twice = judge(claiming("better", "chain", "chain"), Sample(99), Sample(99), none, beside=1, mining=MINING)
     assert (twice.status, twice.reason) == ("untestable", "it names a dimension twice")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from closeloop.learning.scope import (
     DIMENSIONS,
-    MAX_BYTES,
-    REGIME_DIMENSIONS,
+    MAX_TEXT_BYTES,
+    REGIME_STATE_DIMENSIONS,
     TOKEN_DIMENSIONS,
     flatten,
     regime_signature,
@@ -24,8 +24,8 @@ def values(context: Any) -> dict[str, str]:
 
 
 def test_the_dimensions_of_the_seed() -> None:
-    assert (len(REGIME_DIMENSIONS), len(TOKEN_DIMENSIONS), len(DIMENSIONS)) == (15, 13, 28)
-    assert {"btc_macro", "alt_meso", "bucket_micro", "btcd_macro", "usdtd_micro"} <= set(REGIME_DIMENSIONS)
+    assert (len(REGIME_STATE_DIMENSIONS), len(TOKEN_DIMENSIONS), len(DIMENSIONS)) == (15, 13, 28)
+    assert {"btc_macro", "alt_meso", "bucket_micro", "btcd_macro", "usdtd_micro"} <= set(REGIME_STATE_DIMENSIONS)
 
 
 def test_an_engines_message() -> None:
@@ -97,8 +97,8 @@ def test_long_ones_are_cut_and_stay_apart() -> None:
     assert first["mood"] != second["mood"]
     assert first.keys() != second.keys()
     for name, value in first.items():
-        assert len(name.encode()) <= MAX_BYTES
-        assert len(value.encode()) <= MAX_BYTES
+        assert len(name.encode()) <= MAX_TEXT_BYTES
+        assert len(value.encode()) <= MAX_TEXT_BYTES
 
 
 def test_a_flood_of_unknown_dimensions_is_bounded() -> None:
@@ -120,7 +120,7 @@ def test_whatever_comes(context: dict[str, Any]) -> None:
     scope = flatten(context, POLICY)
     assert set(scope.unknown) == set(scope.values) - DIMENSIONS
     for text in (*scope.values, *scope.values.values()):
-        assert 0 < len(text.encode()) <= MAX_BYTES
+        assert 0 < len(text.encode()) <= MAX_TEXT_BYTES
         assert text.isprintable() or not any(ord(sign) < 32 for sign in text)
 
 

@@ -56,7 +56,7 @@ def test_edges(action: int, return_pct: float, right: bool) -> None:
 @given(st.lists(st.tuples(confidences, st.booleans()), min_size=1))
 def test_brier_and_log_score(forecasts: list[tuple[float, bool]]) -> None:
     p, o = np.array([p for p, _ in forecasts]), np.array([o for _, o in forecasts])
-    assert brier(p, o).tolist() == [(p - o) ** 2 for p, o in forecasts]
+    assert brier(p, o).tolist() == [(p - o) * (p - o) for p, o in forecasts]
     given_to_it = [min(max(p if o else 1 - p, 1e-6), 1 - 1e-6) for p, o in forecasts]
     assert log_score(p, o) == pytest.approx([-math.log(q) for q in given_to_it], rel=1e-9, abs=1e-15)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from closeloop.learning.skill_moves import TWICE, Skill, change_of, readable
-from closeloop.models.corpus import CLASH, SkillFile, SkillState
+from closeloop.learning.skill_moves import NAME_OF_ACTIVE, Skill, change_of, readable
+from closeloop.models.corpus import DESTINATION_TAKEN, SkillFile, SkillState
 from closeloop.models.policy import CorpusPolicy
 
 PENDING, ACTIVE, ARCHIVED = SkillState
@@ -55,14 +55,14 @@ def test_outcomes_that_cancel_out_are_settled_and_change_no_file() -> None:
 def test_a_skill_whose_place_is_taken_is_scored_and_stays() -> None:
     change = change_of(skill(ACTIVE, -2), "plan", 1, -1, [(ARCHIVED, "flag")], CorpusPolicy())
     assert change.clash is not None
-    assert (change.clash.skill, change.clash.reason) == ("active/flag.md", CLASH)
+    assert (change.clash.skill, change.clash.reason) == ("active/flag.md", DESTINATION_TAKEN)
     assert (change.plan.destination, change.plan.new_score, change.is_needed) == (None, -3, True)
 
 
 def test_two_files_of_one_name_are_left_to_a_person() -> None:
     skills, skipped = readable([file(PENDING, score=5), file(ACTIVE, inode=2)])
     assert [(s.file.state, s.scorable) for s in skills] == [(ACTIVE, False)]
-    assert [(item.skill, item.reason) for item in skipped] == [("pending/flag.md", TWICE)]
+    assert [(item.skill, item.reason) for item in skipped] == [("pending/flag.md", NAME_OF_ACTIVE)]
 
 
 def test_one_file_under_two_names_leaves_the_first_one() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import optimize, stats
 
 from closeloop.learning.weights import (
-    UNITS,
-    Correlation,
+    UNITS_OF_ONE,
+    DomainCorrelation,
     InfeasibleBounds,
     adjusted,
     check_bounds,
@@ -218,7 +218,7 @@ def test_bounds_without_room_give_equal_weights(n: int, side: str) -> None:
     weights = {f"d{i}": rng.random() for i in range(n)}
     new = adjusted(weights, {d: rng.uniform(-1, 1) for d in weights}, 0.02, within(floor, ceiling))
     assert sums_to_exactly_one(new)
-    assert all(abs(Fraction(w) - Fraction(1, n)) <= Fraction(1, UNITS) for w in new.values())
+    assert all(abs(Fraction(w) - Fraction(1, n)) <= Fraction(1, UNITS_OF_ONE) for w in new.values())
 
 
 def test_weights_outside_the_bounds_are_brought_back_first() -> None:
@@ -250,7 +250,7 @@ def test_r_its_interval_and_p_are_those_of_scipy(pairs: list[tuple[float, int]])
     x, y = [score for score, _ in pairs], [outcome for _, outcome in pairs]
     assert found.n == len(pairs)
     if len(set(x)) == 1 or len(set(y)) == 1:
-        assert found == Correlation(len(pairs), 0.0, None, None, None)
+        assert found == DomainCorrelation(len(pairs), 0.0, None, None, None)
         return
     wanted = stats.pearsonr(x, y)
     assert found.r == pytest.approx(wanted.statistic, abs=1e-12)
@@ -272,15 +272,15 @@ def test_the_order_of_the_trades_changes_no_digit(pairs: list[tuple[float, int]]
 
 def test_too_few_pairs_and_no_variance_are_zero() -> None:
     pairs = [(0.1 * i, 1 if i % 2 else -1) for i in range(9)]
-    assert correlate(pairs, WeightsPolicy()) == Correlation(9, 0.0, None, None, None)
+    assert correlate(pairs, WeightsPolicy()) == DomainCorrelation(9, 0.0, None, None, None)
     assert correlate([*pairs, (0.95, -1)], WeightsPolicy()).p is not None
-    assert correlate([], WeightsPolicy()) == Correlation(0, 0.0, None, None, None)
+    assert correlate([], WeightsPolicy()) == DomainCorrelation(0, 0.0, None, None, None)
     # 0.1 + 0.2 is not 0.3: equal scores must not leave a correlation of rounding errors.
     same = 0.1 + 0.2
-    assert correlate([(same, 1 if i % 3 else -1) for i in range(30)], WeightsPolicy()) == Correlation(
+    assert correlate([(same, 1 if i % 3 else -1) for i in range(30)], WeightsPolicy()) == DomainCorrelation(
         30, 0.0, None, None, None
     )
-    assert correlate([(i / 30, 1) for i in range(30)], WeightsPolicy()) == Correlation(30, 0.0, None, None, None)
+    assert correlate([(i / 30, 1) for i in range(30)], WeightsPolicy()) == DomainCorrelation(30, 0.0, None, None, None)
 
 
 def test_a_perfect_correlation_has_no_width() -> None:
@@ -293,7 +293,7 @@ def test_a_perfect_correlation_has_no_width() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.one_of(SHARE, st.none(), st.sampled_from([0.0, 0.01, 0.05, 1.0])), min_size=1, max_size=20))
 def test_q_values_are_those_of_benjamini_and_hochberg(p_values: list[float | None]) -> None:
-    evidence = {f"d{i}": Correlation(30, 0.1, -0.3, 0.4, p) for i, p in enumerate(p_values)}
+    evidence = {f"d{i}": DomainCorrelation(30, 0.1, -0.3, 0.4, p) for i, p in enumerate(p_values)}
     found = with_q_values(evidence)
     assert list(found) == list(evidence)
     defined = {name: c.p for name, c in evidence.items() if c.p is not None}

@@ -14,13 +14,13 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
-from closeloop.activities.imports import CHUNK, ImportActivities
+from closeloop.activities.imports import CHUNK_ROWS, ImportActivities
 from closeloop.models.imports import BookCounts, ImportProgress, ImportReport, ImportRequest
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.store.database import Sessions
-from closeloop.store.imports import Refusal, StagedRow
+from closeloop.store.imports import RefusedImportRow, StagedRow
 from tests.activities.attributing import Tally, attributed, karma_of_book, tally
 from tests.activities.test_concurrency import sequential
 from tests.closes import closed, message, series
@@ -30,7 +30,9 @@ from tests.waiting import PATIENCE, eventually
 pytestmark = pytest.mark.usefixtures("worker")
 
 
-async def stage(sessions: Sessions, rows: Iterable[str | dict[str, Any]], refused: Iterable[Refusal] = ()) -> str:
+async def stage(
+    sessions: Sessions, rows: Iterable[str | dict[str, Any]], refused: Iterable[RefusedImportRow] = ()
+) -> str:
     """Stage rows as the importers do; returns the import's id. The index of a row is ten times its place."""
     import_id = uuid.uuid4().hex
     staged = [
@@ -86,7 +88,7 @@ async def test_rows_are_counted_by_book_and_the_refused_are_named(
         message(book, "late", closed_at="2999-01-01T00:00:00Z"),
         message(other, "b"),
     ]
-    import_id = await stage(sessions, rows, [Refusal(100, 1000, None, "too long to be read")])
+    import_id = await stage(sessions, rows, [RefusedImportRow(100, 1000, None, "too long to be read")])
     report = await backfill(client, import_id)
     assert report.books == {
         book: BookCounts(read=7, attributed=1, already_attributed=2),
@@ -146,7 +148,7 @@ async def test_a_second_import_of_the_same_rows_attributes_none(book: str, clien
 
 async def test_a_running_import_goes_on_where_it_was_cut_off(book: str, client: Client, sessions: Sessions) -> None:
     """An attempt that dies after a chunk: the next one takes the rest, and the counts are those of all."""
-    count = CHUNK + CHUNK // 4
+    count = CHUNK_ROWS + CHUNK_ROWS // 4
     positions = series(book, count)
     import_id = await stage(sessions, ["{broken", *messages(positions)])
     environment = ActivityEnvironment()

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
-from closeloop.activities.positions import CATCH_UP_PAGE
+from closeloop.activities.positions import CATCH_UP_PAGE_ROWS
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import CatchUpReport, CatchUpRequest
 from closeloop.store.database import Sessions, open_engine, sessions_of
@@ -229,7 +229,7 @@ async def test_a_row_with_many_producers_blocks_no_other(apart: Apart) -> None:
 async def test_pages_follow_each_other_and_what_runs_already_is_counted(apart: Apart) -> None:
     """More rows than a page has, many of the same instant; books and ids in an order that only bytes have."""
     names = ["a", "Z", "é", "𝔘", "10", "9", " "]
-    count = CATCH_UP_PAGE + 57
+    count = CATCH_UP_PAGE_ROWS + 57
     rows = [
         {
             "book_id": f"{'bB-'[i % 3]}",

@@ -18,7 +18,7 @@ from closeloop.workers.stack.process import Child, end_leftovers, is_running, un
 
 USER = "closeloop"
 # Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).
-FALLBACK = Path("/var/lib/closeloop")
+DATA_WITHOUT_HOME = Path("/var/lib/closeloop")
 
 
 class LocalPostgres:
@@ -30,7 +30,7 @@ class LocalPostgres:
         self._account = _unprivileged() if os.geteuid() == 0 else None
         place = home.path
         if self._account and not _can_enter(self._account, home.path):
-            place = FALLBACK / hashlib.sha256(str(home.path).encode()).hexdigest()[:16]
+            place = DATA_WITHOUT_HOME / hashlib.sha256(str(home.path).encode()).hexdigest()[:16]
         self.data = place / "postgres"
         self._place = place
         self._binaries = _binaries()
@@ -83,7 +83,7 @@ class LocalPostgres:
     async def _answer(self, child: Child) -> None:
         for _ in range(600):
             if not child.running:
-                raise StackError(f"PostgreSQL did not start ({child.last_words()}): see {child.log}.")
+                raise StackError(f"PostgreSQL did not start ({child.end_of_log()}): see {child.log}.")
             try:
                 connection = await asyncpg.connect(self.dsn.replace(f"/{USER}?", "/postgres?"), timeout=5)
             except asyncpg.InvalidPasswordError:
@@ -106,7 +106,7 @@ class LocalPostgres:
         """Make the cluster if there is none; check that the binaries can open the one there is."""
         if self._account:
             if self._place != self._home.path:
-                for folder in (FALLBACK, self._place):
+                for folder in (DATA_WITHOUT_HOME, self._place):
                     folder.mkdir(exist_ok=True)
                     folder.chmod(0o755)  # whatever the umask: the server's user must get through
             log = self._place / "postgres.log"
@@ -152,10 +152,10 @@ class LocalPostgres:
     def _copy_binaries(self) -> Path:
         """The server's user cannot reach the installed package (below /root, say): give it a copy that it can."""
         installation = self._binaries.parent
-        copy = FALLBACK / f"{installation.name}-{hashlib.sha256(str(installation).encode()).hexdigest()[:8]}"
+        copy = DATA_WITHOUT_HOME / f"{installation.name}-{hashlib.sha256(str(installation).encode()).hexdigest()[:8]}"
         if not copy.exists():
-            FALLBACK.mkdir(exist_ok=True)
-            FALLBACK.chmod(0o755)
+            DATA_WITHOUT_HOME.mkdir(exist_ok=True)
+            DATA_WITHOUT_HOME.chmod(0o755)
             partial = copy.with_name(f"{copy.name}.{os.getpid()}")
             shutil.copytree(installation, partial, symlinks=True)
             partial.chmod(0o755)

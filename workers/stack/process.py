@@ -59,7 +59,7 @@ class Child:
         """Whether it has not ended."""
         return self.process.returncode is None
 
-    def last_words(self) -> str:
+    def end_of_log(self) -> str:
         """The end of its log, on one line."""
         with contextlib.suppress(OSError):
             lines = self.log.read_text(errors="replace").strip().splitlines()

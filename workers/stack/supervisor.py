@@ -193,7 +193,7 @@ class LocalStack:
         except TimeoutError:
             line = b""
         if line.strip().decode() != READY:
-            raise StackError(f"The worker did not start ({worker.last_words()}): see {worker.log}.")
+            raise StackError(f"The worker did not start ({worker.end_of_log()}): see {worker.log}.")
         # Whatever else it may print: a pipe that nobody reads would stop it one day.
         self._draining = asyncio.create_task(worker.process.stdout.read())
 

@@ -68,7 +68,7 @@ class LocalTemporal:
     async def _answer(self, child: Child) -> None:
         for _ in range(300):
             if not child.running:
-                raise StackError(f"Temporal did not start ({child.last_words()}): see {child.log}.")
+                raise StackError(f"Temporal did not start ({child.end_of_log()}): see {child.log}.")
             try:
                 await _keep_history(await Client.connect(self.address, namespace=self.namespace))
             except (RuntimeError, RPCError):
