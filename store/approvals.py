@@ -9,8 +9,11 @@ from sqlalchemy import TextClause, text
 
 @dataclass(frozen=True)
 class WaitingPage:
-    """A page of what waits, by (deadline, ``kind/book/id``): of a book (None: of all), at most the ``last`` ones
-    (None: all), of those that come before a place in this order (None: from the end)."""
+    """Which proposals that wait a listing asks for, in the order (deadline, ``kind/book/id``).
+
+    ``book``: of this book only. ``last``: at most so many, those with the latest deadlines. ``before``: only those that
+    come before this (deadline, ``kind/book/id``). None of any of them sets no limit.
+    """
 
     book: str | None = None
     last: int | None = None

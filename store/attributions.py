@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop.models.positions import Attribution, PositionKey, PositionOutcome
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
-# Of a live close: the id of a workflow's run has hyphens, an import's has none. The index attributions_live has it.
+# SQL that is true of a close that was sent live, not imported: a workflow run's id has hyphens, an import's has none.
+# The index attributions_live has the same condition.
 IS_LIVE = "attributed_by LIKE '________-____-____-____-____________'"
 
 _COLUMNS = (
@@ -25,7 +26,10 @@ _COLUMNS = (
 async def insert(
     session: AsyncSession, outcomes: Sequence[PositionOutcome], together_with: Sequence[Write] = ()
 ) -> set[PositionKey]:
-    """Insert outcomes (sorted by key), in one statement with other writes; returns those that this call wrote."""
+    """Insert outcomes (sorted by key) in one statement with the writes of ``together_with``.
+
+    Returns the keys of the outcomes that this call wrote; the others were on record.
+    """
     rows = [_row(outcome) for outcome in outcomes]
     written = await execute(
         session,
@@ -36,7 +40,7 @@ async def insert(
 
 
 async def load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, PositionOutcome]:
-    """The outcomes on record of these positions."""
+    """The outcomes of these positions, by key; a position without an attribution is left out."""
     if not keys:
         return {}
     result = await session.execute(
@@ -84,7 +88,10 @@ async def listing(
 
 @dataclass(frozen=True)
 class OutcomeSums:
-    """Counts and sums of a book's outcomes; R is that of ``rr_count`` of them."""
+    """Counts and sums of a book's outcomes. Money in the quote currency.
+
+    ``avg_rr`` and the standard deviation ``sd_rr`` are in R, over the ``rr_count`` outcomes whose risk is known.
+    """
 
     count: int
     wins: int

@@ -14,7 +14,7 @@ _COLUMNS = "book_id AS book, preset, preset_weights, cadence, created_at"
 
 
 def creating(books: Collection[str]) -> Write | None:
-    """Make sure that these books exist: a book is set up by the first message that names it."""
+    """The write that creates those of these books that do not exist: the first message that names a book creates it."""
     return insertion(Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
 
 
@@ -24,14 +24,17 @@ async def names(session: AsyncSession) -> list[str]:
 
 
 async def hold(session: AsyncSession, book: str) -> BookView:
-    """Set up a book, if nobody has, and hold it for a decision until the transaction ends; closes go on meanwhile."""
+    """Lock a book's row until the transaction ends, so that one decision on it is made at a time; returns the book.
+
+    A book that does not exist is created. The lock does not hold up closes: they only refer to the row.
+    """
     await execute(session, creating([book]))
     query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book FOR NO KEY UPDATE")  # noqa: S608
     return BookView.model_validate(dict((await session.execute(query, {"book": book})).mappings().one()))
 
 
 async def find(session: AsyncSession, book: str) -> BookView | None:
-    """A book."""
+    """A book by its name; None if there is none."""
     query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book")  # noqa: S608
     row = (await session.execute(query, {"book": book})).mappings().first()
     return None if row is None else BookView.model_validate(dict(row))
@@ -54,7 +57,10 @@ async def listing(session: AsyncSession, last: int | None = None, before: str | 
 async def set_preset(
     session: AsyncSession, book: str, preset: str, weights: dict[str, float], cadence: str | None
 ) -> None:
-    """Settle a book's preset (and cadence, where it is given). The caller holds the book."""
+    """Store a book's preset, the preset's weights as they are now and, unless it is None, the cadence.
+
+    The caller holds the book.
+    """
     await session.execute(
         text(
             "UPDATE books SET preset = :preset, preset_weights = CAST(:weights AS jsonb), "

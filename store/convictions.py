@@ -9,12 +9,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop.models.positions import ClosedPosition, ConvictionLog, ConvictionScore, PositionKey, RecordedConviction
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
-# The latest trade to close decides, whatever the order in which the closes arrive.
+# Several trades may name one conviction: the outcome is that of the trade that closed last, in whatever order the
+# closes arrive. Of two that closed at the same time a win counts.
 _LATEST_OUTCOME = (
     "outcome = excluded.outcome, outcome_ts = excluded.outcome_ts WHERE conviction_scores.outcome_ts IS NULL OR "
     "(conviction_scores.outcome_ts, conviction_scores.outcome) < (excluded.outcome_ts, excluded.outcome)"
 )
-# Locked in one order first: two batches that touch the same convictions must not deadlock.
+# The rows are locked by key before they are updated: two batches that update the same convictions in different orders
+# would deadlock.
 _SET_OUTCOME = (
     "UPDATE conviction_scores s SET outcome = f.outcome, outcome_ts = f.outcome_ts FROM "  # noqa: S608
     "(SELECT s.book_id, s.id, r.outcome, r.outcome_ts FROM conviction_scores s "
@@ -25,9 +27,9 @@ _SET_OUTCOME = (
 
 
 def recording(closes: Sequence[tuple[ClosedPosition, int]]) -> list[Write]:
-    """Record the convictions of closes (each with y = +1 or -1) and set their outcome.
+    """Writes that record the convictions of closes, each with its outcome y (+1 or -1).
 
-    A conviction that came by id only is not made up: where it is on record, its outcome is set.
+    A close that only names a conviction's id creates no row: the outcome of the conviction is set if it is on record.
     """
     scores: dict[tuple[str, str], dict[str, Any]] = {}
     logs: dict[tuple[str, str, str], dict[str, Any]] = {}
@@ -66,10 +68,10 @@ def recording(closes: Sequence[tuple[ClosedPosition, int]]) -> list[Write]:
 
 
 async def lock(session: AsyncSession, positions: Sequence[ClosedPosition]) -> None:
-    """Take the locks of these positions' convictions in one order.
+    """Lock the rows of these positions' convictions by key, until the transaction ends.
 
-    Needed where some bring a conviction and others only name one: these are set by different statements, so that two
-    batches could wait for each other.
+    Needed where some positions bring a conviction and others only name one: two statements write these rows, so that
+    two batches with the same convictions could each hold a row that the other waits for.
     """
     keys = sorted({(p.book, p.conviction.conviction_id) for p in positions if p.conviction is not None})
     await session.execute(
@@ -115,7 +117,8 @@ async def record_ahead(session: AsyncSession, convictions: Sequence[RecordedConv
     """Record convictions before their positions; the first recording stands. Returns how many were new."""
     distinct = {(c.book, c.conviction_id): c for c in reversed(convictions)}
     logs = {(c.book, c.cycle_id, c.symbol): c.domain_scores for c in reversed(convictions)}
-    # In the order in which a close takes these locks: PostgreSQL executes the parts of one statement last first.
+    # The log first, in a statement of its own, as a close does: PostgreSQL executes the parts of one statement from the
+    # last to the first, and taking the same locks in two orders would deadlock.
     await execute(
         session,
         _log(

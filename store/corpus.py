@@ -31,14 +31,15 @@ _CLAIM = (
 
 
 async def lock(session: AsyncSession) -> None:
-    """Wait until no other run plans or touches files, and hold off others until the transaction ends."""
+    """Lock the corpus until the transaction ends, so that one run at a time plans changes or touches files."""
     await locks.one_at_a_time(session, locks.CORPUS)
 
 
 async def record_matches(session: AsyncSession) -> None:
     """Record each pattern that an attributed position acted on, once, however many of its actions name it.
 
-    From the attributions, so that live closes and imports count alike; what is no list of objects is passed over.
+    It reads the attributions, so that live closes and imports count alike. An ``actions`` that is no list of objects
+    with a ``pattern_key`` is passed over.
     """
     await session.execute(
         text(
@@ -56,7 +57,7 @@ async def record_matches(session: AsyncSession) -> None:
 
 
 async def unapplied(session: AsyncSession) -> Sequence[RowMapping]:
-    """Each pattern with outcomes that stand in no skill's score yet: their number and their sum."""
+    """Patterns with outcomes that no skill's score contains yet: their number (``matches``) and sum (``outcome``)."""
     result = await session.execute(
         text(
             "SELECT pattern_key, count(*) AS matches, sum(outcome) AS outcome FROM pattern_matches "
@@ -67,7 +68,7 @@ async def unapplied(session: AsyncSession) -> Sequence[RowMapping]:
 
 
 async def claim(session: AsyncSession, plans: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Tie the free outcomes of patterns to plans (plan id by pattern): plan id -> (number of outcomes, their sum)."""
+    """Assign to each plan (plan id by pattern) the outcomes of its pattern that no plan has: (number, sum) by id."""
     if not plans:
         return {}
     rows = [{"plan_id": plan_id, "name": name} for name, plan_id in plans.items()]
@@ -76,19 +77,19 @@ async def claim(session: AsyncSession, plans: Mapping[str, str]) -> dict[str, tu
 
 
 async def release(session: AsyncSession, plans: Mapping[str, str]) -> None:
-    """Free what was claimed for plans that were not made after all (plan id by pattern)."""
+    """Give back the outcomes that were claimed for plans (plan id by pattern) which were not made after all."""
     rows = [{"plan_id": plan_id, "name": name, "state": PlanState.dropped} for name, plan_id in plans.items()]
     if rows:
         await execute(session, Write(_SETTLE_MATCHES, as_json(rows)))
 
 
 def planning(plans: Sequence[SkillPlan]) -> Write | None:
-    """Write down plans, due from now on."""
+    """The write that stores plans, to be carried out by this run or the next one."""
     return insertion(SkillPlan, [plan.model_dump(include=_OF_THE_PLAN) for plan in plans])
 
 
 async def due(session: AsyncSession) -> list[SkillPlan]:
-    """Plans that are not settled, the oldest first."""
+    """Plans that were not carried out yet, the oldest first."""
     result = await session.execute(
         text("SELECT * FROM skill_scores WHERE state = 'due' ORDER BY planned_at, name"),
     )
@@ -96,7 +97,11 @@ async def due(session: AsyncSession) -> list[SkillPlan]:
 
 
 def settling(carried_out: Sequence[tuple[SkillPlan, PlanResult]], by: str) -> list[Write]:
-    """Settle plans and their outcomes: applied where the score was written, free again where it was not."""
+    """Writes that record what became of plans and of the outcomes that they claimed.
+
+    Outcomes count as applied where the file has the new score, and may be claimed again where it has not. A plan that
+    is still due stays as it is. ``by``: the workflow run.
+    """
     rows = [
         {"plan_id": p.plan_id, "name": p.name, "state": done.state, "moved": done.moved, "settled_by": by}
         for p, done in carried_out
@@ -106,7 +111,7 @@ def settling(carried_out: Sequence[tuple[SkillPlan, PlanResult]], by: str) -> li
 
 
 async def settled(session: AsyncSession, by: str) -> list[SkillPlan]:
-    """What a run carried out, by name."""
+    """The plans that a workflow run (``by``) carried out, by name."""
     result = await session.execute(
         text("SELECT * FROM skill_scores WHERE settled_by = :by AND state = 'done' ORDER BY name, planned_at"),
         {"by": by},

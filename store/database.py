@@ -7,7 +7,8 @@ import asyncpg
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 
-# A host that is lost in the middle of a transaction must not hold its locks for hours.
+# A worker whose host disappears in the middle of a transaction holds its locks until the server ends the transaction:
+# after two minutes without a statement (ms), or when keepalives (s) find the connection dead.
 _SERVER_SETTINGS = {
     "application_name": "closeloop",
     "timezone": "UTC",  # a day is a day of UTC, in the database too

@@ -1,4 +1,4 @@
-"""Database errors sorted, in one place, into those worth a retry and those that never will be."""
+"""Which database errors a retry can mend, and which it cannot: decided here for the whole project."""
 
 import errno
 import socket
@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 # Classes of SQLSTATE that no retry mends: a value that does not fit (22), a broken constraint (23), a limit of
-# PostgreSQL (54). What a restart, a deadlock, a full disk or a pending migration raises can pass.
+# PostgreSQL (54). The errors of a restart, a deadlock, a full disk or a migration under way are not among them: the
+# same statement may succeed later.
 _PERMANENT = ("22", "23", "54")
 # No connection (08), too many of them (53), shutting down or starting up (57P).
 _AWAY = ("08", "53", "57P")
@@ -28,7 +29,7 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether a database error can pass by itself: anything but one that is permanent. False for errors of ours."""
+    """Whether this is a database error that a retry may mend: any but a permanent one. False for errors of our own."""
     return isinstance(error, DATABASE_ERRORS) and not is_permanent(error)
 
 

@@ -11,7 +11,11 @@ from closeloop.store.rows import Write, execute, insertion
 
 
 def appending(events: Sequence[tuple[EventType, str, dict[str, Any]]]) -> Write | None:
-    """Append (type, what it is about, payload); an event of a type about the same thing is written once."""
+    """The write that appends events (type, what it is about, payload).
+
+    Type and what it is about make the dedupe key: an event whose key is on record is not written again, even with
+    another payload.
+    """
     return insertion(
         Event,
         [
@@ -28,7 +32,7 @@ async def append(session: AsyncSession, *events: tuple[EventType, str, dict[str,
 
 
 async def payloads(session: AsyncSession, kind: EventType, about: Sequence[str]) -> list[dict[str, Any]]:
-    """Payloads of the events of a type about these things."""
+    """Payloads of the events of a type about these things, in no order; none where no such event is on record."""
     if not about:
         return []
     result = await session.execute(

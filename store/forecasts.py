@@ -44,7 +44,11 @@ class ForecastsRecorded:
 
 
 async def record(session: AsyncSession, forecasts: Sequence[Forecast], shadow: bool = False) -> ForecastsRecorded:
-    """Store forecasts (distinct keys, sorted by key), put them on the list of what is to be resolved, and tell it."""
+    """Store forecasts (distinct keys, sorted by key), queue them for resolution, and append their events.
+
+    A forecast whose key is on record is compared, never overwritten. ``shadow``: what the meta-producer would have
+    said; there is no event of it. The caller commits.
+    """
     if not forecasts:
         return ForecastsRecorded(set(), {})
     await execute(session, store.books.creating({f.book for f in forecasts}))
@@ -119,7 +123,7 @@ async def listing(
 
 
 async def named(session: AsyncSession, forecast_id: str, book: str | None = None) -> list[ForecastView]:
-    """Forecasts of this name, of a book or of all, by book."""
+    """Forecasts with this id, of one book or (None) of all, by book."""
     result = await session.execute(
         text(
             f"{_FORECASTS} AND f.forecast_id = :forecast_id AND (CAST(:book AS text) IS NULL OR f.book_id = :book) "

@@ -1,4 +1,4 @@
-"""Imports: rows waiting, rows refused, and the counts that grow with the transactions."""
+"""Imports: rows that wait to be attributed, rows that were refused, and how many became what."""
 
 import json
 from collections import Counter
@@ -15,7 +15,7 @@ from closeloop.store.rows import execute, insertion
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row waiting: its place in the import, its index in the file, its text."""
+    """A row that waits: ``seq``, its place in the import; ``row_index``, its index in the file; ``payload``, its text."""
 
     seq: int
     row_index: int
@@ -24,7 +24,7 @@ class StagedRow:
 
 @dataclass(frozen=True)
 class RefusedImportRow:
-    """A row refused, with the reason and the book, if one could be read."""
+    """A row that was refused, and why; ``book`` is None where none could be read from it."""
 
     seq: int
     row_index: int
@@ -62,7 +62,11 @@ async def is_staged(session: AsyncSession, import_id: str) -> bool:
 
 
 async def lock(session: AsyncSession, import_id: str) -> None:
-    """Hold the import until the transaction ends: an attempt that was given up for dead, and lives, waits its turn."""
+    """Lock an import until the transaction ends.
+
+    Temporal starts a second attempt when a worker sends no heartbeat, and the first attempt may still be running: then
+    two attempts work on one import, and this lock lets them go one after the other.
+    """
     await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id FOR UPDATE"), {"id": import_id})
 
 
@@ -83,9 +87,9 @@ async def waiting(
 
 
 async def take(session: AsyncSession, import_id: str, first: int, last: int) -> set[int]:
-    """Take the rows from one place to another off the import, and tell which there were.
+    """Delete the staged rows with ``seq`` from ``first`` to ``last``; returns the ``seq`` of those that were there.
 
-    They are back if the transaction does not commit. The caller holds the import's lock.
+    A row that another attempt has taken is not among them. The caller holds the import's lock.
     """
     result = await session.execute(
         text("DELETE FROM import_rows WHERE import_id = :id AND seq BETWEEN :first AND :last RETURNING seq"),
@@ -101,9 +105,9 @@ async def settle(
     counts: Mapping[str, Mapping[str, int]],
     refused: Sequence[RefusedImportRow],
 ) -> None:
-    """Add what became of rows: counts by book of those that were not refused, and the refusals.
+    """Record what became of ``done`` rows: ``counts`` by book of those that were not refused, and the refused ones.
 
-    The caller holds the import's lock, or is the only one who knows the import.
+    The caller holds the import's lock, or has just created the import, so that nobody else can know it.
     """
     rejections = [
         {"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "book": r.book, "reason": r.reason[:2000]}
@@ -151,12 +155,15 @@ async def rejections(session: AsyncSession, import_id: str) -> AsyncIterator[tup
 
 
 async def drop(session: AsyncSession, import_id: str) -> None:
-    """Forget a staged import that was never started."""
+    """Delete an import that was staged and never started."""
     await session.execute(text("DELETE FROM imports WHERE import_id = :id"), {"id": import_id})
 
 
 async def drop_older_than(session: AsyncSession, days: int) -> int:
-    """Forget imports of long ago with their refusals (the attributions stay); returns how many."""
+    """Delete imports created more than ``days`` days ago, with their refusals; returns how many.
+
+    The attributions that they wrote stay.
+    """
     result = await session.execute(
         text("DELETE FROM imports WHERE created_at < clock_timestamp() - make_interval(days => :days) RETURNING 1"),
         {"days": days},

@@ -14,8 +14,8 @@ from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 ProducerKey = tuple[str, str]
 
 _BOOK_LOCK = locks.book_karma("book_id")
-# A conflict that changes nothing still takes the row's lock and returns its newest version. The subquery is not
-# flattened away, because its lock function is volatile.
+# ON CONFLICT DO UPDATE locks a row that exists and returns its newest version, although it sets karma to itself. The
+# lock function is volatile, so that the planner cannot merge the subquery into the INSERT and leave the call out.
 _LOCK = (
     "INSERT INTO producer_karma (book_id, producer_id, karma, wins, losses, trades) "  # noqa: S608
     "SELECT book_id, producer_id, karma, wins, losses, trades FROM "
@@ -31,10 +31,10 @@ _ADD = (
 
 
 async def lock(session: AsyncSession, producers: Sequence[ProducerKey], start: float) -> dict[ProducerKey, float]:
-    """Karma of (book, producer) pairs, held until the transaction ends; one never met before starts at ``start``.
+    """Karma of (book, producer) pairs, whose rows are locked until the transaction ends.
 
-    Sorted, so that transactions that share producers queue up instead of deadlocking. With them goes a shared lock on
-    each book, which keeps a rebuild out.
+    A producer that is not on record is created with karma ``start``. Rows are locked by key, so that transactions with
+    the same producers wait for each other instead of deadlocking. A shared lock on each book keeps a rebuild out.
     """
     if not producers:
         return {}
@@ -43,14 +43,15 @@ async def lock(session: AsyncSession, producers: Sequence[ProducerKey], start: f
 
 
 def addition(steps: Mapping[ProducerKey, tuple[float, int, int]]) -> Write:
-    """Store the new karma of locked producers and add to their counts: key -> (karma, wins, losses)."""
+    """The write that stores the new karma of locked producers and adds to their counts; (karma, wins, losses) by key."""
     return Write(_ADD, as_json([_row(key, *step) for key, step in steps.items()]))
 
 
 async def lock_book(session: AsyncSession, book: str) -> None:
-    """Hold off the karma of this book until the transaction ends, in turn with everybody who waits.
+    """Lock the karma of a book until the transaction ends: closes of the book wait, and so does another rebuild.
 
-    Statements after it see every attribution whose karma was stored; those under way step upon what this stores.
+    Statements after this one see every attribution whose karma is stored. A close that waits meanwhile takes its step
+    from the karma that this transaction stores.
     """
     await session.execute(
         text(f"SELECT pg_advisory_xact_lock({_BOOK_LOCK}) FROM (SELECT CAST(:book AS text) AS book_id) b"),  # noqa: S608
@@ -74,7 +75,7 @@ async def outcomes_in_order(session: AsyncSession, book: str) -> AsyncIterator[t
         {"book": book},
         execution_options={"yield_per": 2000},
     )
-    async for batch in result.partitions():  # a row at a time, each would be waited for
+    async for batch in result.partitions():  # row by row, the loop would wait once for each row
         for row in batch:
             yield row.producers, row.direction_correct
 

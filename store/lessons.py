@@ -1,4 +1,4 @@
-"""Lessons: runs, what they say now, and what they said before."""
+"""Lessons: the runs that mined them, their newest version, and the versions before."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,7 +32,7 @@ _REPLACE = "(lesson_id) DO UPDATE SET " + ", ".join(
 
 
 async def hold(session: AsyncSession, book: str) -> None:
-    """Hold the lessons and overrides of a book until the transaction ends: one run or decision at a time."""
+    """Lock the lessons and overrides of a book until the transaction ends, for one run or decision at a time."""
     await locks.book_lessons(session, book)
 
 
@@ -54,7 +54,7 @@ async def last_run(session: AsyncSession, book: str) -> LastRun | None:
 
 
 async def report_of(session: AsyncSession, book: str, workflow_run: str) -> BuiltLessons | None:
-    """What a workflow's run came to, if it has written a version."""
+    """The report of the version that a workflow run wrote; None if it has written none."""
     result = await session.execute(
         text("SELECT report FROM lesson_runs WHERE book_id = :book AND workflow_run = :run"),
         {"book": book, "run": workflow_run},
@@ -64,7 +64,7 @@ async def report_of(session: AsyncSession, book: str, workflow_run: str) -> Buil
 
 
 async def groups(session: AsyncSession, book: str) -> list[LessonGroup]:
-    """Groups of a book as each was last mined."""
+    """The groups of a book, each with the number of trades and the policy hash that it was last mined with."""
     columns = ", ".join(LessonGroup.model_fields)
     result = await session.execute(
         text(f"SELECT {columns} FROM lesson_groups WHERE book_id = :book"),  # noqa: S608
@@ -74,7 +74,10 @@ async def groups(session: AsyncSession, book: str) -> list[LessonGroup]:
 
 
 async def carry_over_hash(session: AsyncSession, book: str, before: str, now: str) -> None:
-    """Let groups that were mined under the policy hash ``before`` count as mined under ``now``: of the same numbers."""
+    """Replace the policy hash ``before`` of a book's groups by ``now``, a hash of the same numbers.
+
+    Groups that 0.1 mined are then not mined again only because the hash is computed otherwise.
+    """
     await session.execute(
         text("UPDATE lesson_groups SET policy_hash = :now WHERE book_id = :book AND policy_hash = :before"),
         {"book": book, "before": before, "now": now},
@@ -136,7 +139,7 @@ async def write(
 
 
 async def set_report(session: AsyncSession, book: str, version: int, report: BuiltLessons) -> None:
-    """Store what a run came to, as a retry of it will answer."""
+    """Store the report of a version, which a retry of the same workflow run returns."""
     await session.execute(
         text("UPDATE lesson_runs SET report = CAST(:report AS jsonb) WHERE book_id = :book AND version = :version"),
         {"book": book, "version": version, "report": report.model_dump_json()},
@@ -160,7 +163,7 @@ async def listing(
 
 
 async def find(session: AsyncSession, lesson_id: str) -> LessonView | None:
-    """A lesson."""
+    """A lesson by its id; None if there is none."""
     result = await session.execute(
         text(f"SELECT {_VIEW} FROM learning_lessons WHERE lesson_id = :id"),  # noqa: S608
         {"id": lesson_id},
@@ -180,7 +183,7 @@ async def history(session: AsyncSession, lesson_id: str) -> list[LessonVersion]:
 
 
 async def actionable(session: AsyncSession, book: str) -> list[LessonView]:
-    """Lessons of a book that are to be acted on."""
+    """Lessons of a book from which overrides are made, by id."""
     result = await session.execute(
         text(f"SELECT {_VIEW} FROM learning_lessons WHERE book_id = :book AND actionable ORDER BY lesson_id"),  # noqa: S608
         {"book": book},

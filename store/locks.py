@@ -1,4 +1,4 @@
-"""Advisory locks of PostgreSQL: every name in one place, so that no two uses meet by accident.
+"""Advisory locks of PostgreSQL. All their keys stand here, so that two purposes never share one by accident.
 
 Each is held until the transaction ends.
 """
@@ -6,18 +6,22 @@ Each is held until the transaction ends.
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-# One upgrade of the schema at a time, whoever else is starting.
+# One process at a time upgrades the schema, also where several start together.
 SCHEMA = "427021005669"
 # One run at a time plans or touches the corpus's files.
 CORPUS = "495723310188"
-# One reservation of the language model's budget at a time, so that none overlooks another.
+# One call of the language model is reserved at a time: two reservations that did not see each other could exceed the
+# budget together.
 MODEL_BUDGET = "7105645"
 # One resolution of forecasts writes at a time.
 FORECAST_RESOLUTION = "hashtextextended('closeloop/forecast-resolution', 0)"
 
 
 def book_karma(column: str) -> str:
-    """Karma of a book (SQL naming the book): shared by those who add to it, alone by who rebuilds it."""
+    """The key of a book's karma, for ``column``, SQL that names the book.
+
+    A close takes the lock shared; a rebuild takes it alone, so that no close changes what it recomputes.
+    """
     return f"hashtextextended({column}, 271828)"
 
 
@@ -27,12 +31,12 @@ async def one_at_a_time(session: AsyncSession, lock: str) -> None:
 
 
 async def book_performance(session: AsyncSession, book: str) -> None:
-    """One run at a time adds up the performance of a book's producers."""
+    """Lock the performance and agreement of a book's producers: one run at a time replaces them."""
     await _of_book(session, "hashtextextended('closeloop/performance/' || :book, 0)", book)
 
 
 async def book_lessons(session: AsyncSession, book: str) -> None:
-    """One run or decision at a time changes the lessons and overrides of a book."""
+    """Lock the lessons and overrides of a book: one run or decision at a time changes them."""
     await _of_book(session, "hashtextextended(:book, 314159)", book)
 
 

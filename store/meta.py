@@ -16,7 +16,7 @@ _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
 async def books(session: AsyncSession, as_of: datetime, state: timedelta) -> list[str]:
-    """Books in which a producer spoke lately."""
+    """Books in which a producer issued a forecast within ``state`` before ``as_of``."""
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id "
@@ -37,7 +37,7 @@ async def count_outcomes(session: AsyncSession, book: str, as_of: datetime) -> i
 
 
 async def pairs_forecast(session: AsyncSession, book: str, as_of: datetime, state: timedelta) -> list[tuple[str, str]]:
-    """(asset, horizon) of which producers, the meta-producer excluded, spoke lately."""
+    """(asset, horizon) that producers (not the meta-producer) forecast within ``state`` before ``as_of``."""
     result = await session.execute(
         text(
             "SELECT DISTINCT asset, horizon FROM forecasts WHERE book_id = :book AND issued_at > :after "
@@ -67,7 +67,7 @@ async def history(
 
 
 async def decide(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Record what the meta-producer said, once; the dedupe keys of what is new."""
+    """Record decisions of the meta-producer (rows of meta_decisions); returns the dedupe keys of those that are new."""
     written = await execute(
         session, insertion(MetaDecision, rows, on_conflict="(dedupe_key) DO NOTHING", returning="dedupe_key")
     )
@@ -77,7 +77,7 @@ async def decide(session: AsyncSession, rows: Sequence[Mapping[str, Any]]) -> se
 async def decisions(
     session: AsyncSession, book: str | None, *, last: int | None = None, before: int | None = None
 ) -> AsyncIterator[MetaDecisionView]:
-    """What it said, oldest first, with how that turned out, streamed: the ``last`` of those before an id."""
+    """Decisions of the meta-producer with their outcomes, oldest first, streamed: all, or the ``last`` before an id."""
     query = (
         "SELECT d.id, d.book_id AS book, d.asset, d.horizon, d.as_of, d.action, d.reason, d.confidence, d.state, "
         "d.evidence, d.forecast_id, d.policy_hash, o.return_pct, o.direction_correct, o.brier_score "
@@ -97,14 +97,14 @@ async def decisions(
 
 
 async def is_decision(session: AsyncSession, number: int) -> bool:
-    """Whether it said something under this id."""
+    """Whether there is a decision with this id."""
     return (
         await session.execute(text("SELECT 1 FROM meta_decisions WHERE id = :id"), {"id": number})
     ).first() is not None
 
 
 class OutcomeCounts(NamedTuple):
-    """Outcomes, how many of them were right, and their mean Brier score."""
+    """How many outcomes (``n``), how many of them were right, and their mean Brier score (None without any)."""
 
     n: int
     correct: int
@@ -112,7 +112,10 @@ class OutcomeCounts(NamedTuple):
 
 
 class MetaOutcomes(NamedTuple):
-    """How what it said in a mode turned out; ``return_pct``: the mean of a call before costs."""
+    """Outcomes of the meta-producer's forecasts in one mode, shadow or live.
+
+    ``return_pct``: mean return of a long or short before costs (5 is 5 %); None where it only said flat.
+    """
 
     n: int
     correct: int
@@ -124,7 +127,10 @@ class MetaOutcomes(NamedTuple):
 
 
 async def count_by_reason(session: AsyncSession, book: str) -> dict[str, int]:
-    """How often it emitted, and abstained for which reason; abstentions last, each the most frequent first."""
+    """How often the meta-producer emitted (under ``emitted``) and abstained, by reason.
+
+    Abstentions come last; otherwise the most frequent reason comes first.
+    """
     result = await session.execute(
         text(
             "SELECT coalesce(reason, 'emitted') AS reason, count(*) AS n FROM meta_decisions WHERE book_id = :book "
@@ -136,7 +142,7 @@ async def count_by_reason(session: AsyncSession, book: str) -> dict[str, int]:
 
 
 async def scored(session: AsyncSession, book: str, *, shadow: bool) -> MetaOutcomes | None:
-    """How what it said (or, in shadow, would have said) turned out; None where nothing of it is resolved."""
+    """Outcomes of the meta-producer's live forecasts, or of its shadow ones; None where none is resolved."""
     result = await session.execute(
         text(
             "SELECT count(*) AS n, count(*) FILTER (WHERE o.direction_correct) AS correct, "
@@ -152,7 +158,11 @@ async def scored(session: AsyncSession, book: str, *, shadow: bool) -> MetaOutco
 
 
 async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta) -> OutcomeCounts:
-    """Outcomes of the producers that it listened to: those whose target it said something of within ``state``."""
+    """Outcomes of the other producers over the same time as those of the meta-producer.
+
+    They count where the meta-producer has an outcome of the same asset and horizon, with a target at most ``state``
+    later.
+    """
     result = await session.execute(
         text(
             "SELECT count(*) AS n, count(*) FILTER (WHERE p.direction_correct) AS correct, avg(p.brier_score) AS brier "
@@ -170,7 +180,7 @@ async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta
 
 
 async def mode(session: AsyncSession, book: str) -> RowMapping | None:
-    """Whether a book's meta-producer is live, since when and by whom; None: nobody ever decided."""
+    """Whether a book's meta-producer is live, since when and who decided that; None if nobody ever did."""
     result = await session.execute(
         text("SELECT live, since, operator, note FROM meta_modes WHERE book_id = :book"), {"book": book}
     )
@@ -178,7 +188,7 @@ async def mode(session: AsyncSession, book: str) -> RowMapping | None:
 
 
 async def set_mode(session: AsyncSession, book: str, live: bool, since: datetime, operator: str, note: str) -> bool:
-    """Let it speak, or send it back to shadow; False if that is how it was."""
+    """Make a book's meta-producer live, or send it back to shadow; False if it was in that mode already."""
     await execute(session, store.books.creating([book]))
     result = await session.execute(
         text(
@@ -193,7 +203,7 @@ async def set_mode(session: AsyncSession, book: str, live: bool, since: datetime
 
 
 async def propose(session: AsyncSession, row: Mapping[str, Any]) -> RowMapping:
-    """The proposal that waits: this one, or the one that waited already. The caller holds the book."""
+    """Store a proposal to leave shadow unless one waits; returns the one that waits now. The caller holds the book."""
     pending = await proposals(session, row["book_id"], "pending")
     if not pending:
         number = await session.execute(
@@ -246,7 +256,7 @@ async def settle_proposal(
     note: str,
     at: datetime | None,
 ) -> None:
-    """Record what was decided. The caller holds the book."""
+    """Store the decision on a proposal to leave shadow. The caller holds the book."""
     await session.execute(
         text(
             "UPDATE meta_proposals SET state = :state, verdict = :verdict, operator = :operator, note = :note, "

@@ -24,7 +24,8 @@ _TODAY = "date_trunc('day', clock_timestamp() AT TIME ZONE 'UTC') AT TIME ZONE '
 async def reserve(session: AsyncSession, wanted: ReservationRequest) -> ReservedCall | NotReserved:
     """Reserve the most that a call can cost, unless that is more than what is left of today's budget.
 
-    A question that another run is asking is left to it until its reservation ends; then it counts as lost, and as paid.
+    Nothing is reserved either while another run asks the same question, or where the question has used up its attempts.
+    A reservation that nobody settled by its end counts as lost: its call may have been made, so it counts as paid.
     """
     await locks.one_at_a_time(session, locks.MODEL_BUDGET)
     await session.execute(
@@ -76,7 +77,7 @@ async def settle(
     cost: Decimal | None,
     reason: str | None = None,
 ) -> None:
-    """Write down how a call ended. Where the cost is unknown, it was what was reserved."""
+    """Store how a call ended. ``cost`` in USD; None: unknown, so that the reserved amount counts as its cost."""
     await session.execute(
         text(
             "UPDATE llm_calls SET outcome = :outcome, reason = :reason, "
@@ -109,7 +110,7 @@ async def spending(session: AsyncSession) -> DaySpending:
 
 
 async def cost_of(session: AsyncSession, key: str) -> QuestionCost:
-    """What all the calls of a question cost together."""
+    """What all the calls of a question cost together, in USD and tokens."""
     result = await session.execute(
         text(
             "SELECT coalesce(sum(cost_usd), 0) AS cost, coalesce(sum(input_tokens), 0) AS input, "

@@ -1,4 +1,4 @@
-"""Overrides: what is in force, what waits, what was closed and why, and what matches a scope."""
+"""Overrides: those in force, those that wait for an operator, those that ended, and those that match a scope."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +28,7 @@ MATCHING = (
 
 
 def conditions(scope: Mapping[str, str]) -> list[str]:
-    """A scope as texts, one a condition, in the order in which the first one is an override's anchor."""
+    """The conditions of a scope as sorted texts ``dimension=value``; the first one is the anchor of an override."""
     return sorted(f"{dimension}={value}" for dimension, value in scope.items())
 
 
@@ -107,7 +107,7 @@ async def waiting(session: AsyncSession, page: WaitingPage) -> list[OverrideView
 
 
 async def find(session: AsyncSession, override_id: str) -> OverrideView | None:
-    """An override."""
+    """An override by its id; None if there is none."""
     result = await session.execute(
         text(f"SELECT {_COLUMNS} FROM pm_overrides WHERE override_id = :id"),  # noqa: S608
         {"id": override_id},
@@ -117,7 +117,7 @@ async def find(session: AsyncSession, override_id: str) -> OverrideView | None:
 
 
 async def rejected_or_expired(session: AsyncSession, book: str) -> set[tuple[str, int, str]]:
-    """(lesson_id, lesson_version, policy_hash) that an operator rejected, or let pass by."""
+    """(lesson_id, lesson_version, policy_hash) of overrides that an operator rejected or that expired undecided."""
     result = await session.execute(
         text(
             "SELECT lesson_id, lesson_version, policy_hash FROM pm_overrides WHERE book_id = :book "
@@ -129,7 +129,11 @@ async def rejected_or_expired(session: AsyncSession, book: str) -> set[tuple[str
 
 
 async def newest_as_of(session: AsyncSession, book: str) -> datetime | None:
-    """As of when a book's overrides last changed. What an operator refused ended when that was said, not as of it."""
+    """The newest ``as_of`` at which a run changed a book's overrides; None without any.
+
+    The end of an override that was rejected or expired does not count: it is the time of the decision, not the
+    ``as_of`` of a run.
+    """
     result = await session.execute(
         text(
             "SELECT max(CASE WHEN verdict IN ('reject', 'expired') THEN as_of ELSE greatest(as_of, ended_at) END) "
@@ -147,9 +151,9 @@ async def add(session: AsyncSession, overrides: Sequence[ProposedOverride]) -> N
 
 
 async def carry_over_hash(session: AsyncSession, book: str, before: str, now: str) -> None:
-    """Let overrides that were made, or refused, under the policy hash ``before`` count as under ``now``.
+    """Replace the policy hash ``before`` of a book's overrides by ``now``, a hash of the same numbers.
 
-    Both are of the same numbers. The caller holds the book.
+    What was approved or rejected under 0.1 is then not asked again. The caller holds the book.
     """
     await session.execute(
         text("UPDATE pm_overrides SET policy_hash = :now WHERE book_id = :book AND policy_hash = :before"),
@@ -158,7 +162,7 @@ async def carry_over_hash(session: AsyncSession, book: str, before: str, now: st
 
 
 async def end(session: AsyncSession, reasons: Mapping[str, str], at: datetime) -> None:
-    """Close overrides: id -> reason. The caller holds the book."""
+    """End the overrides with these ids, each for its reason, as of ``at``. The caller holds the book."""
     sql = (
         "UPDATE pm_overrides o SET status = 'ended', reason = r.reason, ended_at = r.ended_at "  # noqa: S608
         f"FROM {recordset(PmOverride)} r WHERE o.override_id = r.override_id AND o.status IN ('active', 'pending')"
@@ -169,7 +173,10 @@ async def end(session: AsyncSession, reasons: Mapping[str, str], at: datetime) -
 
 
 async def decide(session: AsyncSession, override_id: str, values: Mapping[str, Any]) -> None:
-    """Settle one that waits. Approved, it takes the place of the one of its lesson that is in force."""
+    """Store the decision on an override that waits; approved, it replaces the override of its lesson that is in force.
+
+    ``values``: status, reason, verdict, decided_by, decided_at, note, ended_at. The caller holds the book.
+    """
     if values["status"] == "active":
         await session.execute(
             text(

@@ -1,4 +1,4 @@
-"""Facts of patterns: what learners have still to take in, actions of closed trades, coefficients."""
+"""What learners have still to take in, the executed actions of closed trades, and coefficients."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
@@ -13,8 +13,8 @@ from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 ROWS_PER_FETCH = 2_000
 
-# Rows are locked by key before they are deleted, so that those who share some queue up instead of deadlocking. Who
-# waited finds them gone.
+# Rows are locked by key before they are deleted: transactions that claim the same outcomes wait for each other instead
+# of deadlocking, and the one that waited finds the rows gone and gets nothing.
 _CLAIM = (
     "WITH held AS MATERIALIZED (SELECT u.book_id, u.position_id FROM "  # noqa: S608
     # a look-up for each: whatever the planner thinks of a table that is empty most of the time
@@ -29,13 +29,16 @@ _CLAIM = (
 
 
 def marking_unlearned(keys: Sequence[PositionKey], learners: Sequence[str]) -> Write | None:
-    """Write down that these learners have still to take in these outcomes."""
+    """The write that marks each of these outcomes as not yet learned by each of these learners."""
     rows = [_row(learner, key) for learner in sorted(learners) for key in keys]
     return insertion(Unlearned, rows, on_conflict="(learner, book_id, position_id) DO NOTHING")
 
 
 async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]) -> dict[PositionKey, Any]:
-    """The entry contexts, by key, of those outcomes that this learner has not taken in; from the commit on, it has."""
+    """Remove this learner's marks from these outcomes; returns the entry contexts, by key, of those that had one.
+
+    The caller lets the learner take these in within the same transaction.
+    """
     if not keys:
         return {}
     ordered = sorted(set(keys))
@@ -48,9 +51,10 @@ async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]
 async def missed(
     session: AsyncSession, learner: str, books: Sequence[str] | None, after: PositionKey | None, limit: int
 ) -> list[PositionKey]:
-    """Outcomes that a learner has still to take in, by key, after the given one.
+    """The next outcomes, by key, that a learner has still to take in, after the given one; their marks are locked.
 
-    Of all books, those that somebody holds are left to them; of named ones they are waited for.
+    Outcomes that another transaction has locked are left out where ``books`` is None, and waited for where books are
+    named: an import ends when its own books are learned.
     """
     await session.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
     skip = " SKIP LOCKED" if books is None else ""
@@ -74,7 +78,7 @@ async def missed(
 
 
 def storing_actions(rows: Sequence[Mapping[str, Any]]) -> Write | None:
-    """Store actions of closed trades; one that is on record stands."""
+    """The write that stores executed actions of closed trades; an action that is on record stays as it is."""
     return insertion(PatternTradeEvent, rows, on_conflict="(book_id, position_id, action_index) DO NOTHING")
 
 
@@ -121,7 +125,7 @@ async def books(session: AsyncSession) -> list[str]:
 
 
 async def hold_config(session: AsyncSession, book: str, module: str, policy_hash: str) -> RowMapping:
-    """A module's coefficients in a book, held until the transaction ends."""
+    """A module's coefficients in a book; their row is created if need be and locked until the transaction ends."""
     result = await session.execute(
         text(
             "INSERT INTO learning_configs (book_id, module_id, config_data, sums, policy_hash) "
@@ -134,7 +138,7 @@ async def hold_config(session: AsyncSession, book: str, module: str, policy_hash
 
 
 async def set_config(session: AsyncSession, row: Mapping[str, Any]) -> None:
-    """Store coefficients that are held: book_id, module_id, config_data, sums, policy_hash."""
+    """Store coefficients whose row the caller has locked: book_id, module_id, config_data, sums, policy_hash."""
     sql = (
         "UPDATE learning_configs c SET config_data = r.config_data, sums = r.sums, policy_hash = r.policy_hash, "  # noqa: S608
         f"updated_at = clock_timestamp() FROM {recordset(LearningConfig)} r "

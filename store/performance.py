@@ -14,7 +14,7 @@ from closeloop.models.producers import ProducerCorrelation, ProducerPerformance,
 from closeloop.store import locks
 from closeloop.store.rows import execute, insertion
 
-DAYS_AT_ONCE = 8
+DAYS_AT_ONCE = 8  # days (UTC) that are added up in one transaction
 _KEYS = "producer_id, asset, horizon, regime"
 _SUMS = ", ".join(COLUMNS)
 _TOTALS = ", ".join(f"sum({c})::float8 AS {c}" for c in COLUMNS)
@@ -136,7 +136,7 @@ class BinSums(NamedTuple):
 
 
 class Abstentions(NamedTuple):
-    """How often a producer abstained, by asset, horizon and market regime."""
+    """How often a producer abstained, by asset, horizon and the regime that its forecasts named."""
 
     slice: Slice
     abstentions: int
@@ -170,15 +170,15 @@ async def books_with_outcomes(session: AsyncSession) -> list[str]:
 
 
 async def lock_book(session: AsyncSession, book: str) -> None:
-    """Wait until nobody else adds up this book; hold until the transaction ends."""
+    """Lock the performance of a book until the transaction ends, so that one run at a time replaces it."""
     await locks.book_performance(session, book)
 
 
 async def _set_planner_options(session: AsyncSession) -> None:
-    """Room to hash and sort, plans for the tables as they are now, and sums by hashing.
+    """For the rest of the transaction: 64 MB to hash and sort, fresh plans, and sums by hashing instead of sorting.
 
-    Left to itself the planner sorts by texts for what it takes for few rows: it cannot tell how many an array of days
-    has, nor how many pairs share a block.
+    The planner cannot estimate how many rows an array of days selects, or how many pairs share a block. It expects few
+    and chooses to sort by texts, which is slow for many.
     """
     await session.execute(
         text(
@@ -189,7 +189,7 @@ async def _set_planner_options(session: AsyncSession) -> None:
 
 
 async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
-    """Bring the sums of some days whose outcomes changed up to date; how many days, 0 if none was left.
+    """Add up again at most ``limit`` days whose outcomes changed; returns how many days, 0 if none was left.
 
     A day is added up anew from its outcomes, so that late ones, and a repetition, come out right. A transaction that
     has deleted a day's mark is the only one to write the day's sums until it ends; others take other days meanwhile.
@@ -222,7 +222,7 @@ async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, li
 
 
 async def window_sums(session: AsyncSession, book: str, window: Window) -> list[BinSums]:
-    """The sums of a window, by slice (a regime that was not named is empty) and bin."""
+    """The sums of a window, by slice and bin; the regime of forecasts that named none is empty."""
     await _set_planner_options(session)
     first, end, from_at, to_at = window.split()
     values = {"book": book, "first_day": first, "end_day": end, "from_at": from_at, "to_at": to_at}
@@ -231,7 +231,7 @@ async def window_sums(session: AsyncSession, book: str, window: Window) -> list[
 
 
 async def window_pairs(session: AsyncSession, book: str, window: Window, block: timedelta) -> list[PairCounts]:
-    """What pairs of producers shared in a window."""
+    """How often pairs of producers spoke in the same block of a window, and how that turned out."""
     first, end, from_at, to_at = window.split(settled=block)
     result = await session.execute(
         _PAIR_WINDOW,
@@ -249,7 +249,7 @@ async def window_pairs(session: AsyncSession, book: str, window: Window, block: 
 
 
 async def abstentions(session: AsyncSession, book: str, window: Window) -> list[Abstentions]:
-    """Abstentions of a window, by when the horizon elapsed."""
+    """Abstentions whose horizon elapsed within a window, counted by slice."""
     result = await session.execute(
         text(
             "SELECT f.producer_id, f.asset, f.horizon, coalesce(f.regime, '') AS regime, count(*) AS abstentions "

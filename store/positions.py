@@ -35,7 +35,11 @@ _REPLACE_IF_OPEN = (
 
 @dataclass
 class RecordedCloses:
-    """What is on record for a batch of closes, by key."""
+    """What is on record for a batch of closes, by key.
+
+    ``new``: stored by this call. ``stored``: on record as sent, new or not. ``differing``: on record with other values
+    in these fields.
+    """
 
     new: set[PositionKey] = field(default_factory=set)
     stored: dict[PositionKey, ClosedPosition] = field(default_factory=dict)
@@ -43,11 +47,10 @@ class RecordedCloses:
 
 
 async def record(session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]) -> RecordedCloses:
-    """Store closed positions (sorted by key) and meet their books.
+    """Store closed positions (sorted by key), and create the books that do not exist.
 
-    Positions that are on record already are compared, never overwritten.
-
-    What this call stores is marked as attributed: the caller attributes it in the same transaction.
+    A position that is on record as closed is compared, never overwritten. Positions that this call stores are marked
+    as attributed: the caller attributes them in the same transaction.
     """
     rows = await execute(
         session,
@@ -77,7 +80,7 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
     if row["impossible"]:
         return ["opened_at or closed_at, which no message could carry"]
     if row["closed_at"] is None:
-        # It was not replaced: it is of another position.
+        # An open row with the same symbol, side and time of opening would have been replaced: this one differs.
         return [name for name in _IDENTITY if row[name] != getattr(sent, name)]
     try:
         stored = _closed_position({name: value for name, value in row.items() if name != "impossible"})
@@ -87,7 +90,7 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
 
 
 async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) -> None:
-    """Take positions off the list that the catch-up reads."""
+    """Mark positions as attributed, so that the catch-up no longer finds them."""
     if not keys:
         return
     await session.execute(
@@ -147,7 +150,7 @@ async def impossible(session: AsyncSession) -> list[PositionKey]:
 
 
 async def oldest_unattributed(session: AsyncSession) -> datetime | None:
-    """When the longest-waiting unattributed close happened."""
+    """When the earliest close without an attribution closed; None if every close has one."""
     result = await session.execute(
         text(
             "SELECT closed_at FROM positions WHERE closed_at <= clock_timestamp() AND NOT attributed "  # noqa: S608

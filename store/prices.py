@@ -18,7 +18,7 @@ _SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
 
 @dataclass(frozen=True)
 class CandlesAdded:
-    """What became of candles: ``differing`` ones are on record with other prices, and stay as they are."""
+    """How many candles were new, and the ends of those that are on record with other prices and stay as they are."""
 
     new: int
     differing: list[datetime]
@@ -42,15 +42,16 @@ async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> Candl
 
 
 async def cover(session: AsyncSession, asset: str, interval_seconds: int, from_at: datetime, to_at: datetime) -> None:
-    """Record that the source gave every candle that it has of this range (by their ends)."""
+    """Record that the source gave every candle it has with an end from ``from_at`` to ``to_at``."""
     row = {"asset": asset, "interval_seconds": interval_seconds, "from_at": from_at, "to_at": to_at}
     await execute(session, insertion(PriceCoverage, [row], on_conflict="DO NOTHING"))
 
 
 async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
-    """Forecasts of these assets that were given up, or wait for their next attempt, may be priced now; how many.
+    """Let the next resolution try forecasts of these assets that were given up or wait for an attempt; how many.
 
-    The prices must be committed: a resolution that did not see them is waited for.
+    The caller has committed the new prices. A resolution under way may not see them: this waits until its transaction
+    has ended, so that what it gives up is reopened, too.
     """
     await store.resolution.lock(session)
     result = await session.execute(

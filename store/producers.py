@@ -1,4 +1,4 @@
-"""Producers: what is known of each, how pairs of them agree, and their signs of life."""
+"""Producers: scores, karma and heartbeats of each, and how pairs of them agree."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ from closeloop.store.rows import execute
 
 
 class HeartbeatCounts(NamedTuple):
-    """A producer's signs of life, counted; null where it sent none."""
+    """How a producer's heartbeats went; every field is None where it sent none."""
 
     successes: int | None
     failures: int | None
@@ -129,7 +129,7 @@ _BEAT = text(
 
 
 async def beat(session: AsyncSession, heartbeat: Heartbeat, heartbeat_id: str, at: datetime) -> bool:
-    """Count a producer's sign of life, once; False if it was counted before."""
+    """Count a heartbeat; False if one with this id was counted before, which changes nothing."""
     await execute(session, store.books.creating([heartbeat.book]))
     result = await session.execute(
         _BEAT,
@@ -147,7 +147,7 @@ async def beat(session: AsyncSession, heartbeat: Heartbeat, heartbeat_id: str, a
 
 
 async def forget_heartbeats(session: AsyncSession, days: int) -> None:
-    """Forget the ids of old heartbeats; their counts stay."""
+    """Delete the ids of heartbeats older than ``days`` days. Their counts stay; sent again, one would count twice."""
     await session.execute(
         text("DELETE FROM producer_heartbeats WHERE at < clock_timestamp() - make_interval(days => :days)"),
         {"days": days},

@@ -22,7 +22,10 @@ class RecalibrationDue(NamedTuple):
 async def due(
     session: AsyncSession, book: str, as_of: datetime, min_outcomes: int, growth: float
 ) -> list[RecalibrationDue]:
-    """Producers with enough outcomes, and enough new ones since their last map."""
+    """Producers with at least ``min_outcomes`` outcomes, of which enough are new since their last map.
+
+    ``growth``: least number of new ones, as a share of the outcomes that the last map was fitted to.
+    """
     result = await session.execute(
         text(
             "SELECT o.producer_id, o.outcomes, coalesce(m.version, 0) AS version FROM "

@@ -22,7 +22,8 @@ from closeloop.models.research import (
 from closeloop.store import attributions
 from closeloop.store.rows import execute, insertion
 
-# A close is found by when it was attributed, and appears when that is committed: what is this young may be late.
+# The watermark stays this far behind the present: a close that was attributed before it, in a transaction that commits
+# after it was moved, would never be found.
 WATERMARK_OVERLAP = timedelta(minutes=5)
 _COLUMNS = (
     "id, book_id AS book, position_id, kind, level, module, status, content, model, prompt_version, input_tokens, "
@@ -39,9 +40,9 @@ _UNREAD = (
 
 
 async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
-    """Books with live closes that were not read, or that were read since the book was last looked over.
+    """Books with live closes that nobody read, or with readings since the book was last looked over.
 
-    Who has waited longest comes first, so that no book's closes take every day's budget.
+    The book that has waited longest comes first: otherwise one book's closes could take every day's budget.
     """
     result = await session.execute(
         text(
@@ -83,7 +84,7 @@ async def unread_closes(session: AsyncSession, book: str, as_of: datetime, limit
 
 
 async def unread_count(session: AsyncSession, book: str, as_of: datetime) -> int:
-    """How many live closes wait."""
+    """How many live closes of a book nobody read yet."""
     result = await session.execute(
         text(
             "SELECT count(*) FROM attributions a WHERE a.book_id = :book AND a.closed_at <= :as_of "  # noqa: S608
@@ -128,7 +129,10 @@ async def book_record(session: AsyncSession, book: str, as_of: datetime) -> RowM
 
 
 async def advance_watermark(session: AsyncSession, book: str) -> None:
-    """Move the watermark to the earliest live close that is unread, or else to the present, less the overlap."""
+    """Move a book's watermark just before its earliest unread live close, or else to the present, less the overlap.
+
+    It never moves back; closes before it are not looked at again.
+    """
     await session.execute(
         text(
             "INSERT INTO llm_watermarks (book_id, studied_until) SELECT :book, "  # noqa: S608
@@ -221,29 +225,29 @@ async def samples(
 
 
 def digest_of(prompt: str) -> str:
-    """What a level-2 question is about: its very facts."""
+    """Names a level-2 question by its facts: the same prompt is the same question."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:32]
 
 
 def question_key(book: str, level: int, version: str, about: str) -> str:
-    """Names a question: said once. ``about`` is a position, or a digest of the facts."""
+    """The dedupe key of a question, which is answered once. ``about``: a position's id, or a digest of the facts."""
     return f"{book}/{level}/{version}/{about}"
 
 
 async def write(session: AsyncSession, statements: Sequence[Statement]) -> None:
-    """Store what was said; what was said before stands."""
+    """Store statements; one whose dedupe key is on record stays as it is."""
     rows = [asdict(statement) for statement in statements]
     await execute(session, insertion(LlmLearning, rows, on_conflict="(dedupe_key) DO NOTHING"))
 
 
 async def is_answered(session: AsyncSession, key: str) -> bool:
-    """Whether there is an answer to this question (or it was given up)."""
+    """Whether this question was answered, or given up."""
     result = await session.execute(text("SELECT 1 FROM llm_learning WHERE dedupe_key = :key"), {"key": key})
     return result.scalar_one_or_none() is not None
 
 
 async def tested_hypotheses(session: AsyncSession, book: str, last: int) -> Sequence[RowMapping]:
-    """The newest hypotheses of a book and what became of them."""
+    """The newest ``last`` hypotheses of a book, each with its status after the test."""
     result = await session.execute(
         text(
             "SELECT content, status FROM llm_learning WHERE book_id = :book AND level = 2 AND kind = 'hypothesis' "

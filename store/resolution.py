@@ -1,4 +1,4 @@
-"""Resolution: what is due, the prices that are on record for it, and what came out."""
+"""Resolution: forecasts that are due, the prices on record for them, and their outcomes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +60,8 @@ _DUE = """
     )
 """
 
-# A look-up for each price, though forecasts share some: joining them to shared ones is a matter of the planner's
-# estimates, which are wrong by far for a table that was empty a moment ago.
+# Each price is looked up by itself, although forecasts share some: a join to the distinct ones would depend on the
+# planner's estimates, which are far off for a table that was empty a moment ago.
 _PAGE = text(
     f"""{_DUE}
     SELECT a.book_id, a.forecast_id, a.asset, a.action, a.confidence, a.issued_at, a.target_at,
@@ -134,7 +134,7 @@ _BEFORE_ALL: DueCursor = (datetime(1, 1, 1, tzinfo=UTC), "", "")
 
 
 async def lock(session: AsyncSession) -> None:
-    """Wait until no other resolution writes; hold until the transaction ends."""
+    """Lock the resolution of forecasts until the transaction ends: one transaction at a time writes outcomes."""
     await locks.one_at_a_time(session, locks.FORECAST_RESOLUTION)
 
 
@@ -150,14 +150,14 @@ async def due_with_prices(
 async def missing_prices(
     session: AsyncSession, due: datetime, tolerance: timedelta, as_of: datetime, limit: int
 ) -> tuple[list[tuple[str, datetime]], bool]:
-    """(asset, instant) of what is due, may be asked for, and has no price; and whether there is more than the limit."""
+    """(asset, instant) without a usable price, of due forecasts that may be asked for; whether ``limit`` was reached."""
     values = {"due": due, "tolerance": tolerance, "as_of": as_of, "limit": limit}
     rows = (await session.execute(_MISSING, _cursor(None) | values)).all()
     return [(asset, instant) for asset, instant, _ in rows], bool(rows) and rows[0].looked_at >= limit
 
 
 async def ask_again(session: AsyncSession, due: datetime) -> None:
-    """Forecasts that wait for their next attempt need not wait."""
+    """Let due forecasts that wait for their next attempt be asked for at once."""
     await session.execute(
         text(
             "UPDATE forecast_resolution_state SET next_attempt_at = NULL "
@@ -251,7 +251,8 @@ _SETTLE = text(
 
 @dataclass(frozen=True)
 class PageScores:
-    """Of each forecast of a page: the return in % (5 is 5 %), whether its action was right, Brier and log score."""
+    """Scores of a page of forecasts, in its order: the return (5 is 5 %), whether the action was right, Brier score and
+    log score (nats)."""
 
     return_pct: Sequence[float]
     correct: Sequence[bool]
@@ -269,7 +270,11 @@ async def settle(
     policy_hash: str,
     block: timedelta,
 ) -> int:
-    """Write outcomes of priced forecasts, take these off the list, tell, mark the days to add up; how many are new."""
+    """Write the outcomes of priced forecasts and their events; returns how many are new.
+
+    The forecasts leave the queue, and the days whose sums have changed are marked. ``block``: length of the blocks in
+    which two producers are compared. The caller holds the resolution's lock.
+    """
     if not forecasts:
         return 0
     result = await session.execute(
@@ -293,7 +298,7 @@ async def settle(
 
 
 async def drop_abstentions(session: AsyncSession, keys: Sequence[ForecastKey]) -> None:
-    """Abstentions whose horizon has elapsed: off the list, counted from now on, never scored."""
+    """Take abstentions whose horizon has elapsed off the queue: from now on they are counted; they are never scored."""
     await session.execute(
         text(
             "DELETE FROM forecast_resolution_state d USING "
@@ -306,7 +311,7 @@ async def drop_abstentions(session: AsyncSession, keys: Sequence[ForecastKey]) -
 
 @dataclass(frozen=True)
 class Unpriced:
-    """A forecast that could not be priced, why, and whether it is given up."""
+    """A due forecast without a price: why, when it is tried again, and whether it is given up."""
 
     key: ForecastKey
     reason: str
@@ -316,7 +321,7 @@ class Unpriced:
 
 
 async def record_unpriced(session: AsyncSession, left: Sequence[Unpriced]) -> None:
-    """Record why forecasts have no outcome, and tell of those that are given up."""
+    """Record why due forecasts have no outcome, and append an event for each that is given up."""
     if not left:
         return
     await session.execute(
@@ -370,7 +375,7 @@ async def count(
 
 
 class ResolutionCounts(NamedTuple):
-    """What a resolution did so far."""
+    """How many forecasts a resolution has resolved, abstained and given up so far, and candles fetched."""
 
     resolved: int
     abstained: int
@@ -379,7 +384,7 @@ class ResolutionCounts(NamedTuple):
 
 
 async def counted(session: AsyncSession, resolution_id: str) -> ResolutionCounts:
-    """What a resolution did so far."""
+    """The counts of a resolution; all 0 if it has done nothing yet."""
     result = await session.execute(
         text("SELECT resolved, abstained, given_up, candles FROM resolutions WHERE resolution_id = :id"),
         {"id": resolution_id},
@@ -389,7 +394,7 @@ async def counted(session: AsyncSession, resolution_id: str) -> ResolutionCounts
 
 
 async def pending_reasons(session: AsyncSession, due: datetime) -> dict[str, int]:
-    """Why forecasts that are due have no outcome, with counts."""
+    """How many forecasts that are due have no outcome, by reason, the most frequent first."""
     result = await session.execute(
         text(
             "SELECT coalesce(reason, 'not looked at yet') AS reason, count(*) AS forecasts "

@@ -1,4 +1,8 @@
-"""Set-based writing: one statement for a thousand rows, one round trip for several tables."""
+"""Writing many rows in one statement, and several tables in one round trip.
+
+Functions of store/ that are named by an -ing form (``appending``, ``creating``) return a :class:`Write`, which the
+caller executes together with others.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +37,9 @@ def insertion(
 
 
 async def execute(session: AsyncSession, *writes: Write | None) -> Sequence[Row[Any]]:
-    """Execute writes in one statement; the rows that the last one returns, if it says RETURNING.
+    """Execute writes (None ones are left out) in one statement; returns the rows of the last one's RETURNING, if any.
 
-    They all see the database as it was before the statement: none of them reads what another one writes.
+    Each write sees the database as it was before the statement: none reads what another one of them writes.
     """
     given = [write for write in writes if write is not None]
     if not given:

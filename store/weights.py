@@ -33,7 +33,8 @@ class CycleClose(NamedTuple):
 
 
 class OverlayState(NamedTuple):
-    """The overlay of a version: ``due``, ``written`` or ``removed``, in the folder of this identity."""
+    """What is on record of a version's overlay file: ``overlay`` is ``due``, ``written`` or ``removed``, and
+    ``overlay_folder`` the identity of the folder that it was written to or removed from."""
 
     version: int
     cycle_id: str
@@ -95,14 +96,14 @@ async def activate(
 
 
 async def last_restoration(session: AsyncSession, book: str) -> datetime | None:
-    """Since when the preset is (or was) back in force after degrading cycles, the last time."""
+    """When degrading cycles last put the preset back in force; None if they never did."""
     query = text("SELECT max(since) FROM weight_versions WHERE book_id = :book AND reason LIKE 'degraded%'")
     found: datetime | None = (await session.execute(query, {"book": book})).scalar_one()
     return found
 
 
 async def first_close(session: AsyncSession, book: str, as_of: datetime) -> datetime | None:
-    """When the book's first position closed."""
+    """When the first of the book's positions that closed by ``as_of`` did; None without any."""
     query = text("SELECT min(closed_at) FROM attributions WHERE book_id = :book AND closed_at <= :as_of")
     found: datetime | None = (await session.execute(query, {"book": book, "as_of": as_of})).scalar_one()
     return found
@@ -134,12 +135,12 @@ _CYCLE = (
 
 
 async def cycle(session: AsyncSession, cycle_id: str) -> CycleRecord | None:
-    """A cycle."""
+    """A cycle by its id; None if there is none."""
     return await _one_cycle(session, "WHERE cycle_id = :id", {"id": cycle_id})
 
 
 async def last_cycle(session: AsyncSession, book: str) -> CycleRecord | None:
-    """The book's newest cycle."""
+    """The book's newest cycle; None before the first."""
     return await _one_cycle(session, "WHERE book_id = :book ORDER BY as_of DESC LIMIT 1", {"book": book})
 
 
@@ -183,7 +184,7 @@ async def settle_cycle(
     note: str | None = None,
     version: int | None = None,
 ) -> None:
-    """Move a cycle on. The caller holds the book and has looked at the cycle's state."""
+    """Store a cycle's next state; None keeps a field as it is. The caller holds the book and has checked the state."""
     await session.execute(
         text(
             "UPDATE weight_cycles SET state = :state, reason = coalesce(:reason, reason), "
@@ -244,7 +245,7 @@ async def changes(
 
 
 async def version(session: AsyncSession, book: str, number: int) -> ActiveWeights | None:
-    """A version that was in force."""
+    """The weights of a version; None if there is none with this number."""
     result = await session.execute(
         text(
             "SELECT book_id AS book, weights, version, source, since, policy_hash FROM weight_versions "
@@ -257,7 +258,7 @@ async def version(session: AsyncSession, book: str, number: int) -> ActiveWeight
 
 
 async def overlay_state(session: AsyncSession, book: str) -> OverlayState | None:
-    """What is on record of the overlay of the version in force."""
+    """The overlay of the version in force, as recorded; None if the book never had a version."""
     result = await session.execute(
         text(
             "SELECT version, cycle_id, overlay, overlay_folder FROM weight_versions WHERE book_id = :book "
@@ -286,7 +287,7 @@ async def books_with_versions(session: AsyncSession) -> list[str]:
 
 
 async def workflow_before(session: AsyncSession, book: str, as_of: datetime) -> str | None:
-    """The workflow of the book's cycle before the one of this instant."""
+    """The workflow id of the book's last cycle before ``as_of``; None if there is none."""
     result = await session.execute(
         text(
             "SELECT workflow_id FROM weight_cycles WHERE book_id = :book AND as_of < :as_of ORDER BY as_of DESC LIMIT 1"
