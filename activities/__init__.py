@@ -1,4 +1,7 @@
-"""Effects: load through ``store/``, compute through ``learning/``, write through ``store/``. Idempotent."""
+"""Effects: an activity loads through ``store/``, computes through ``learning/`` and writes through ``store/``.
+
+Temporal may run one again after it succeeded; the second run must change nothing and answer the same.
+"""
 
 from collections.abc import Callable
 from typing import Any

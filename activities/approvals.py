@@ -39,20 +39,23 @@ class ApprovalActivities:
 
     @activity.defn(name="decide_approval")
     async def decide(self, record: RecordApproval) -> ApprovalAnswer:
-        """Carry out an operator's word (or the deadline), or say why not. It is on record; a retry answers the same."""
+        """Carry out an operator's decision, or the expiry at the deadline; or answer why not.
+
+        The answer is on record: a retry returns the same one.
+        """
         async with self._about(record) as (session, subject):
             return await approvals.decide(session, subject, record)
 
     @activity.defn(name="standing_of_approval")
     async def standing(self, key: ApprovalKey) -> ApprovalState:
-        """Where it stands on record."""
+        """The state of the proposal on record."""
         async with self._about(key) as (session, subject):
             await subject.hold(session, key)  # a decision that is being carried out is waited for
             return (await approvals.find(session, subject, key)).state
 
     @activity.defn(name="remind_of_approval")
     async def remind(self, key: ApprovalKey) -> None:
-        """Half of the time to decide has passed."""
+        """Append the reminder event of a proposal, of which half of the time to decide has passed."""
         async with self._about(key) as (session, subject):
             found = await approvals.remind(session, subject, key)
         if found.state is ApprovalState.pending:
@@ -60,13 +63,13 @@ class ApprovalActivities:
 
     @activity.defn(name="refuse_approval_word")
     async def refuse_word(self, word: RefusedApproval) -> None:
-        """Put a word on record that could not be understood."""
+        """Record a signal or update that could not be understood."""
         async with self._about(word) as (session, subject):
             await approvals.refuse_word(session, subject, word)
 
     @activity.defn(name="when_signalled")
     async def when_signalled(self, request: SignalTimeRequest) -> datetime | None:
-        """When the n-th signal of a name reached the server, as the workflow's history says; None if it has no such."""
+        """When the n-th signal (from 0) of a name reached the server, by its history; None if there was none."""
         number = 0
         handle = self._client.get_workflow_handle(request.workflow_id, run_id=request.run_id)
         async for event in handle.fetch_history_events():
@@ -79,7 +82,7 @@ class ApprovalActivities:
 
     @asynccontextmanager
     async def _about(self, key: ApprovalKey) -> AsyncIterator[tuple[AsyncSession, Subject]]:
-        """One transaction about something. What was never proposed can never be decided: no retry helps."""
+        """A transaction, and the subject of ``key``. Raises a non-retryable error for what was never proposed."""
         try:
             async with transaction(self._sessions) as session:
                 yield session, approvals.subject_of(self._subjects, key)

@@ -25,7 +25,7 @@ from closeloop.models.positions import (
     PositionOutcome,
 )
 
-CLOCK_TOLERANCE = timedelta(minutes=5)
+CLOCK_TOLERANCE = timedelta(minutes=5)  # by which the clock of an engine or operator may be ahead of a worker's
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ async def attribute_and_learn(
 ) -> tuple[list[AttributedClose | RefusedClose], LearnReport]:
     """Attribute closes and let every learner take them in, within the caller's transaction.
 
-    The attribution stands whatever becomes of a learner: what one fails on is undone, reported and owed, and a
-    catch-up takes it in later. Raises a database error that may pass, so that the caller tries the whole again.
+    The attribution stands whatever becomes of a learner: what a learner wrote before it failed is undone, its failure
+    is reported, and the closes are marked as not yet learned by it, so that a catch-up lets it take them in later.
+    Raises a database error that a retry may mend: then the caller tries all of it again.
     """
     answers = await attribute(session, positions, policy, now, by)
     contexts = {position.key: position.entry_context for position in positions}
@@ -66,9 +67,9 @@ async def attribute(
 ) -> list[AttributedClose | RefusedClose]:
     """Record closes and attribute them, within the caller's transaction; the answers are in the order of the closes.
 
-    ``by`` names who attributes (a workflow run, an import); ``learners`` have still to take in what is attributed here.
-    Doing it again changes nothing and answers with the same outcome and karma. A close that is refused stores nothing
-    and holds up no other.
+    ``by`` names the workflow run or import that attributes. What is attributed here is marked as not yet learned by
+    each of ``learners`` (names). Closes that were attributed before change nothing; they are answered with the outcome
+    and karma of then. A refused close stores nothing, and the others are attributed all the same.
     """
     keys = [position.key for position in positions]
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
@@ -118,13 +119,13 @@ def _conflict(fields: Sequence[str]) -> RefusedClose:
 async def _write_attributions(
     session: AsyncSession, stored: Mapping[PositionKey, ClosedPosition], policy: LearningPolicy, now: datetime, by: str
 ) -> dict[PositionKey, PositionOutcome]:
-    """The outcomes that this call wrote; of the others, an attribution was on record."""
+    """The outcomes that this call wrote, by key; the other positions had an attribution on record."""
     positions = list(stored.values())
     convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in positions])
     recorded_scores: dict[PositionKey, dict[str, float]] = {}
     if unscored := [p for p in positions if p.conviction is not None and p.conviction.domain_scores is None]:
         await store.convictions.lock(session, positions)
-        # Their scores may have come with another close of this very batch.
+        # Another close of this batch may bring the scores of a conviction that this one only names: convictions first.
         await store.rows.execute(session, *convictions)
         convictions = []
         recorded_scores = await store.convictions.recorded_scores(session, unscored)
@@ -145,7 +146,7 @@ def _outcome(
         status, scores = ConvictionStatus.recorded, recorded_scores
     else:
         status, scores = ConvictionStatus.unknown, None
-    # Its values are those of a message that was validated: doing that again would be a tenth of an import's time.
+    # Not validated again: the values come from a validated message, and validating took a tenth of an import's time.
     return PositionOutcome.model_construct(
         book=position.book,
         position_id=position.position_id,
@@ -176,7 +177,7 @@ async def _write_karma_and_events(
     policy: LearningPolicy,
     learners: Sequence[str],
 ) -> dict[PositionKey, list[KarmaStep]]:
-    """One step for each producer of each outcome, the earlier close first; then the events that tell of both."""
+    """Take a karma step for each producer of each outcome, the earlier close first; then append the events of both."""
     pairs = sorted({(key.book, producer) for key, outcome in written.items() for producer in outcome.producers})
     steps: dict[PositionKey, list[KarmaStep]] = {key: [] for key in written}
     karma = await store.karma.lock(session, pairs, policy.karma.start)
@@ -198,13 +199,13 @@ async def _write_karma_and_events(
 
 
 async def _steps_on_record(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, list[KarmaStep]]:
-    """The karma steps that were taken when these positions were attributed, as their events tell."""
-    told = await store.events.payloads(session, EventType.attribution_outcome, [_about(key) for key in keys])
+    """The karma steps that were taken when these positions were attributed, from their events."""
+    payloads = await store.events.payloads(session, EventType.attribution_outcome, [_about(key) for key in keys])
     return {
         PositionKey(payload["book"], payload["position_id"]): [
             KarmaStep.model_validate(step) for step in payload["producers"]
         ]
-        for payload in told
+        for payload in payloads
     }
 
 

@@ -1,4 +1,4 @@
-"""Going over books: a book that fails is reported and holds up none of the others."""
+"""Doing work for one book after the other: a book that fails is reported, and the others have their turn."""
 
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -14,11 +14,11 @@ from closeloop.store.database import Sessions
 async def each_book(
     sessions: Sessions, task: str, books: Iterable[str], work: Callable[[str], Awaitable[None]]
 ) -> dict[str, str]:
-    """Do ``work`` for one book after the other; the reason of each book that failed, which is told as an event, too.
+    """Do ``work`` for one book after the other; returns why each book that failed did, by book.
 
-    ``task`` names the work, for the event and the log: ``performance``. Work that failed because the database did not
-    answer is no fault of its book: once every book has had its turn, that error is raised, and Temporal retries. Work
-    must therefore be harmless to repeat.
+    A failure is also appended as an event; ``task`` names the work in it, such as ``performance``. Where the database
+    did not answer, the book is not at fault: once every book has had its turn, that error is raised, and Temporal
+    retries the activity. ``work`` must therefore be harmless to repeat.
     """
     failed: dict[str, str] = {}
     passing: ApplicationError | None = None
@@ -42,8 +42,8 @@ async def each_book(
 
 
 async def tell_failed(sessions: Sessions, task: str, book: str, reason: str) -> None:
-    """Append the event of a book whose work failed: one a workflow run, however often its activity is retried."""
+    """Append the event of a book whose work failed, once for a workflow run, however often its activity is retried."""
     about = f"{task}/{book}/{activity.info().workflow_run_id}"
     async with transaction(sessions) as session:
-        told = {"book": book, "task": task, "reason": reason}
-        await store.events.append(session, (EventType.book_failed, about, told))
+        payload = {"book": book, "task": task, "reason": reason}
+        await store.events.append(session, (EventType.book_failed, about, payload))

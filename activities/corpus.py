@@ -1,7 +1,8 @@
 """The corpus: outcomes of patterns are recorded, added to the scores of skills, and skills move by their scores.
 
-Files and the database cannot change in one step. So each change of a file is planned in a transaction, carried out,
-and settled in another one; a run begins by finishing the plans that an earlier one left.
+No transaction contains both a file and the database. So each change of a file is planned in one transaction, carried
+out on the disk, and settled in a second transaction. A run that dies in between leaves its plans on record, and the
+next run begins by finishing them.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
-MAX_LISTED = 1_000
+MAX_LISTED = 1_000  # entries of each list of the report, which has to fit into a workflow's history
 
 
 class CorpusActivities:
@@ -55,7 +56,7 @@ class CorpusActivities:
         skipped += await self._plan()
         skipped += await self._carry_out(run)
         async with transaction(self._sessions) as session:
-            # Of the whole run, so that a retry reports what the first attempt did.
+            # All that this run settled: a retry then also reports what the attempt before it did.
             settled = await store.corpus.settled(session, run)
         return _report(settled, skipped)
 

@@ -30,6 +30,8 @@ from closeloop.services import forecasts as services
 from closeloop.store.database import Sessions
 from closeloop.store.resolution import DueForecast, PageScores, Unpriced
 
+# The price source is asked again for a forecast without a price after the first of these, then after twice as long each
+# time, up to the second.
 FIRST_RETRY_AFTER = timedelta(minutes=30)
 LONGEST_RETRY_AFTER = timedelta(hours=24)
 FORECAST_CONFLICT = "ForecastConflict"
@@ -39,8 +41,8 @@ FORECAST_REFUSED = "ForecastRefused"
 class ForecastActivities:
     """Records forecasts and heartbeats, resolves what is due from the prices on record."""
 
-    page_size = 5_000
-    pages = 20
+    page_size = 5_000  # forecasts that are resolved in one transaction
+    pages = 20  # of one run of the activity; the workflow runs it again for the rest
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
@@ -52,7 +54,7 @@ class ForecastActivities:
 
     @activity.defn(name="record_forecast")
     async def record_forecast(self, forecast: Forecast) -> ForecastReport:
-        """Store one forecast. Sent again, it is the same; with other content it is refused."""
+        """Store one forecast. Sent again, it changes nothing; sent again with other content, it is refused."""
         try:
             async with transaction(self._sessions) as session:
                 return await services.record(session, forecast)
@@ -71,7 +73,7 @@ class ForecastActivities:
 
     @activity.defn(name="resolve_pages")
     async def resolve_pages(self, request: ResolvePages) -> PagesResolved:
-        """Page after page, oldest targets first; what became of a forecast is stored with its page."""
+        """Resolve due forecasts page after page, the oldest targets first; each page is one transaction."""
         after, left = request.after, 0
         async with beating():
             for _ in range(self.pages):
@@ -156,7 +158,7 @@ class ForecastActivities:
         )
 
     def _unpriced(self, one: DueForecast, as_of: datetime, fetched: PricesFetched) -> Unpriced | None:
-        """Why a forecast has no price, now that the source has been asked; None if it has not been asked for it."""
+        """Why a forecast has no price, now that the source was asked; None if the source was not asked for this one."""
         if one.next_attempt_at is not None and one.next_attempt_at > as_of:
             return None
         asset = one.asset
@@ -185,7 +187,8 @@ class ForecastActivities:
             return None
         first = one.first_attempt_at or as_of
         patience = timedelta(days=self._policy.forecasts.unresolvable_days)
-        # While the source is silent, time alone does not tell that there is no price: count from the first attempt.
+        # Where it is known that there is no price, the days count from the target. Where the source has not answered, a
+        # price may still exist: they count from the first attempt.
         begun = one.target_at if known else max(first, one.target_at)
         last = begun + patience
         given_up = as_of >= last

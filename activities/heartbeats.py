@@ -11,7 +11,10 @@ EVERY_SECONDS = 3.0
 
 @asynccontextmanager
 async def beating() -> AsyncIterator[None]:
-    """Beat in the background: what is silent is a worker that was killed, not one that is slow."""
+    """Send a heartbeat every three seconds in the background.
+
+    A worker whose heartbeats stop was then killed; one that is only slow goes on sending them.
+    """
 
     async def beat() -> None:
         while True:

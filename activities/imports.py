@@ -27,9 +27,11 @@ from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 from closeloop.store.imports import RefusedImportRow, StagedRow
 
+# Most rows, and most bytes of them, that are attributed in one transaction.
 CHUNK_ROWS = 1_000
 CHUNK_BYTES = 4_000_000
-# Rows are read between the statements of the chunk before: what waits for an answer waits no longer than these take.
+# While the database works on a chunk, the next one is parsed on the same thread. After so many rows the thread looks
+# for the database's answers, which wait no longer than these rows take to parse.
 ROWS_READ_AT_ONCE = 50
 
 
@@ -98,7 +100,10 @@ class ImportActivities:
         return rows
 
     async def _attribute_chunk(self, import_id: str, read: Sequence[ReadRow]) -> int:
-        """How many of the rows were attributed or refused here: an attempt that lives on may have taken others."""
+        """Attribute a chunk in one transaction; returns how many of its rows this attempt attributed or refused.
+
+        The others were taken by an earlier attempt that is still running.
+        """
         counts: Counter[str] = Counter()
         async with transaction(self._sessions) as session:
             await store.imports.lock(session, import_id)
@@ -110,7 +115,7 @@ class ImportActivities:
             except Exception as error:
                 if is_passing(error):
                     raise
-                # No row should pass our door and then fail; if one does, it may not hold up the others.
+                # A row that passed validation should not fail in the database. If one does, only that row is refused.
                 activity.logger.warning("a chunk is attributed row by row", exc_info=True)
                 counts = await self._settle_one_by_one(session, import_id, rows)
         # Only after the commit: what was rolled back was not attributed.

@@ -12,7 +12,7 @@ from closeloop.store.database import Sessions
 
 
 class KarmaActivities:
-    """Rebuilds karma: an EMA depends on the order of its outcomes, and closes arrive out of order."""
+    """Rebuilds karma: a moving average depends on the order of its outcomes, and closes arrive out of order."""
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy) -> None:
         self._sessions = sessions
@@ -24,7 +24,10 @@ class KarmaActivities:
 
     @activity.defn(name="rebuild_karma")
     async def rebuild_karma(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:
-        """Replay every outcome of the book (or of all books) by (closed_at, position_id); a transaction a book."""
+        """Compute the karma of a book (null: of each), from its outcomes by (closed_at, position_id).
+
+        Each book is one transaction.
+        """
         if request.book is not None:
             books = [request.book]
         else:

@@ -1,7 +1,8 @@
-"""Where learners plug in: what is to be learned from an attributed position, beyond its attribution.
+"""Learners: what else is learned from an attributed position, beyond its attribution.
 
-The learners stand in ``workers/wiring.py``. They run in the transaction of the attribution, each in a savepoint. What
-one fails on is owed (``unlearned``), and taken in by a catch-up; it never touches the attribution.
+``workers/wiring.py`` lists the learners. They run in the transaction of the attribution, each in a savepoint: one that
+fails undoes only its own writes. The closes it failed on stay marked (table ``unlearned``), and a catch-up lets it take
+them in later.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from closeloop.models.positions import AttributedClose, LearnReport, LearnReques
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 
-REASON_CHARACTERS = 500
+REASON_CHARACTERS = 500  # of why a learner failed, in a report that a workflow's history keeps
 
 
 class Learner(Protocol):
@@ -25,13 +26,13 @@ class Learner(Protocol):
 
     @property
     def name(self) -> str:
-        """Stands in workflow histories and in what is owed: never rename a learner."""
+        """Never change it: workflow histories and the marks of what is not yet learned contain it."""
         ...
 
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
     ) -> None:
-        """Learn within the session's transaction, in which nobody else can learn the same.
+        """Learn within the session's transaction; no other transaction learns from the same outcomes meanwhile.
 
         ``outcomes``: at least one, each once, by (book, position_id). ``contexts``: the ``entry_context`` of each.
         """
@@ -44,10 +45,11 @@ async def learn_from(
     closes: Sequence[AttributedClose],
     contexts: Mapping[PositionKey, Any],
 ) -> LearnReport:
-    """Let every learner take in what the caller's transaction attributed, and what it owes of the other closes.
+    """Let every learner take in the closes that the caller's transaction attributed.
 
-    ``contexts``: the entry contexts of the closes. Raises a database error that may pass; what else a learner raises
-    is reported.
+    Of closes that were attributed before, a learner takes in those that it has not learned yet. ``contexts``: the entry
+    contexts of the closes. Raises a database error that a retry may mend; anything else that a learner raises is
+    reported.
     """
     report = LearnReport()
     new = {close.outcome.key: close.outcome for close in closes if not close.already_attributed}
@@ -69,7 +71,7 @@ async def learn_from(
 
 
 async def learn_owed(session: AsyncSession, learner: Learner, outcomes: Sequence[PositionOutcome]) -> None:
-    """Let a learner take in what it owes of these outcomes, within the caller's transaction."""
+    """Let a learner take in those of these outcomes that it has not learned yet, within the caller's transaction."""
     owed = await store.patterns.claim(session, learner.name, [outcome.key for outcome in outcomes])
     await _take_in(session, learner, {outcome.key: outcome for outcome in outcomes}, owed)
 
@@ -85,7 +87,7 @@ async def _take_in(
     outcomes: Mapping[PositionKey, PositionOutcome],
     contexts: Mapping[PositionKey, Any],
 ) -> None:
-    """Of these outcomes, those that have a context."""
+    """Let a learner take in those outcomes that have a context."""
     if contexts:
         await learner.take_in(session, [outcomes[key] for key in sorted(contexts)], contexts)
 

@@ -41,7 +41,7 @@ from closeloop.models.lessons import (
 from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.store.database import Sessions
 
-SKIPPED_GROUPS_LISTED = 20
+SKIPPED_GROUPS_LISTED = 20  # most groups that a report names as not mined
 
 GroupKey = tuple[str, str]
 
@@ -141,7 +141,7 @@ class LessonActivities:
             await store.lessons.hold(session, request.book)
             last = await store.lessons.last_run(session, request.book)
             if (last.version if last else 0) != before:
-                # Somebody else wrote a version meanwhile: the next attempt sees what of this is still due.
+                # Another run wrote a version meanwhile: Temporal retries, and that attempt mines the groups still due.
                 raise ApplicationError("another run has written lessons meanwhile", type="LessonsChanged")
             retired = await store.lessons.write(session, written, mined.groups, mined.lessons, mined.weights)
             report = report.model_copy(update={"retired": retired})
@@ -195,7 +195,7 @@ class LessonActivities:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
         half_life_hours, score, of_lesson = None, None, {}
-        if lesson.status is not LessonStatus.shadow:  # of which there are thousands, and which nothing is done with
+        if lesson.status is not LessonStatus.shadow:  # of shadows there are thousands, and nothing is decided by them
             half_life_hours = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
             found = factors(group, rows)
             of_lesson = asdict(found)
@@ -240,7 +240,7 @@ class LessonActivities:
         )
 
     def _excess(self, group: Group, rows: Any) -> Any:
-        """rr minus the mean outside; a group's own baseline has none outside, and is measured from the policy's."""
+        """rr of these trades minus the mean of the others; minus the policy's baseline where there are no others."""
         outside = np.ones(group.n, dtype=np.bool_)
         outside[rows] = False
         return group.rr[rows] - (group.rr[outside].mean() if outside.any() else self._policy.mining.baseline_rr)
@@ -257,7 +257,7 @@ class _Version:
 
 
 def lesson_id(book: str, group: GroupKey, conditions: Mapping[str, str]) -> str:
-    """A lesson's name: the same in every run."""
+    """The id of a lesson: the same in every run, as it is made of the book, the group and the conditions."""
     identity = to_json([book, *group, sorted(conditions.items())])
     return hashlib.sha256(identity).hexdigest()[:16]
 
@@ -282,7 +282,7 @@ def _trade(row: Row[Any]) -> Trade:
 
 
 def _rows_for_a_thread(batches: AsyncIterator[Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
-    """Rows for a thread, batch after batch from the loop: memory holds one batch, however many trades there are."""
+    """An iterator for a thread over rows that the event loop fetches: one batch at a time is in memory."""
     loop = asyncio.get_running_loop()
 
     async def following() -> Sequence[Row[Any]] | None:

@@ -1,4 +1,7 @@
-"""The meta-producer: it listens to the others and says what usually followed, once an operator lets it."""
+"""The meta-producer forecasts what usually followed when the other producers said what they say now.
+
+Until an operator lets it speak, its forecasts are shadows.
+"""
 
 import asyncio
 import dataclasses
@@ -102,7 +105,7 @@ class MetaActivities:
             shadow=True,
         )
         async with transaction(self._sessions) as session:
-            await store.books.hold(session, book)  # a return to shadow that is under way is waited for
+            await store.books.hold(session, book)  # waits for an operator's return to shadow that is being stored
             mode = await store.meta.mode(session, book)
             if mode and mode["live"] and said.abstention == "shadow_mode":
                 said = dataclasses.replace(said, abstention=None)

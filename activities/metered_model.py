@@ -1,7 +1,7 @@
-"""A language model with a budget: the most that a call can cost is reserved, then it is asked, then it is settled.
+"""A language model with a budget: the most that a call can cost is reserved, the model is asked, the call is settled.
 
-The end of a call is settled in the transaction that stores what came of it. A process that dies between the two leaves
-its reservation, which counts as paid, and keeps others from asking the same until it is over.
+A call is settled in the transaction that stores its answer. A process that dies in between leaves its reservation: the
+reserved amount counts as paid, and until the reservation ends nobody else asks the same question.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ from closeloop.models.model_calls import (
 from closeloop.store.database import Sessions
 
 ATTEMPTS = 3  # calls of a question that was declined or answered in another shape
-HOLD_BEYOND_TIMEOUT = timedelta(seconds=60)
-SETTLE_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+HOLD_BEYOND_TIMEOUT = timedelta(seconds=60)  # how much longer a reservation holds than a call can take
+SETTLE_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between attempts to settle, while the database is away
 
 MODEL_BUSY = "ModelBusy"
 MODEL_REJECTED = "ModelRejected"
 QUESTION_HELD = "QuestionHeld"
 
 Keep = Callable[[AsyncSession, QuestionCost], Awaitable[None]]
-"""Stores what came of a question, in the transaction that settles it; is told what all its calls cost."""
+"""Stores the answer of a question in the transaction that settles its call; gets what all its calls cost."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MeteredModel:
         return self._model.name
 
     async def ask(self, question: Question[Answer], key: str, book: str) -> Answered[Answer] | NotReserved:
-        """The answer, which is to be settled; or why there is none: over budget, or given up.
+        """The answer, whose call the caller settles; or why there is none: over budget, or given up.
 
         Raises ApplicationError that Temporal retries (the model is busy; another run asks the same), and one that it
         does not (the model will never take the request).
@@ -105,7 +105,7 @@ class MeteredModel:
                 return Answered(key, call, answer, usage)
 
     async def settle(self, answered: Answered[Answer], keep: Keep) -> None:
-        """Write down that a question was answered and what that cost, and ``keep`` what came of it."""
+        """Settle the call of an answer, and let ``keep`` store the answer in the same transaction."""
 
         async def settling(session: AsyncSession) -> None:
             await self._write_end(session, answered.call, CallOutcome.answered, answered.usage)
@@ -151,9 +151,9 @@ class MeteredModel:
         await store.model_calls.settle(session, call, outcome, usage, cost, reason)
 
     async def _surely(self, settling: Callable[[AsyncSession], Awaitable[None]]) -> None:
-        """Settle in a transaction; a database that is away for a moment is waited for.
+        """Settle in a transaction; where the database is away, try again for half a minute.
 
-        The call was paid for: where this fails, asking again costs as much again.
+        The call has been paid for: if its answer is lost here, the question is asked and paid for again.
         """
         for pause in (*SETTLE_PAUSES_SECONDS, None):
             try:

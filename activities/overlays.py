@@ -19,11 +19,11 @@ from closeloop.store.database import Sessions
 from closeloop.store.weights import OverlayState
 
 OVERLAY_DELETED = "overlay file deleted"
-"""Stands in the audit trail in an operator's place: nobody can tell who deleted a file."""
+"""The operator's name in the audit trail where a file was deleted: who deleted it is not known."""
 
 
 class OverlayActivities:
-    """Keeps the overlay files true; one writer of a book's file at a time, who holds the book."""
+    """Makes each book's overlay file say what is in force. A write holds the book, so that there is one at a time."""
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy, overlays: OverlayFolder, client: Client) -> None:
         self._sessions = sessions
@@ -37,7 +37,7 @@ class OverlayActivities:
 
     @activity.defn(name="write_overlay")
     async def write_overlay(self, key: CycleKey) -> None:
-        """Make the book's overlay file say what is in force. Safe to repeat, and to be killed anywhere."""
+        """Write the weights in force to the book's overlay file, or remove it where the preset is. Safe to repeat."""
         async with transaction(self._sessions) as session:
             await store.books.hold(session, key.book)
             await self._bring_up_to_date(session, key.book)
@@ -88,7 +88,7 @@ class OverlayActivities:
             **key.approval.model_dump(),
             operator=OVERLAY_DELETED,
             note=f"{self._overlays.path(key.book).name} was deleted",
-            at=activity.info().scheduled_time,  # of the first attempt: a retry is the same word
+            at=activity.info().scheduled_time,  # of the first attempt: a retry is the same decision
             while_watched=False,  # a file may be deleted at any time
         )
         async with transaction(self._sessions) as session:

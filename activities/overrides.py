@@ -1,4 +1,4 @@
-"""Overrides: lessons that are acted on become factors of size; an operator decides on the large ones."""
+"""Overrides: actionable lessons become factors of size and shifts of thresholds; an operator decides on large ones."""
 
 import hashlib
 from collections.abc import Container, Iterable
@@ -140,7 +140,7 @@ class OverrideActivities:
         )
 
     async def _look(self, book: str, override_id: str) -> None:
-        """Tell the workflow that waits that nothing is left to decide; it may have ended by itself."""
+        """Signal the workflow that waits for a decision on this override that it was withdrawn; it may have ended."""
         try:
             await self._client.get_workflow_handle(override_key(book, override_id).workflow_id).signal("look")
         except RPCError as error:
@@ -150,9 +150,10 @@ class OverrideActivities:
 
 @dataclass
 class _Plan:
-    """What a run does to a book's overrides: new ones, (id, reason) of those that end, ids of those withdrawn.
+    """What a run does to a book's overrides.
 
-    ``deadline``: until when the new ones wait that an operator must decide on.
+    ``new``: overrides to be stored. ``ended``: why an override ends, by its id. ``withdrawn``: ids of those that end
+    while they wait for an operator. ``deadline``: until when new ones wait that need an operator.
     """
 
     deadline: datetime
@@ -161,7 +162,7 @@ class _Plan:
     withdrawn: list[str] = field(default_factory=list)
 
     def end(self, overrides: Iterable[OverrideView | None], reason: str) -> None:
-        """Close these, if they are there."""
+        """End these overrides; None stands for one that does not exist."""
         for override in overrides:
             if override is not None and override.override_id not in self.ended:
                 self.ended[override.override_id] = reason
@@ -176,9 +177,10 @@ class _Plan:
         refused: Container[tuple[str, int, str]],
         policy: LearningPolicy,
     ) -> None:
-        """Put a lesson's numbers in force, unless they are; large ones wait for an operator.
+        """Make an override of a lesson's numbers, unless one in force or waiting has them; a large one waits.
 
-        What is in force meanwhile stays: until it is replaced or expires, or its lesson is not actionable any more.
+        While it waits, the lesson's override in force stays, until it is replaced or expires or its lesson is no longer
+        actionable. ``refused``: (lesson_id, lesson_version, policy_hash) that an operator is not asked about again.
         """
         if _has_numbers_of(active, proposed):
             self.end([pending], "what it would have replaced is what the lesson says again")
@@ -201,7 +203,7 @@ def _has_numbers_of(override: OverrideView | None, proposed: ProposedOverride) -
 
 
 def _approved_before(active: OverrideView | None, proposed: ProposedOverride) -> bool:
-    """Whether an operator has approved at least as large a change, the same way, that is in force."""
+    """Whether the override in force was approved by an operator and changes size at least as much, the same way."""
     if active is None or active.verdict != ApprovalVerdict.approve:
         return False
     approved, asked = active.size_multiplier - 1, proposed.size_multiplier - 1

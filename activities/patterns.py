@@ -28,8 +28,8 @@ from closeloop.store.errors import is_passing
 
 COEFFICIENTS_MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
 ALL_TIMEFRAMES = "*"  # all timeframes together, beside their names in the sums
-MAX_TIMEFRAMES = 256
-CHUNK_OUTCOMES = 1_000
+MAX_TIMEFRAMES = 256  # of a book, for which coefficients are kept
+CHUNK_OUTCOMES = 1_000  # that a learner catches up on in one transaction
 
 Events = dict[str, tuple[EventType, str, dict[str, Any]]]
 
@@ -45,7 +45,7 @@ class PatternEvents:
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
     ) -> None:
-        """See Learner. An action or a scope that cannot be read is left out and told of once."""
+        """See Learner. An action or a scope that cannot be read is left out, and one event a position says so."""
         rows: list[dict[str, Any]] = []
         events: Events = {}
         for outcome in outcomes:
@@ -124,8 +124,8 @@ class TimeframeCoefficients:
             # The row is rewritten with every close: an engine's mistake must not make it grow without end.
             if timeframe is not None and (timeframe in sums or len(sums) + len(trades) <= MAX_TIMEFRAMES):
                 trades[timeframe].append(trade)
-        for name, told in trades.items():
-            rr, at = (np.array(values, dtype=np.float64) for values in zip(*told, strict=True))
+        for name, of_timeframe in trades.items():
+            rr, at = (np.array(values, dtype=np.float64) for values in zip(*of_timeframe, strict=True))
             kept = sums.get(name, {})
             sums[name] = {
                 memory: _stored(after(_state(kept.get(memory)), rr, at, days, self._policy.coefficients))
@@ -160,7 +160,7 @@ class TimeframeCoefficients:
 
 
 class MissedActivities:
-    """Lets learners take in what they missed: what an import wrote, what a dead worker or a failing learner left."""
+    """Lets learners take in outcomes that they have not learned yet, because they failed on them before."""
 
     def __init__(self, sessions: Sessions, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
@@ -172,7 +172,7 @@ class MissedActivities:
 
     @activity.defn(name="learn_missed")
     async def learn_missed(self, request: LearnMissed) -> LearnMissedReport:
-        """Each learner on its own, side by side; one outcome that it cannot take in holds up no other."""
+        """Let each learner catch up, all at the same time; an outcome that it cannot take in holds up no other."""
         report = LearnMissedReport(learned={learner.name: 0 for learner in self._learners})
         async with beating():
             await asyncio.gather(*(self._catch_up(learner, request.books, report) for learner in self._learners))
@@ -219,7 +219,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _unreadable(events: Events, outcome: PositionOutcome, index: int | None, reason: str) -> None:
-    about = f"{outcome.book}/{outcome.position_id}"  # once a position: the first one is told of
+    about = f"{outcome.book}/{outcome.position_id}"  # one event a position, of its first action that cannot be read
     payload = {"book": outcome.book, "position_id": outcome.position_id, "action": index, "reason": reason[:500]}
     events.setdefault(f"{EventType.action_unreadable}/{about}", (EventType.action_unreadable, about, payload))
 

@@ -29,12 +29,12 @@ from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
 
-CATCH_UP_PAGE_ROWS = 200
-IMPORTS_KEPT_DAYS = 30
+CATCH_UP_PAGE_ROWS = 200  # positions without an attribution that are read at once
+IMPORTS_KEPT_DAYS = 30  # after which the counts and refusals of an import are deleted
 
 
 class PositionActivities:
-    """Records and attributes closes; finds those that nobody attributed."""
+    """Records and attributes closes; starts the workflows of closes on record that have no attribution."""
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy, client: Client, learners: Sequence[Learner]) -> None:
         self._sessions = sessions
@@ -57,7 +57,7 @@ class PositionActivities:
             )
         if isinstance(answer, RefusedClose):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
-        # An earlier attempt of this very run may have committed and died before it could answer.
+        # If an earlier attempt of this same run committed and died before it answered, the close still counts as new.
         already = answer.already_attributed and answer.outcome.attributed_by != run
         meter = activity.metric_meter().with_additional_attributes({"book": position.book})
         if already:
@@ -121,7 +121,7 @@ class PositionActivities:
     async def _report_unattributable(self, key: PositionKey, reason: str) -> None:
         book, position_id = key
         activity.logger.warning("unattributable position", extra={"book": book, "position": position_id})
-        # A row of an engine's own may have a key of any length; an index entry has not.
+        # A row that an engine wrote may have a key of any length, and the index of the dedupe key has a limit.
         about = hashlib.sha256(f"{book}/{position_id}/{reason}".encode()).hexdigest()
         payload = {"book": book, "position_id": position_id, "reason": reason}
         async with transaction(self._sessions) as session:

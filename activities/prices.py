@@ -28,8 +28,8 @@ from closeloop.store.database import Sessions
 
 # Instants further apart than this are asked for separately: candles in between would be finer without them.
 LONGEST_RANGE = timedelta(days=3)
-ASKING_SECONDS = 30.0
-LONGEST_PAUSE_SECONDS = 15.0
+ASKING_SECONDS = 30.0  # of one run of the activity; what is left is asked for by the next one
+LONGEST_PAUSE_SECONDS = 15.0  # that the source may ask for before the same request is made again
 # A source that gave fewer ranges than this in that time is too slow to be asked again at once.
 FEWEST_RANGES_TO_GO_ON = 10
 # A report has its limit of bytes in a workflow's history.
@@ -47,7 +47,7 @@ class PriceSource(Protocol):
 class PriceActivities:
     """Asks the price source, on a task queue of its own, so that a slow source holds up nothing else."""
 
-    forecasts_at_once = 20_000
+    forecasts_at_once = 20_000  # whose missing prices are looked for in one run of the activity
 
     def __init__(self, sessions: Sessions, policy: LearningPolicy, source: PriceSource) -> None:
         self._sessions = sessions
@@ -73,7 +73,7 @@ class PriceActivities:
                 missing, more = await store.resolution.missing_prices(
                     session, due, tolerance, request.as_of, self.forecasts_at_once
                 )
-            # Whatever comes of it is recorded before more is asked for: the next time, something else is missing.
+            # Each answer is recorded before the next request: the next run then finds only what is still missing.
             report = PricesFetched(more=more)
             deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
             for asset, page in _requests(missing, tolerance):

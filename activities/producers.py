@@ -23,9 +23,9 @@ from closeloop.services.producers import plain_number, scores_of_slices
 from closeloop.store.database import Sessions
 from closeloop.store.performance import PairCounts, Window
 
-MAX_RECALIBRATION_OUTCOMES = 200_000  # that a producer is recalibrated on: its newest
-CONCURRENT_BATCHES = 2
-HEARTBEATS_KEPT_DAYS = 30
+MAX_RECALIBRATION_OUTCOMES = 200_000  # the newest of a producer, to which its map is fitted
+CONCURRENT_BATCHES = 2  # of days of a book that are added up at the same time
+HEARTBEATS_KEPT_DAYS = 30  # for which a heartbeat that is sent again is recognised
 
 
 class ProducerActivities:
@@ -152,11 +152,12 @@ class ProducerActivities:
             "as_of": as_of,
             "policy_hash": self._policy.producers.hash,
         }
-        told = {"book": book} | {name: row[name] for name in ("producer_id", "version", "adopted", "evidence", "as_of")}
+        shown = ("producer_id", "version", "adopted", "evidence", "as_of")
+        payload = {"book": book} | {name: row[name] for name in shown}
         async with transaction(self._sessions) as session:
             if not await store.recalibration.write(session, row):
                 return False
-            event = (EventType.recalibration, f"{book}/{producer}/{version}", told)
+            event = (EventType.recalibration, f"{book}/{producer}/{version}", payload)
             await store.events.append(session, event)
         return True
 

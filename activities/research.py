@@ -46,9 +46,9 @@ from closeloop.models.research import (
 )
 from closeloop.store.database import Sessions
 
-PAGE_TRADES = 200
-LONGEST_READING = timedelta(minutes=40)  # then the rest is left to the next run
-DEFECT_ATTEMPTS = 3
+PAGE_TRADES = 200  # unread trades that are loaded at once
+LONGEST_READING = timedelta(minutes=40)  # of one book's trades; the rest is left to the next run
+DEFECT_ATTEMPTS = 3  # after which a book whose study fails is given up for this run
 BROKEN_BOOK = "BrokenBook"
 
 
@@ -226,23 +226,23 @@ class ResearchActivities:
             spent = await store.model_calls.cost_of(session, statement.dedupe_key)
             given_up = replace(statement, status=StatementStatus.given_up, content={"reason": reason})
             await store.research.write(session, _priced([given_up], spent))
-            told = {
+            payload = {
                 "book": statement.book_id,
                 "position_id": statement.position_id,
                 "level": statement.level,
                 "reason": reason,
             }
-            await store.events.append(session, (EventType.research_given_up, statement.dedupe_key, told))
+            await store.events.append(session, (EventType.research_given_up, statement.dedupe_key, payload))
 
 
 @asynccontextmanager
 async def _studying() -> AsyncIterator[None]:
-    """Beats; a book that cannot be studied, whoever asks, fails after a few attempts: the other books are due."""
+    """Send heartbeats, and fail the book for good after a few attempts that raised an unexpected error."""
     async with beating():
         try:
             yield
         except ApplicationError:
-            raise  # sorted already into what passes and what does not
+            raise  # whoever raised it has decided whether it is retried
         except Exception as error:
             if activity.info().attempt < DEFECT_ATTEMPTS:
                 raise

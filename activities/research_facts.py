@@ -28,7 +28,7 @@ GROUPS_IN_PROMPT = 10
 VALUES_A_DIMENSION = 6
 HYPOTHESES_IN_PROMPT = 20
 NAMES_A_TRADE = 20  # of its producers, and of its patterns
-# The records of groups are counted over so many of a book's newest facts.
+# The records of groups are counted over so many of a book's newest executed actions.
 GROUPED_ACTIONS = 20_000
 
 

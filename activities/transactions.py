@@ -1,4 +1,4 @@
-"""Transactions of activities, with database errors made into what Temporal should do about them."""
+"""Transactions of activities, in which database errors become errors that Temporal retries, or does not."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,10 @@ DATABASE_AWAY = "DatabaseAway"
 
 @asynccontextmanager
 async def transaction(sessions: Sessions) -> AsyncIterator[AsyncSession]:
-    """One transaction. What can never succeed is raised as a non-retryable error; the rest Temporal retries."""
+    """One transaction, committed at the end.
+
+    Raises ApplicationError: non-retryable where the same statement would always fail, otherwise one that is retried.
+    """
     async with sessions() as session:
         try:
             await session.connection()

@@ -51,7 +51,7 @@ class WeightCycleActivities:
 
     @activity.defn(name="open_weight_cycle")
     async def open_cycle(self, request: OpenCycle) -> OpenedCycle:
-        """Evaluate the cycle that ended, then propose new weights or record why not. Once: a retry reads the record."""
+        """Evaluate the cycle that ended, then propose weights or record why not. A retry answers from the record."""
         now = datetime.now(UTC)
         if request.as_of > now + CLOCK_TOLERANCE:
             raise _refused("as_of: must not be in the future")
@@ -79,7 +79,7 @@ class WeightCycleActivities:
             return await self._opened(session, stored)
 
     async def _opened(self, session: AsyncSession, record: CycleRecord) -> OpenedCycle:
-        """A cycle as its workflow is told of it: from the record alone, so that a retry is told the same."""
+        """The answer for the cycle's workflow, made from the record alone, so that a retry answers the same."""
         cycle = OpenedCycle(
             cycle_id=record.cycle_id,
             workflow_id=record.workflow_id,
@@ -102,8 +102,8 @@ class WeightCycleActivities:
         if last is None or last.state is not CycleState.proposed:
             return
         await store.weights.settle_cycle(session, last.cycle_id, CycleState.expired, reason=SUPERSEDED, decided_at=now)
-        told = {"book": last.book, "cycle_id": last.cycle_id, "reason": SUPERSEDED}
-        await store.events.append(session, (EventType.weights_expired, last.cycle_id, told))
+        payload = {"book": last.book, "cycle_id": last.cycle_id, "reason": SUPERSEDED}
+        await store.events.append(session, (EventType.weights_expired, last.cycle_id, payload))
 
     async def _preset_of(self, session: AsyncSession, book: BookView) -> Weights:
         """The weights of a book's preset. A book that nobody set up settles on the default preset here."""
@@ -237,7 +237,7 @@ class WeightCycleActivities:
 
     @activity.defn(name="standing_of_cycle")
     async def standing(self, key: CycleKey) -> CycleStanding:
-        """Where a cycle stands on record."""
+        """The state of a cycle on record, and whether the next one has begun."""
         async with transaction(self._sessions) as session:
             record = await store.weights.cycle(session, key.cycle_id)
             last = await store.weights.last_cycle(session, key.book)
@@ -265,12 +265,12 @@ def _evidence_of(correlation: DomainCorrelation) -> DomainEvidence:
 
 async def _append_event(session: AsyncSession, record: CycleRecord) -> None:
     fields = {"cycle_id", "book", "as_of", "state", "reason", "old", "new", "evidence", "streak", "unknown_domains"}
-    told = record.model_dump(mode="json", include=fields | {"policy_hash"})
+    payload = record.model_dump(mode="json", include=fields | {"policy_hash"})
     kind = EventType.weights_proposed if record.state is CycleState.proposed else EventType.weights_unchanged
     if record.state is CycleState.preset_restored:
         kind = EventType.weights_reverted
-        told |= {"version": record.version, "operator": "closeloop", "note": record.reason}
-    await store.events.append(session, (kind, record.cycle_id, told))
+        payload |= {"version": record.version, "operator": "closeloop", "note": record.reason}
+    await store.events.append(session, (kind, record.cycle_id, payload))
 
 
 def _infeasible(error: InfeasibleBounds) -> ApplicationError:

@@ -1,4 +1,4 @@
-"""The activity of what only weights know: undoing what an operator approved."""
+"""The one decision that only weights have: reverting what an operator approved."""
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -24,7 +24,7 @@ class WeightDecisionActivities:
 
     @activity.defn(name="revert_weights")
     async def revert(self, word: RecordRevert) -> ApprovalAnswer:
-        """The former weights again, or why not. Either way it is on record; a retry answers the same."""
+        """Put the weights before the cycle back in force, or answer why not. A retry answers from the record."""
         try:
             async with transaction(self._sessions) as session:
                 return await revert(session, word)

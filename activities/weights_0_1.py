@@ -26,7 +26,7 @@ _STATES = {"applied": ApprovalState.approved, "reverted": ApprovalState.approved
 
 
 class DecisionOf01(CycleKey):
-    """An operator's word."""
+    """An operator's decision, as a workflow of 0.1 hands it to its activity."""
 
     verdict: WeightsVerdict
     operator: str
@@ -35,7 +35,7 @@ class DecisionOf01(CycleKey):
 
 
 class RefusalOf01(CycleKey):
-    """A word that could not be understood."""
+    """A signal or update that could not be understood, as 0.1 recorded it."""
 
     run_id: str = ""
     signal: str
@@ -44,7 +44,7 @@ class RefusalOf01(CycleKey):
 
 
 class WeightsOf01:
-    """Hands what a cycle of 0.1 asks for to the activities of today."""
+    """The activities that workflows of 0.1 ask for by name; each calls the activity of today."""
 
     def __init__(self, approvals: ApprovalActivities, weights: WeightDecisionActivities) -> None:
         self._approvals = approvals

@@ -15,7 +15,7 @@ from closeloop.store.rows import execute, insertion
 
 @dataclass(frozen=True)
 class StagedRow:
-    """A row that waits: ``seq``, its place in the import; ``row_index``, its index in the file; ``payload``, its text."""
+    """A row that waits: ``seq`` is its place in the import, ``row_index`` that in the file, ``payload`` its text."""
 
     seq: int
     row_index: int

@@ -43,7 +43,7 @@ async def lock(session: AsyncSession, producers: Sequence[ProducerKey], start: f
 
 
 def addition(steps: Mapping[ProducerKey, tuple[float, int, int]]) -> Write:
-    """The write that stores the new karma of locked producers and adds to their counts; (karma, wins, losses) by key."""
+    """The write that stores the karma of locked producers and adds to their counts: (karma, wins, losses) by key."""
     return Write(_ADD, as_json([_row(key, *step) for key, step in steps.items()]))
 
 

@@ -150,7 +150,7 @@ async def due_with_prices(
 async def missing_prices(
     session: AsyncSession, due: datetime, tolerance: timedelta, as_of: datetime, limit: int
 ) -> tuple[list[tuple[str, datetime]], bool]:
-    """(asset, instant) without a usable price, of due forecasts that may be asked for; whether ``limit`` was reached."""
+    """(asset, instant) without a usable price, of due forecasts that may be asked for; and whether there are more."""
     values = {"due": due, "tolerance": tolerance, "as_of": as_of, "limit": limit}
     rows = (await session.execute(_MISSING, _cursor(None) | values)).all()
     return [(asset, instant) for asset, instant, _ in rows], bool(rows) and rows[0].looked_at >= limit
