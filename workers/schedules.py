@@ -1,4 +1,4 @@
-"""What repeats: one table, applied to the server by ``closeloop schedules apply`` (and by ``closeloop dev``)."""
+"""The schedules: one table, which ``closeloop schedules apply`` (and ``closeloop dev``) creates on the server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,7 +136,7 @@ def _schedule(repeated: ScheduledWorkflow) -> Schedule:
 
 def _keeping_pause(schedule: Schedule) -> Callable[[ScheduleUpdateInput], ScheduleUpdate]:
     def updater(current: ScheduleUpdateInput) -> ScheduleUpdate:
-        # An operator may have paused it: an upgrade does not decide otherwise.
+        # A schedule that an operator paused stays paused after an upgrade.
         schedule.state = current.description.schedule.state
         return ScheduleUpdate(schedule=schedule)
 

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _priced(self) -> Self:
-        # A budget kept with the prices of another model would be no budget.
+        # With the prices of the default model, a dearer one could spend more than the budget unnoticed.
         if self.llm_model != DEFAULT_MODEL and None in (
             self.llm_input_usd_per_million,
             self.llm_output_usd_per_million,
@@ -172,8 +172,9 @@ class Settings(BaseSettings):
 
     def llm_prices(self) -> tuple[Decimal, Decimal]:
         """USD for a million tokens of input and of output."""
-        spent, said = self.llm_input_usd_per_million, self.llm_output_usd_per_million
-        return DEFAULT_PRICES[0] if spent is None else spent, DEFAULT_PRICES[1] if said is None else said
+        default_input, default_output = DEFAULT_PRICES
+        of_input, of_output = self.llm_input_usd_per_million, self.llm_output_usd_per_million
+        return default_input if of_input is None else of_input, default_output if of_output is None else of_output
 
     def learning_policy(self) -> LearningPolicy:
         """The policy in force. Raises SettingsError naming what to change."""

@@ -74,6 +74,6 @@ class Telemetry:
             )
 
     def flush(self) -> None:
-        """Send what is still buffered: processes of this project leave without finalization."""
+        """Send what is still buffered. Call it before the process ends: nothing else does."""
         if self._provider is not None:
             self._provider.shutdown()

@@ -81,7 +81,7 @@ WORKFLOWS = [
 # What waits for an operator (services/approvals.py).
 SUBJECTS: Subjects = (WeightsProposal(), OverrideProposal(), LeavingShadow())
 
-LLM_CONCURRENCY = 4
+LLM_CONCURRENCY = 4  # research activities at once in a worker
 
 # The sandbox imports a workflow's modules again for each run. Of ours only workflows/ must be: a C extension that is
 # imported twice crashes the process.
@@ -171,7 +171,7 @@ def build_worker(
     learners: Sequence[Learner] | None = None,
     task_queue: str = TASK_QUEUE,
 ) -> Worker:
-    """A worker for the queue of everything that only the database and the disk are needed for."""
+    """A worker for the queue of the activities that need only the database and the disk."""
     sessions = sessions_of(engine)
     learners = learners_of(policy) if learners is None else learners
     approvals, decisions = ApprovalActivities(sessions, SUBJECTS, client), WeightDecisionActivities(sessions)

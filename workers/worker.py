@@ -22,7 +22,7 @@ from closeloop.workers.stack.home import StackError
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import build_workers, connect_temporal, open_database
 
-READY = "worker ready"
+READY = "worker ready"  # the line on stdout by which the supervisor knows that the worker polls
 logger = logging.getLogger(__name__)
 
 
@@ -82,11 +82,14 @@ async def _until_reachable(settings: Settings, telemetry: Telemetry, engine: Asy
 
 
 async def _check_search_attributes(client: Client) -> None:
-    """Register them where that is allowed; without them every close would be attributed and then fail to say so."""
+    """Register the search attributes where that is allowed.
+
+    Without them the workflow of a close would attribute it and then fail. Raises StackError.
+    """
     try:
         await register_search_attributes(client)
     except RPCError:
-        with contextlib.suppress(RPCError):  # a server that does not even list them is believed
+        with contextlib.suppress(RPCError):  # a server that does not list them to this worker may still have them
             if missing := await missing_search_attributes(client):
                 raise StackError(
                     f"The namespace {client.namespace} lacks the search attributes {', '.join(missing)}, and this "

@@ -1,1 +1,1 @@
-"""Order: what happens when, what is waited for, and who is asked. A file a lifecycle."""
+"""Workflows: in which order activities run, what is waited for, and which operator is asked; one file a lifecycle."""

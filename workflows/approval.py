@@ -1,4 +1,4 @@
-"""Something waits for an operator: approved, rejected, expired or withdrawn."""
+"""The workflow of a proposal that waits for an operator, until it is approved, rejected, expired or withdrawn."""
 
 from datetime import datetime
 
@@ -23,7 +23,8 @@ with workflow.unsafe.imports_passed_through():
 class ApprovalWorkflow(Deciding):
     """Wait for an operator up to the deadline; the decision is carried out in the transaction that records it.
 
-    The database decides every race: two operators, an operator and the deadline, a withdrawal meanwhile.
+    Where two operators decide at once, or one at the deadline, or while the proposal is withdrawn, the transaction that
+    locks the proposal first decides, and the other is answered why not.
     """
 
     verdicts = ApprovalVerdict
@@ -40,7 +41,7 @@ class ApprovalWorkflow(Deciding):
         self._enter(ApprovalState.pending, request.proposal)
         if workflow.patched("reminder"):
             answer = await self._wait_for_decision(request.deadline)
-        elif not await self._decided_within(request.deadline - workflow.now()):  # one that was begun by 0.1
+        elif not await self._decided_within(request.deadline - workflow.now()):  # a workflow that 0.1 began
             answer = await self._expire()
         else:
             answer = None
@@ -51,7 +52,7 @@ class ApprovalWorkflow(Deciding):
 
     @workflow.query
     def state(self) -> ApprovalState:
-        """Where it stands."""
+        """The state of the proposal, as far as this workflow knows."""
         return self._state
 
     async def _hear(self, word: Word) -> ApprovalAnswer:
@@ -71,7 +72,7 @@ class ApprovalWorkflow(Deciding):
                 self._enter(state, "the record changed elsewhere")
 
     def _asks_when_signalled(self) -> bool:
-        return workflow.patched("time-of-word")  # 0.1 took the time at which a worker heard it
+        return workflow.patched("time-of-word")  # 0.1 took the time at which a worker received the signal
 
     # -- where it stands -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""History in bulk: staged rows are attributed by the same code as live closes, then karma is put in order."""
+"""Bulk imports: staged rows are attributed by the same code as live closes, then karma is recomputed in order."""
 
 from datetime import timedelta
 
@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.patterns import LearnMissed, LearnMissedReport
     from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 
-# Heartbeats tell a killed worker from a long import.
+# A worker that imports or learns sends a heartbeat every three seconds: one that sends none for so long was killed.
 WITHOUT_HEARTBEAT = timedelta(seconds=12)
 LONGEST_IMPORT = timedelta(hours=12)
 
@@ -46,7 +46,7 @@ class BackfillWorkflow:
             summary="Count what became of the rows",
         )
         for book, counts in report.books.items():
-            # A closes-only-in-order import needs it too: other closes of the book may lie between.
+            # Also where the file is in order: other closes of the book may lie between those of the file.
             if counts.attributed:
                 await rebuild_karma(KarmaRebuildRequest(book=book))
         if report.books and workflow.patched("learn-missed"):
@@ -78,7 +78,7 @@ class KarmaRebuildWorkflow:
 
 
 async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
-    """The activity, with its patience."""
+    """Run the activity that rebuilds karma, until it succeeds."""
     return await workflow.execute_activity_method(
         KarmaActivities.rebuild_karma,
         request,
@@ -89,13 +89,13 @@ async def rebuild_karma(request: KarmaRebuildRequest) -> KarmaRebuildReport:
     )
 
 
-async def learn_missed(request: LearnMissed, patience: RetryPolicy = UNTIL_DONE) -> LearnMissedReport:
-    """The activity, with its patience."""
+async def learn_missed(request: LearnMissed, retry_policy: RetryPolicy = UNTIL_DONE) -> LearnMissedReport:
+    """Run the activity that lets the learners take in what they missed."""
     return await workflow.execute_activity_method(
         MissedActivities.learn_missed,
         request,
         start_to_close_timeout=LONGEST_IMPORT,
         heartbeat_timeout=WITHOUT_HEARTBEAT,
-        retry_policy=patience,
+        retry_policy=retry_policy,
         summary=f"Learn what was missed, {len(request.books)} books" if request.books else "Learn what was missed",
     )

@@ -1,4 +1,4 @@
-"""Going over books in a workflow, an activity each: a book that fails is reported and holds up none of the others."""
+"""Running an activity for one book after the other: a book that fails is reported, and the others have their turn."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,10 +8,10 @@ from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_
 
 @contextmanager
 def reporting(book: str, failed: dict[str, str], *, asked_for: bool, fatal: Collection[str] = ()) -> Iterator[None]:
-    """Put what a book's activity failed for into ``failed``, so that the next book has its turn.
+    """Put the reason for which a book's activity failed into ``failed``, so that the next book has its turn.
 
-    Raised instead: the failure of a book that was asked for by name, and one of a type in ``fatal``, which would meet
-    every book. A cancelled run ends, and reports no book.
+    The failure is raised instead where the book was asked for by name, or where its type is in ``fatal``: that failure
+    would meet every book. Where the run is cancelled, that is raised.
     """
     try:
         yield
@@ -25,11 +25,11 @@ def reporting(book: str, failed: dict[str, str], *, asked_for: bool, fatal: Coll
 
 
 def reason_of(error: ActivityError) -> str:
-    """What an activity failed for."""
+    """The message of the error with which an activity failed."""
     cause = error.cause
     return cause.message if isinstance(cause, ApplicationError) else str(cause)
 
 
 def sentences_of(failed: Mapping[str, str]) -> list[str]:
-    """For the audit trail, a sentence a book."""
+    """Book and reason of each failure, for the audit trail."""
     return [f"{book}: {reason}" for book, reason in failed.items()]

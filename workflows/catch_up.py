@@ -1,12 +1,12 @@
-"""Nothing is missed: closes that lie in the database without an attribution get their workflow."""
+"""Closes that are on record without an attribution get their workflow, and learners take in what they missed."""
 
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 
 from closeloop.workflows.backfill import learn_missed
 from closeloop.workflows.messages import expect
+from closeloop.workflows.retries import FIVE_ATTEMPTS
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.positions import PositionActivities
@@ -14,14 +14,12 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.patterns import LearnMissed
     from closeloop.models.positions import CatchUpReport, CatchUpRequest
 
-FEW = RetryPolicy(maximum_attempts=5)  # the next run is soon
-
 
 @workflow.defn(name="CatchUpWorkflow")
 class CatchUpWorkflow:
     """Find closed positions without an attribution (an engine may write rows and die) and start their workflows.
 
-    Then let the learners take in what they missed: a worker may die between an attribution and its learning.
+    Then let the learners take in the closes that they failed on.
     """
 
     @workflow.run
@@ -33,17 +31,17 @@ class CatchUpWorkflow:
             request,
             start_to_close_timeout=timedelta(minutes=30),
             heartbeat_timeout=timedelta(seconds=60),
-            retry_policy=FEW,
+            retry_policy=FIVE_ATTEMPTS,
             summary="Look for closes without an attribution",
         )
-        told = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
+        outcome = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
         if workflow.patched("learn-missed"):
-            missed = await learn_missed(LearnMissed(), FEW)
-            told += (
+            missed = await learn_missed(LearnMissed(), FIVE_ATTEMPTS)
+            outcome += (
                 f"; missed and learned: {', '.join(f'{n} {name}' for name, n in missed.learned.items()) or 'nothing'}"
             )
             if missed.failed:
-                told += f"; not learned: {', '.join(f'{name} ({why})' for name, why in missed.failed.items())}"
+                outcome += f"; not learned: {', '.join(f'{name} ({why})' for name, why in missed.failed.items())}"
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("catch-up")])
-        workflow.upsert_memo({"outcome": told[:2000]})
+        workflow.upsert_memo({"outcome": outcome[:2000]})
         return report

@@ -1,4 +1,4 @@
-"""The corpus is tended once a day: outcomes are added to the scores of skills, and skills move by their scores."""
+"""Once a day outcomes are added to the scores of skills, and skills are promoted or archived by their scores."""
 
 from datetime import timedelta
 

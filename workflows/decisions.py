@@ -1,4 +1,7 @@
-"""Workflows in which something waits for an operator: words by signal or update, a deadline, a reminder half-way."""
+"""What workflows share in which a proposal waits for an operator: signals and updates, a deadline, a reminder.
+
+A *word* is what an operator says by signal or update, such as approve.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -31,20 +34,20 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.refusals import describe
     from closeloop.models.sentences import short
 
-LOOK = "look"
+LOOK = "look"  # the signal that the record of the proposal was changed elsewhere
 
 
 @dataclass(frozen=True)
 class Word:
-    """What an operator said."""
+    """What an operator said: a verdict, and why."""
 
     verdict: str
     operator: str
     note: str
     heard_at: datetime
-    """When a worker took it up. For an update, which is kept nowhere until a worker accepts it, this is what counts."""
+    """When a worker received it. It counts for an update, which no server keeps until a worker has accepted it."""
     signal: int | None = None
-    """Its number among the signals of its name; None: it was an update, or is the policy's own."""
+    """Its number (from 0) among the signals of its name; None: it came by update, or the policy itself said it."""
 
     @property
     def sentence(self) -> str:
@@ -53,14 +56,16 @@ class Word:
 
 
 class Deciding(ABC):
-    """Hears operators: what is misspelt, of the wrong shape or no JSON at all must neither stop it nor vanish.
+    """Receives what operators say and has the database decide on it.
+
+    A signal that is misspelt, of the wrong shape or no JSON at all must not fail the workflow, and must be recorded.
 
     A signal is named by its verdict and carries ``{"operator": ..., "note": ...}``; the update ``decide`` has the
     verdict beside them and waits for the answer: accepted, or why not. closeloop itself sends ``look`` where the record
     changed elsewhere.
 
-    The database decides on every word, and by the time at which it reached the server: so a word that was sent before
-    the deadline counts although no worker ran until after it, and one that was sent after it does not.
+    The database decides by the time at which a word reached the server. A word that was sent before the deadline counts
+    although no worker ran until after the deadline; one that was sent after the deadline does not.
     """
 
     verdicts: ClassVar[type[StrEnum]]
@@ -72,11 +77,11 @@ class Deciding(ABC):
 
     @abstractmethod
     def _has_begun(self) -> bool:
-        """Whether there is something to decide on yet: words wait until then."""
+        """Whether the proposal is known yet; words that come earlier wait for it."""
 
     @abstractmethod
     def _key(self) -> ApprovalKey:
-        """What waits."""
+        """The key of the proposal that waits."""
 
     @abstractmethod
     def _waits(self) -> bool:
@@ -84,11 +89,11 @@ class Deciding(ABC):
 
     @abstractmethod
     def _standing(self) -> ApprovalState:
-        """Where it stands, as far as this workflow knows."""
+        """The state of the proposal, as far as this workflow knows."""
 
     @abstractmethod
     async def _look(self) -> None:
-        """The record changed elsewhere."""
+        """Take over the state on record, which was changed elsewhere."""
 
     @abstractmethod
     async def _hear(self, word: Word) -> ApprovalAnswer:
@@ -97,7 +102,7 @@ class Deciding(ABC):
     # -- what the database is asked to do ------------------------------------------------------------------------------
 
     async def _decide(self, word: Word) -> ApprovalAnswer:
-        """Have a word carried out; call it one at a time."""
+        """Have the database decide on a word. The caller holds ``_one_at_a_time``."""
         record = RecordApproval(
             **self._key().model_dump(),
             verdict=ApprovalVerdict(word.verdict),
@@ -109,7 +114,11 @@ class Deciding(ABC):
         return answer
 
     async def _reached_server_at(self, word: Word) -> datetime:
-        """When a word reached the server: when it was heard, unless that was too late and no worker may have run."""
+        """When a word reached the server.
+
+        That is when a worker received it, unless that was after the deadline: then perhaps no worker ran, and the
+        server is asked.
+        """
         deadline = self._deadline()
         if word.signal is None or deadline is None or word.heard_at < deadline or not self._asks_when_signalled():
             return word.heard_at
@@ -131,7 +140,7 @@ class Deciding(ABC):
         return True
 
     async def _wait_for_decision(self, deadline: datetime) -> ApprovalAnswer | None:
-        """Until somebody decided, with a reminder half-way; the answer of the database if nobody did in time."""
+        """Wait until somebody decided, and remind half-way; returns the answer to the expiry if nobody did in time."""
         if await self._decided_within((deadline - workflow.now()) / 2):
             return None
         await self._transaction(ApprovalActivities.remind, self._key(), "Remind: this waits for an operator")
@@ -147,7 +156,7 @@ class Deciding(ABC):
         return True
 
     async def _expire(self) -> ApprovalAnswer | None:
-        # Words that reached the server in time are carried out first, even if no worker ran until now.
+        # Words that reached the server before the deadline are decided on first: perhaps no worker ran until now.
         await workflow.wait_condition(workflow.all_handlers_finished)
         async with self._one_at_a_time:
             if not self._waits():
@@ -159,7 +168,7 @@ class Deciding(ABC):
             return answer
 
     async def _not_understood(self, name: str, reason: str, operator: str = "") -> ApprovalAnswer:
-        """Put a word on record that cannot be understood, and answer why."""
+        """Record a word that cannot be understood, and answer why."""
         number = self._words["not understood"]
         self._words["not understood"] += 1
         word = RefusedApproval(
@@ -174,7 +183,7 @@ class Deciding(ABC):
         return ApprovalAnswer(accepted=False, state=self._standing(), reason=reason)
 
     async def _transaction(self, activity: Callable[..., Any], message: Any, summary: str) -> Any:
-        """An activity that is one short transaction, and must happen."""
+        """Run an activity that is one short transaction, until it succeeds."""
         return await workflow.execute_activity(
             activity,
             message,
@@ -233,7 +242,7 @@ class Deciding(ABC):
         return await self._hear(Word(verdict, said.operator, said.note, heard_at))
 
     def _hearing_at(self) -> datetime:
-        """Now, a microsecond later for each word that is taken up at once: words are told apart by their time."""
+        """Now, or a microsecond after the word before if that was received now, too: words differ by their time."""
         self._last_heard_at = max(workflow.now(), self._last_heard_at + timedelta(microseconds=1))
         return self._last_heard_at
 
@@ -263,6 +272,6 @@ def _one_of(words: Sequence[RawValue]) -> Any:
 
 
 def _operator_in(word: Any) -> str:
-    """Who said a word that may be refused for its shape, without what a database cannot hold; empty: nobody says."""
+    """The operator in an argument that may be of the wrong shape, its printable characters; empty if it has none."""
     operator = word.get("operator") if isinstance(word, dict) else None
     return "".join(c for c in operator if c.isprintable())[:200] if isinstance(operator, str) else ""

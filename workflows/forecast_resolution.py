@@ -4,12 +4,11 @@ import hashlib
 from datetime import datetime, timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE, UNTIL_NEXT_RUN
+from closeloop.workflows.retries import LONGEST_TRANSACTION, TWO_ATTEMPTS, UNTIL_DONE, UNTIL_NEXT_RUN
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.forecasts import ForecastActivities
@@ -30,8 +29,8 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.prices import FetchPrices, PricesFetched
     from closeloop.models.producers import Heartbeat, PerformanceRequest
 
-CLOCK_DIFFERENCE = timedelta(minutes=5)
-# Of a run, before it continues as new; each takes about 100,000 forecasts.
+CLOCK_DIFFERENCE = timedelta(minutes=5)  # by which the clock of who asks may be ahead
+# Activities of a run before it continues as new, so that its history stays short; each takes about 100,000 forecasts.
 MOST_ACTIVITIES = 50
 
 
@@ -41,7 +40,7 @@ class ForecastResolutionWorkflow:
 
     1. *Resolve* what is due from the prices on record.
     2. *Ask* the price source for what is missing, and resolve again; what still has no price stays pending with its
-       reason. A source that is out of reach costs nothing but that.
+       reason. A source that does not answer delays only these.
     3. *Learn*: performance, agreement, recalibration; then the meta-producer speaks.
 
     Run twice at once, or killed anywhere and run again, it writes every outcome once.
@@ -87,7 +86,7 @@ class ForecastResolutionWorkflow:
     async def _resolve(
         self, key: ResolutionKey, fetched: PricesFetched | None, stopped: ResolutionContinuation | None = None
     ) -> int:
-        """All pages of what is due; how many forecasts have no price."""
+        """Resolve all pages of what is due; returns how many forecasts have no price."""
         left, after = (stopped.left, stopped.after) if stopped else (0, None)
         while True:
             pages = await workflow.execute_activity_method(
@@ -108,7 +107,7 @@ class ForecastResolutionWorkflow:
                 workflow.continue_as_new(ResolutionRequest(as_of=key.as_of, ask_again=self._ask_again, continued=at))
 
     async def _fetch(self, key: ResolutionKey, ask_again: bool) -> PricesFetched:
-        """Ask the source. What it did not answer is retried by the next run, not by this one."""
+        """Ask the price source for what is missing. What it does not answer now, the next run asks for."""
         try:
             return await workflow.execute_activity_method(
                 PriceActivities.fetch_prices,
@@ -117,7 +116,7 @@ class ForecastResolutionWorkflow:
                 schedule_to_start_timeout=timedelta(seconds=15),
                 start_to_close_timeout=timedelta(seconds=90),
                 heartbeat_timeout=timedelta(seconds=20),
-                retry_policy=RetryPolicy(maximum_attempts=2),
+                retry_policy=TWO_ATTEMPTS,
                 summary="Ask the price source for what is missing",
             )
         except ActivityError:
@@ -125,7 +124,7 @@ class ForecastResolutionWorkflow:
             return PricesFetched(silence="no worker asked the price source in time")
 
     async def _learn(self, as_of: datetime) -> dict[str, str]:
-        """The books in which a step of it failed, and why."""
+        """Update what is known of producers, and let the meta-producer speak; returns why a book failed, by book."""
         failed: dict[str, str] = {}
         request = PerformanceRequest(as_of=as_of)
         for activity_, summary in (
@@ -221,7 +220,7 @@ class HeartbeatWorkflow:
 
 
 def _identifier(workflow_id: str) -> str:
-    """At most 200 bytes that are as good a name as the workflow's id."""
+    """The workflow's id as an identifier, or its hash where it has more than 200 bytes."""
     if len(workflow_id.encode()) <= 200:
         return workflow_id
     return hashlib.sha256(workflow_id.encode()).hexdigest()

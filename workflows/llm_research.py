@@ -3,26 +3,24 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError
 
 from closeloop.workflows.books import reporting
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import UNTIL_DONE_SELDOM
+from closeloop.workflows.retries import UNTIL_DONE_SELDOM, UNTIL_MODEL_ANSWERS
 
 with workflow.unsafe.imports_passed_through():
+    from closeloop.activities.metered_model import MODEL_BUSY, MODEL_REJECTED
     from closeloop.activities.research import ResearchActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.research import BooksToStudyRequest, BookStudy, ResearchReport, ResearchRequest, Studied
 
-# A model that is overloaded is asked less and less often, until the next hour's run.
-UNTIL_MODEL_ANSWERS = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
 LONGEST_RUN = timedelta(minutes=55)
 # A worker that asks sends a heartbeat every three seconds: one that sends none for so long was killed.
 WITHOUT_HEARTBEAT = timedelta(seconds=15)
-# What a model refuses one book for (a wrong key, an overload of 55 minutes), it refuses every book for.
-OF_THE_MODEL = ("ModelRejected", "ModelBusy")
+# Errors for which the model refuses one book and would refuse every book: a wrong key, an overload of 55 minutes.
+OF_THE_MODEL = (MODEL_REJECTED, MODEL_BUSY)
 
 
 @workflow.defn(name="LlmResearchWorkflow")

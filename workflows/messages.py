@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def expect(message: T | None, kind: type[T]) -> T:
-    """The message, if it is one; otherwise the workflow fails at once."""
+    """The message, if it is of this kind. Raises a non-retryable error otherwise: the workflow fails at once."""
     if not isinstance(message, kind):
         raise _refused(f"one argument, a {kind.__name__} as a JSON object")
     return message

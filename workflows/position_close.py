@@ -28,11 +28,12 @@ with workflow.unsafe.imports_passed_through():
 # A worker that is killed during an attempt is noticed when this has passed. There is no limit to the attempts: a
 # database that is down for a day is waited for.
 LONGEST_ATTEMPT = timedelta(seconds=15)
-# Of workflows of 0.1, whose learners ran after the attribution, each until it had learned.
+# For workflows that 0.1 began: a learner that failed is run again at most so many times, after pauses from the first to
+# the second length.
 LEARNER_ROUNDS = 10
 LEARNER_PAUSE = timedelta(seconds=2)
 LEARNER_PAUSE_MAX = timedelta(minutes=10)
-MEMO_CHARACTERS = 2_000
+MEMO_CHARACTERS = 2_000  # of the reasons in the memo; the server limits its size
 
 
 @workflow.defn(name="PositionCloseWorkflow")
@@ -81,7 +82,7 @@ class PositionCloseWorkflow:
         return await self._attribute_patiently(position)
 
     async def _attribute_at_once(self, position: ClosedPosition) -> AttributedClose:
-        """Within the workflow task, which nearly halves what a close costs the server."""
+        """As a local activity, within the workflow task: a close then costs the server nearly half."""
         return await workflow.execute_local_activity_method(
             PositionActivities.attribute_close,
             position,
@@ -91,7 +92,7 @@ class PositionCloseWorkflow:
         )
 
     async def _attribute_patiently(self, position: ClosedPosition) -> AttributedClose:
-        """As an ordinary activity: its attempts show in the Temporal UI, and waiting holds up no worker."""
+        """As an ordinary activity: the Temporal UI shows its attempts, and no worker is occupied between them."""
         try:
             return await workflow.execute_activity_method(
                 PositionActivities.attribute_close,
@@ -106,7 +107,7 @@ class PositionCloseWorkflow:
     def _publish(self, outcome: PositionOutcome, sentence: str) -> None:
         known = workflow.info().typed_search_attributes
         updates: list[SearchAttributeUpdate[Any]] = []
-        # An engine that starts the workflow by name need not know the attributes: what it left out is filled in.
+        # An engine that starts the workflow by name need not set the search attributes: they are set here.
         if known.get(sa.BOOK) is None:
             updates += [
                 sa.LIFECYCLE.value_set("position"),
@@ -123,7 +124,7 @@ class PositionCloseWorkflow:
         workflow.upsert_memo({"outcome": sentence})
 
     async def _learn_afterwards(self, position: ClosedPosition, attributed: AttributedClose) -> LearnReport:
-        """As workflows did that were attributed by 0.1: the learners that its activity named, in further activities."""
+        """For closes that 0.1 attributed: run the learners that its activity named, in activities of their own."""
         report = LearnReport()
         pause = LEARNER_PAUSE
         pending = attributed.learners
@@ -161,7 +162,7 @@ class PositionCloseWorkflow:
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
-            return LearnReport()  # it will be seen why, in the ordinary activity that follows
+            return LearnReport()  # the ordinary activity that follows tries again and reports why
 
 
 @workflow.defn(name="ConvictionWorkflow")

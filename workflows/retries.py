@@ -5,7 +5,7 @@ from datetime import timedelta
 from temporalio.common import RetryPolicy
 
 LONGEST_TRANSACTION = timedelta(seconds=30)
-"""Longest for an activity that is one short transaction."""
+"""After which an attempt at an activity that is one short transaction is given up and made again."""
 
 UNTIL_DONE = RetryPolicy(initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=15))
 """For what must happen, however long the database is away."""
@@ -24,4 +24,13 @@ ONE_BOOK = RetryPolicy(
 """For one book of many: a defect in it must not hold up the others for ever."""
 
 ONCE = RetryPolicy(maximum_attempts=1)
-"""For an attempt that has something else behind it."""
+"""For an attempt that another way follows where it fails."""
+
+TWO_ATTEMPTS = RetryPolicy(maximum_attempts=2)
+"""For asking the price source: what it does not answer is asked for by the next run."""
+
+FIVE_ATTEMPTS = RetryPolicy(maximum_attempts=5)
+"""For the catch-up, whose next run is five minutes away."""
+
+UNTIL_MODEL_ANSWERS = RetryPolicy(initial_interval=timedelta(seconds=5), maximum_interval=timedelta(minutes=10))
+"""For asking a language model: one that is overloaded is asked less and less often."""

@@ -38,7 +38,7 @@ with workflow.unsafe.imports_passed_through():
         WeightsVerdict,
     )
 
-POLICY_ITSELF = "policy"
+POLICY_ITSELF = "policy"  # the operator's name where the policy approves a proposal by itself
 _VERDICTS = {
     WeightsVerdict.approve: CycleState.applied,
     WeightsVerdict.reject: CycleState.rejected,
@@ -69,7 +69,7 @@ class WeightAdjustmentWorkflow(Deciding):
     3. *Apply* in one transaction; the overlay file follows.
     4. *Watch* until the next cycle begins: an operator may revert at any time.
 
-    The database decides every race: a decision is carried out in the transaction that looks at the cycle's state.
+    A decision is carried out in the transaction that reads the cycle's state: of two at once, the second is refused.
     """
 
     verdicts = WeightsVerdict
@@ -134,7 +134,7 @@ class WeightAdjustmentWorkflow(Deciding):
                 workflow.logger.info("the cycle before has ended already")
 
     async def _watch(self, cycle: OpenedCycle) -> None:
-        """While the cycle's weights are in force; and the overlay file follows every change."""
+        """Wait while the cycle's weights are in force, and bring the overlay file up to date after every change."""
         while True:
             if self._overlay_due:
                 self._overlay_due = False
@@ -173,14 +173,14 @@ class WeightAdjustmentWorkflow(Deciding):
             return answer
 
     async def _revert(self, word: Word) -> ApprovalAnswer:
-        """Undo what was applied: no deadline counts."""
+        """Undo what was applied, until the next cycle begins."""
         at = await self._reached_server_at(word)
         record = RecordRevert(**self._key().model_dump(), operator=word.operator, note=word.note, at=at)
         answer: ApprovalAnswer = await self._transaction(WeightDecisionActivities.revert, record, word.sentence)
         return answer
 
     async def _look(self) -> None:
-        """The record changed elsewhere: the next cycle has begun, or the overlay file was deleted."""
+        """Take over the state on record: the next cycle has begun, or the overlay file was deleted."""
         async with self._one_at_a_time:
             standing: CycleStanding = await self._transaction(
                 WeightCycleActivities.standing, self._cycle_key(), "What does the record say?"
@@ -196,7 +196,7 @@ class WeightAdjustmentWorkflow(Deciding):
         return await super()._expire()
 
     async def _expire_as_0_1(self) -> ApprovalAnswer | None:
-        """Asks the record also where an operator's word has just been carried out."""
+        """Expire as the histories of 0.1 have it: ask the database also where a decision has just been carried out."""
         await workflow.wait_condition(workflow.all_handlers_finished)
         async with self._one_at_a_time:
             record = RecordApproval(**self._key().model_dump(), verdict=None, at=workflow.now())
@@ -289,7 +289,7 @@ class WeightDispatchWorkflow:
 
 @workflow.defn(name="OverlayWatchWorkflow")
 class OverlayWatchWorkflow:
-    """Repair overlay files that are due; take a deleted one for what it is, an operator's revert."""
+    """Write overlay files that are due; a file that was deleted is an operator's revert."""
 
     @workflow.run
     async def run(self) -> OverlayReport:

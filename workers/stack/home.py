@@ -50,7 +50,7 @@ class Home:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Hold the home for one stack. The lock dies with its process, so a killed run leaves none behind."""
+        """Lock the home for one stack. The lock ends with its process, so that a killed stack leaves none behind."""
         with (self.path / "lock").open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,7 +72,10 @@ class Home:
         return False
 
     def state(self) -> StackState | None:
-        """Where the parts of the last stack listen(ed)."""
+        """Where the parts of the running stack listen, or of the last one listened; None before the first.
+
+        Raises StackError where the file cannot be read.
+        """
         try:
             return StackState.model_validate_json(self.state_file.read_bytes())
         except FileNotFoundError:

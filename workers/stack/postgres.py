@@ -17,7 +17,7 @@ from closeloop.workers.stack.home import Home, StackError
 from closeloop.workers.stack.process import Child, end_leftovers, is_running, until_up
 
 USER = "closeloop"
-# Where an unprivileged server keeps its data if it cannot reach the home (a home below /root, say).
+# Where a server that runs as another user keeps its data if that user cannot reach the home, such as one below /root.
 DATA_WITHOUT_HOME = Path("/var/lib/closeloop")
 
 
@@ -45,8 +45,9 @@ class LocalPostgres:
     def end_leftovers(self) -> None:
         """End what a killed run left of this cluster, and take away its lock file.
 
-        A server process stands in the data folder; once none does, nothing is attached to the cluster's memory, and
-        the lock file names a process that is gone (or a zombie, which PostgreSQL would take for a running server).
+        Server processes have the data folder as their working directory. Once there is none, the lock file names a
+        process that has ended. It may still be listed as a zombie, which PostgreSQL would take for a running server:
+        so the lock file is deleted.
         """
         end_leftovers(lambda process: process.name() == "postgres" and process.cwd() == str(self.data))
         lock = self.data / "postmaster.pid"
@@ -125,7 +126,7 @@ class LocalPostgres:
             )
 
     def _initdb(self) -> None:
-        # Made aside and renamed: a run killed half-way leaves no half cluster in place.
+        # Made under another name and renamed: a run that is killed meanwhile leaves no incomplete cluster in place.
         fresh = self.data.with_name("postgres.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)

@@ -90,7 +90,7 @@ async def until_up(child: Child, answers: Awaitable[None]) -> Child:
 
 
 def check_port(port: int, option: str) -> None:
-    """Raise StackError if something listens on this loopback port already."""
+    """Raise StackError if this loopback port cannot be listened on; ``option`` sets another one."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -106,7 +106,7 @@ def check_port(port: int, option: str) -> None:
 
 
 def end_leftovers(is_ours: Callable[[psutil.Process], bool]) -> None:
-    """End processes that a killed run of this same home left behind, politely and then with SIGKILL."""
+    """End the processes that a killed run of this same home left behind: SIGINT, then SIGKILL after ten seconds."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -131,7 +131,7 @@ def is_running(pid: int, name: str) -> bool:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """A killed process may stay on as a zombie for as long as nobody collects its status: that one holds nothing."""
+    """Whether a process runs. A killed one whose parent has not read its status is still listed, as a zombie."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

@@ -26,6 +26,10 @@ from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import connect_temporal
 from closeloop.workers.worker import READY
 
+# A part that ends so often within so many seconds is not started again: the stack stops with the reason.
+MAX_ENDS = 5
+ENDS_WINDOW_SECONDS = 60
+
 Say = Callable[[str], None]
 
 
@@ -40,6 +44,8 @@ class Ports:
 
 @dataclass
 class _Part:
+    """A part of the stack. ``died``: when it ended lately (s, monotonic clock)."""
+
     name: str
     start: Callable[[], Awaitable[Child]]
     child: Child
@@ -194,7 +200,7 @@ class LocalStack:
             line = b""
         if line.strip().decode() != READY:
             raise StackError(f"The worker did not start ({worker.end_of_log()}): see {worker.log}.")
-        # Whatever else it may print: a pipe that nobody reads would stop it one day.
+        # Read on: once the pipe is full, a worker that prints would wait for ever.
         self._draining = asyncio.create_task(worker.process.stdout.read())
 
     async def _watch(self) -> None:
@@ -212,8 +218,8 @@ class LocalStack:
 
     async def _restart(self, part: _Part) -> None:
         now = time.monotonic()
-        part.died = [t for t in part.died if now - t < 60] + [now]
-        if len(part.died) >= 5:
+        part.died = [t for t in part.died if now - t < ENDS_WINDOW_SECONDS] + [now]
+        if len(part.died) >= MAX_ENDS:
             raise StackError(f"The {part.name} ended five times within a minute: see {part.child.log}.")
         self._say(f"{part.name:<9} ended with status {part.child.process.returncode}: starting it again")
         await asyncio.sleep(0.5 * len(part.died))

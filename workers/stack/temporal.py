@@ -16,7 +16,7 @@ from temporalio.service import RPCError
 from closeloop.workers.stack.home import Home, StackError
 from closeloop.workers.stack.process import Child, end_leftovers, until_up
 
-# The server's own default is one day; an audit trail is read later than that.
+# How long the histories of workflows that have ended are kept; the server's default is one day.
 RETENTION = timedelta(days=90)
 
 
@@ -50,7 +50,7 @@ class LocalTemporal:
                 *("--port", str(self._port), "--ui-port", str(self._ui_port)),
                 *("--namespace", self.namespace),
                 *("--db-filename", self._home.temporal_db.name),  # a whole path would be read as a URI
-                # Readers do not wait for writers; a power cut may cost the last instants, a killed process nothing.
+                # Readers do not wait for writers. A power cut may lose the last transactions, a killed process none.
                 *("--sqlite-pragma", "journal_mode=wal", "--sqlite-pragma", "synchronous=normal"),
                 *("--log-level", "error"),
             ],
