@@ -28,7 +28,7 @@ from closeloop.models.overrides import (
     ProposedOverride,
 )
 from closeloop.models.policy import LearningPolicy
-from closeloop.services.approvals import ask, asking
+from closeloop.services.approvals import approval_launch, start_waiting
 from closeloop.services.override_decisions import OverrideProposal, override_key
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
@@ -72,7 +72,7 @@ class OverrideActivities:
                 await store.events.append(session, event)
             waiting = await OverrideProposal().waiting(session, WaitingPage(book=request.book))
         for proposal in waiting:
-            await ask(self._client, asking(proposal))
+            await start_waiting(self._client, approval_launch(proposal))
             activity.heartbeat(proposal.id)
         for override_id in plan.withdrawn if plan else []:
             await self._look(request.book, override_id)

@@ -32,7 +32,7 @@ from closeloop.models.weights import (
     Weights,
 )
 from closeloop.services.weight_decisions import SUPERSEDED
-from closeloop.services.weights import SAME, preset_version, preset_weights
+from closeloop.services.weights import SAME_WEIGHT_WITHIN, preset_version, preset_weights
 from closeloop.store.database import Sessions
 from closeloop.store.weights import CycleClose
 
@@ -208,7 +208,7 @@ class WeightCycleActivities:
             new = adjusted(draft.old, correlations, delta, policy)
         except InfeasibleBounds as error:
             raise _infeasible(error) from None
-        if all(abs(new[domain] - weight) < SAME for domain, weight in draft.old.items()):
+        if all(abs(new[domain] - weight) < SAME_WEIGHT_WITHIN for domain, weight in draft.old.items()):
             return draft.model_copy(update={"reason": "no_change"})
         wait = timedelta(hours=self._policy.approvals.hours) if request.deadline is None else request.deadline
         try:
@@ -231,7 +231,7 @@ class WeightCycleActivities:
         limit = self._policy.weights.self_approve_max_q
         if limit is None or cycle.state != CycleState.proposed or cycle.new is None:
             return False
-        changed = [d for d, w in cycle.new.items() if abs(w - cycle.old[d]) >= SAME]
+        changed = [d for d, w in cycle.new.items() if abs(w - cycle.old[d]) >= SAME_WEIGHT_WITHIN]
         q_values = [cycle.evidence[d].q for d in changed]
         return all(q is not None and q <= limit for q in q_values)
 

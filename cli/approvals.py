@@ -87,7 +87,7 @@ def _decide(name: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bo
 async def say(key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
     """Tell the workflow that waits what was decided, and wait for its answer."""
     async with database_sessions() as sessions, temporal() as client:
-        return await approvals.say(client, sessions, SUBJECTS, key, verdict, by, note)
+        return await approvals.send_decision(client, sessions, SUBJECTS, key, verdict, by, note)
 
 
 def tell(answer: ApprovalAnswer, as_json: bool) -> None:

@@ -49,7 +49,7 @@ from closeloop.services.meta_decisions import record_sentence
 from closeloop.services.outcomes import summary as summarise
 from closeloop.services.overrides import match
 from closeloop.services.overrides import materialize as materialize_overrides
-from closeloop.services.positions import AT_ONCE, close
+from closeloop.services.positions import CLOSES_AT_ONCE, close
 from closeloop.workers.addresses import ui_url
 from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports
@@ -127,13 +127,13 @@ def _ports() -> Ports:
 async def _play(client: Client) -> int:
     """Close every simulated position through its workflow; how many were new."""
     closes = sorted((p for book in BOOKS for p in positions(book)), key=lambda p: p.closed_at)
-    turnstile = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(CLOSES_AT_ONCE)
     columns = (TextColumn("closing"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=len(closes))
 
         async def one(position: ClosedPosition) -> bool:
-            async with turnstile:
+            async with slots:
                 report = await close(client, position)
             bar.advance(task)
             return not report.already_attributed
@@ -152,7 +152,7 @@ async def _weekly_cycles(client: Client, book: SimulatedBook) -> list[CycleView]
             keep_pending = week == weeks and book is BOOKS[0]
             if view.state == CycleState.proposed and not keep_pending:
                 why = "approved by the demo, without looking"
-                await weights.say(client, sessions, view.cycle_id, WeightsVerdict.approve, "demo script", why)
+                await weights.send_decision(client, sessions, view.cycle_id, WeightsVerdict.approve, "demo script", why)
                 async with sessions() as session:
                     view = await weights.find(session, view.cycle_id)
         views.append(view)

@@ -12,7 +12,7 @@ from closeloop.cli.files import FileArgument, json_lines, open_input
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.imports import ImportReport, ImportResult
 from closeloop.services import imports
-from closeloop.services.imports import RunningImport, Source
+from closeloop.services.imports import ImportSource, RunningImport
 from closeloop.store.errors import DATABASE_ERRORS
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def jsonl(file: FileArgument, as_json: AsJson = False) -> None:
     _import(imports.jsonl_source(json_lines(open_input(file)), file), as_json)
 
 
-def _import(source: Source, as_json: bool) -> None:
+def _import(source: ImportSource, as_json: bool) -> None:
     found = run(hinting(run_import(source)))
     if as_json:
         return print_json(found)
@@ -72,7 +72,7 @@ def _import(source: Source, as_json: bool) -> None:
     return None
 
 
-async def run_import(source: Source) -> ImportResult:
+async def run_import(source: ImportSource) -> ImportResult:
     """Run an import, or join the one that runs already, with its progress shown."""
     async with temporal() as client:
         async with database() as session:

@@ -126,7 +126,7 @@ def revert(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) 
 def _decide(proposal: str, verdict: WeightsVerdict, by: str, note: str, as_json: bool) -> None:
     async def decided() -> ApprovalAnswer:
         async with database_sessions() as sessions, temporal() as client:
-            return await weights.say(client, sessions, proposal, verdict, by, note)
+            return await weights.send_decision(client, sessions, proposal, verdict, by, note)
 
     tell(run(hinting(decided())), as_json)
 

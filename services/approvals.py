@@ -36,7 +36,7 @@ from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
 
-def _names(key: ApprovalKey) -> dict[str, Any]:
+def _proposal_fields(key: ApprovalKey) -> dict[str, Any]:
     return {"kind": key.kind, "book": key.book, "id": key.id}
 
 
@@ -49,13 +49,13 @@ class ApprovalEvents:
     expired: EventType = EventType.approval_expired
     reminder: EventType = EventType.approval_reminder
     word_refused: EventType = EventType.approval_word_refused
-    names: Callable[[ApprovalKey], dict[str, Any]] = _names
-    """How a payload names what the event is about."""
+    proposal_fields: Callable[[ApprovalKey], dict[str, Any]] = _proposal_fields
+    """The fields by which an event's payload names the proposal."""
 
 
 @dataclass(frozen=True)
-class CarriedOut:
-    """What a decision changed, in a sentence, and what its event says beyond that."""
+class DecisionEffect:
+    """What a decision changed, in a sentence, and further fields of its event."""
 
     sentence: str
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -75,22 +75,22 @@ class Subject(Protocol):
         ...
 
     async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
-        """Keep everybody else from deciding on it, until the transaction ends."""
+        """Lock what the decision changes until the transaction ends: nobody else decides meanwhile."""
         ...
 
     async def find(self, session: AsyncSession, key: ApprovalKey) -> ApprovalView | None:
-        """Where it stands; None: it was never proposed."""
+        """The proposal, waiting or decided; None where it was never made."""
         ...
 
     async def waiting(self, session: AsyncSession, page: WaitingPage) -> list[ApprovalView]:
-        """What waits, the soonest deadline first."""
+        """Proposals that wait, the soonest deadline first."""
         ...
 
     async def objection(self, session: AsyncSession, found: ApprovalView) -> str | None:
         """Why an approval cannot be carried out, although it came in time; None if it can."""
         ...
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         """Record and carry out what an operator decided (None: nobody did), in the session's transaction."""
         ...
 
@@ -105,7 +105,7 @@ _STATES = {ApprovalVerdict.approve: ApprovalState.approved, ApprovalVerdict.reje
 
 
 def outcome_of(state: ApprovalState, decision: Decision | None) -> str | None:
-    """What became of it, and by whom: ``approved by ann at 2026-05-04 12:00:00 UTC``; None while it waits."""
+    """What became of a proposal, and by whom: ``approved by ann at 2026-05-04 12:00:00 UTC``; None while it waits."""
     if state is ApprovalState.pending:
         return None
     if decision is None:
@@ -124,34 +124,36 @@ async def waiting(
     last: int | None = None,
     before: str | None = None,
 ) -> list[ApprovalView]:
-    """Everything that waits, the soonest deadline first; only the ``last`` ones of those that come before ``before``.
+    """Proposals that wait, the soonest deadline first; at most the ``last`` ones of those before ``before``.
 
-    ``before`` is a ``kind/book/id``, waiting or not. Raises NotOnRecord where there is no such.
+    ``before`` is the ``kind/book/id`` of a proposal, waiting or decided. Raises NotOnRecord where there is none.
     """
-    place = None
+    cursor = None
     if before is not None:
         found = await show(session, subjects, before)
-        place = (found.deadline, found.workflow_id)
-    page = WaitingPage(book=book, last=last, before=place)
+        cursor = (found.deadline, found.workflow_id)
+    page = WaitingPage(book=book, last=last, before=cursor)
     views = [view for subject in subjects for view in await subject.waiting(session, page)]
     views.sort(key=lambda view: (view.deadline, view.workflow_id))
     return views if last is None else views[-last:]
 
 
 async def show(session: AsyncSession, subjects: Subjects, name: str) -> ApprovalView:
-    """Something that waits or waited, by its ``kind/book/id``. Raises NotOnRecord."""
+    """A proposal, waiting or decided, by its ``kind/book/id``. Raises NotOnRecord."""
     try:
         key = ApprovalKey.named(name)
     except ValueError:
-        raise NotOnRecord(f"There is no {name}: a proposal is named KIND/BOOK/ID.") from None
+        raise NotOnRecord(
+            f"There is no {name}: a proposal is named KIND/BOOK/ID, as 'closeloop approvals list' shows it."
+        ) from None
     return await find(session, subject_of(subjects, key), key)
 
 
 async def find(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
-    """Where something stands. Raises NotOnRecord."""
+    """A proposal of a subject, waiting or decided. Raises NotOnRecord."""
     found = await subject.find(session, key)
     if found is None:
-        raise NotOnRecord(f"There is no {key.workflow_id}.")
+        raise NotOnRecord(f"There is no {key.workflow_id}: 'closeloop approvals list' shows what waits.")
     return found
 
 
@@ -167,9 +169,10 @@ def subject_of(subjects: Subjects, key: ApprovalKey) -> Subject:
 
 
 async def decide(session: AsyncSession, subject: Subject, record: RecordApproval) -> ApprovalAnswer:
-    """Carry out an operator's word (or the deadline), or say why not. Either way it is on record.
+    """Carry out an operator's decision (or the deadline, where ``record.decision`` is None), or say why not.
 
-    Repeated, it answers what it answered. Raises NotOnRecord. Writes in the caller's transaction.
+    Either way an event says so. The same decision a second time is answered like the first and changes nothing. Raises
+    NotOnRecord. Writes in the caller's transaction.
     """
     await subject.hold(session, record)
     found = await find(session, subject, record)
@@ -186,25 +189,28 @@ async def decide(session: AsyncSession, subject: Subject, record: RecordApproval
     changed = await subject.settle(session, found, decision)
     state = _STATES[decision.verdict]
     event = subject.events.approved if state is ApprovalState.approved else subject.events.rejected
-    told = decision.model_dump(mode="json") | {"outcome": changed.sentence, **changed.details}
-    await _tell(session, subject, event, found, told)
+    payload = decision.model_dump(mode="json") | {"outcome": changed.sentence, **changed.details}
+    await _append_event(session, subject, event, found, payload)
     return ApprovalAnswer(accepted=True, state=state, reason=changed.sentence)
 
 
 async def remind(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
-    """Half of the time to decide has passed: an event says so, once, if it still waits. Raises NotOnRecord."""
+    """Append the reminder that half of the time to decide has passed, once, if the proposal still waits.
+
+    Raises NotOnRecord. Writes in the caller's transaction.
+    """
     found = await find(session, subject, key)
     if found.state is ApprovalState.pending:
-        told = {"proposal": found.proposal, "deadline": found.deadline.isoformat()}
-        await _tell(session, subject, subject.events.reminder, found, told)
+        payload = {"proposal": found.proposal, "deadline": found.deadline.isoformat()}
+        await _append_event(session, subject, subject.events.reminder, found, payload)
     return found
 
 
 async def refuse_word(session: AsyncSession, subject: Subject, word: RefusedApproval) -> None:
-    """Put a word on record that could not be understood."""
-    told = {"operator": word.operator, "word": word.word, "outcome": word.reason}
-    which = f"/{word.run_id}/{word.number}/not-understood"
-    await _tell(session, subject, subject.events.word_refused, word, told, which)
+    """Append the event of an operator's word that could not be understood. Writes in the caller's transaction."""
+    payload = {"operator": word.operator, "word": word.word, "outcome": word.reason}
+    occasion = f"/{word.run_id}/{word.number}/not-understood"
+    await _append_event(session, subject, subject.events.word_refused, word, payload, occasion)
 
 
 def _refusal(found: ApprovalView, decision: Decision) -> str | None:
@@ -221,9 +227,9 @@ def _refusal(found: ApprovalView, decision: Decision) -> str | None:
 async def _refuse(
     session: AsyncSession, subject: Subject, found: ApprovalView, decision: Decision, reason: str
 ) -> ApprovalAnswer:
-    which = f"/{decision.verdict}/{decision.operator}/{decision.at.isoformat()}"
-    told = decision.model_dump(mode="json") | {"outcome": reason}
-    await _tell(session, subject, subject.events.word_refused, found, told, which)
+    occasion = f"/{decision.verdict}/{decision.operator}/{decision.at.isoformat()}"
+    payload = decision.model_dump(mode="json") | {"outcome": reason}
+    await _append_event(session, subject, subject.events.word_refused, found, payload, occasion)
     return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
 
 
@@ -233,34 +239,34 @@ async def _expire(session: AsyncSession, subject: Subject, found: ApprovalView) 
         return ApprovalAnswer(accepted=expired, state=found.state, reason=found.outcome or found.state)
     changed = await subject.settle(session, found, None)
     nobody = {"verdict": None, "operator": "", "note": "", "at": found.deadline.isoformat()}
-    told = nobody | {"outcome": changed.sentence, **changed.details}
-    await _tell(session, subject, subject.events.expired, found, told)
+    payload = nobody | {"outcome": changed.sentence, **changed.details}
+    await _append_event(session, subject, subject.events.expired, found, payload)
     return ApprovalAnswer(accepted=True, state=ApprovalState.expired, reason=changed.sentence)
 
 
-async def _tell(
+async def _append_event(
     session: AsyncSession,
     subject: Subject,
     event: EventType,
     key: ApprovalKey,
     payload: Mapping[str, Any],
-    which: str = "",
+    occasion: str = "",
 ) -> None:
-    """Append an event, once for what it is about; ``which`` tells events of a type about the same thing apart."""
-    named = subject.events.names(key)
-    await store.events.append(session, (event, key.workflow_id + which, named | dict(payload)))
+    """Append an event of a proposal. The same type, proposal and ``occasion`` a second time append nothing."""
+    fields = subject.events.proposal_fields(key) | dict(payload)
+    await store.events.append(session, (event, key.workflow_id + occasion, fields))
 
 
-# -- asking and telling workflows --------------------------------------------------------------------------------------
+# -- starting the workflow that waits, and sending it decisions --------------------------------------------------------
 
 
-def asking(found: ApprovalView) -> Launch:
+def approval_launch(found: ApprovalView) -> Launch:
     """The workflow that waits for the operator, of a subject that has none of its own."""
     return approval(ApprovalRequest.model_validate(found.model_dump(include=set(ApprovalRequest.model_fields))))
 
 
-async def ask(client: Client, launch: Launch) -> bool:
-    """Start the workflow that waits for an operator; False if it was started before."""
+async def start_waiting(client: Client, launch: Launch) -> bool:
+    """Start the workflow that waits for an operator; False if one of this id runs, or has run, already."""
     try:
         await start(client, launch)
     except WorkflowAlreadyStartedError:
@@ -268,7 +274,7 @@ async def ask(client: Client, launch: Launch) -> bool:
     return True
 
 
-async def say(
+async def send_decision(
     client: Client,
     sessions: Sessions,
     subjects: Subjects,
@@ -277,10 +283,10 @@ async def say(
     operator: str,
     note: str,
 ) -> ApprovalAnswer:
-    """Tell the workflow that waits what an operator decided, and wait for its answer.
+    """Send an operator's decision to the workflow that waits for it, and wait for the answer.
 
-    A word to something that is over is refused, and on record. Raises NotOnRecord; RunFailed where the workflow does
-    not answer.
+    A decision on a proposal that is decided, expired or withdrawn is refused, and an event says so. Raises NotOnRecord;
+    RunFailed where the workflow does not answer.
     """
     subject = subject_of(subjects, key)
     async with sessions() as session:
@@ -288,11 +294,11 @@ async def say(
         launch = await subject.launch(session, found)
     if found.state is ApprovalState.pending:
         word = {"verdict": verdict, "operator": operator, "note": note}
-        if answer := await update(client, found.waits_in or key.workflow_id, word):
+        if answer := await send_update(client, found.waits_in or key.workflow_id, word):
             return answer
-        # Whoever proposed it died before the question was asked, or somebody terminated its workflow: ask (again).
-        await ask(client, launch)
-        if answer := await update(client, key.workflow_id, word):
+        # The worker died between proposing and starting the workflow, or somebody terminated the workflow: start it.
+        await start_waiting(client, launch)
+        if answer := await send_update(client, key.workflow_id, word):
             return answer
     return await refuse_late_word(sessions, subject, key, verdict, operator, note)
 
@@ -300,21 +306,23 @@ async def say(
 async def refuse_late_word(
     sessions: Sessions, subject: Subject, key: ApprovalKey, verdict: str, operator: str, note: str
 ) -> ApprovalAnswer:
-    """Refuse a word that no workflow is left to hear, and put it on record. Commits.
+    """Refuse a word for a proposal whose workflow has ended, and append the event that says so. Commits.
 
-    Raises RunFailed where the record says that it waits all the same.
+    Raises RunFailed where the proposal still waits on record although its workflow has ended.
     """
     async with sessions.begin() as session:
         found = await find(session, subject, key)
         if found.state is ApprovalState.pending:
-            raise RunFailed(f"The workflow {key.workflow_id} has ended, although the proposal waits.")
+            raise RunFailed(
+                f"The workflow {key.workflow_id} has ended, although the proposal waits: send the decision again."
+            )
         reason = f"already decided: {found.outcome}"
-        told = {"verdict": verdict, "operator": operator[:200], "note": note[:4000], "outcome": reason}
-        await _tell(session, subject, subject.events.word_refused, found, told, f"/{uuid.uuid4().hex}")
+        payload = {"verdict": verdict, "operator": operator[:200], "note": note[:4000], "outcome": reason}
+        await _append_event(session, subject, subject.events.word_refused, found, payload, f"/{uuid.uuid4().hex}")
     return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
 
 
-async def update(client: Client, workflow_id: str, word: Mapping[str, str]) -> ApprovalAnswer | None:
+async def send_update(client: Client, workflow_id: str, word: Mapping[str, str]) -> ApprovalAnswer | None:
     """A workflow's answer to an operator's word; None if no workflow of this id runs. Raises RunFailed."""
     try:
         answer: ApprovalAnswer = await client.get_workflow_handle(workflow_id).execute_update(

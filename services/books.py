@@ -32,7 +32,9 @@ async def set_up(
     elif book.preset_weights == weights and cadence in (None, book.cadence):
         sentence = f"book {name} has the preset {chosen.name} already"
     elif book.preset_weights != weights and await store.weights.last_cycle(session, name) is not None:
-        raise NotPossibleNow(f"Book {name} has learned from preset {book.preset}: a new strategy wants a new book.")
+        raise NotPossibleNow(
+            f"Book {name} has learned from preset {book.preset}, which stays: set up a new book for another preset."
+        )
     else:
         await store.books.set_preset(session, name, chosen.name, weights, cadence)
         sentence = f"book {name} starts with the preset {chosen.name}"

@@ -1,4 +1,4 @@
-"""What ``--before ID`` names, where an id is one of a book's: by itself if the book is given, else BOOK/ID."""
+"""The cursor ``--before`` of ids that are unique within a book only: ID where the book is given, else BOOK/ID."""
 
 from closeloop.models.errors import NotAcceptable
 
@@ -9,5 +9,5 @@ def in_book(book: str | None, before: str) -> tuple[str, str]:
         return book, before
     found, slash, name = before.partition("/")
     if not slash:
-        raise NotAcceptable(f"{before} names no book: say BOOK/ID, or choose the book.")
+        raise NotAcceptable(f"{before} names no book: write BOOK/ID, or name the book with --book.")
     return found, name

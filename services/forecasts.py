@@ -27,8 +27,8 @@ from closeloop.models.meta import META
 from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 
-ADDED_AT_ONCE = 2_000
-_NOT_META = f"producer_id: {META} is the name of closeloop's own meta-producer"
+FORECASTS_A_TRANSACTION = 2_000
+_META_IS_RESERVED = f"producer_id: {META} is the name of closeloop's own meta-producer"
 
 
 async def record(session: AsyncSession, forecast: Forecast) -> ForecastReport:
@@ -37,7 +37,7 @@ async def record(session: AsyncSession, forecast: Forecast) -> ForecastReport:
     Raises NotAcceptable where it names the meta-producer, NotPossibleNow where it is on record with other content.
     """
     if forecast.producer_id == META:
-        raise NotAcceptable(_NOT_META)
+        raise NotAcceptable(_META_IS_RESERVED)
     recorded = await store.forecasts.record(session, [forecast])
     if fields := recorded.differing.get(forecast.key):
         raise NotPossibleNow(_conflict(fields))
@@ -45,39 +45,40 @@ async def record(session: AsyncSession, forecast: Forecast) -> ForecastReport:
 
 
 async def add(session: AsyncSession, given: Iterable[tuple[int, Forecast | UnacceptableForecast]]) -> ForecastsAdded:
-    """Store forecasts, each with its number in what was sent; those that cannot be stored are told with the reason.
+    """Store forecasts, given with their index (from 0) in what was sent; the report names those refused, and why.
 
-    Commits every 2,000, so that what was stored is kept wherever it stops: sent again, it is the same.
+    Commits every 2,000, so that what was stored is kept wherever it stops: sent again, they are the same.
     """
     report = ForecastsAdded(added=0, already_recorded=0, rejected=[])
     rest = iter(given)
-    while batch := list(islice(rest, ADDED_AT_ONCE)):
-        said: list[tuple[int, Forecast]] = []
+    while batch := list(islice(rest, FORECASTS_A_TRANSACTION)):
+        unsettled: list[tuple[int, Forecast]] = []
         for index, forecast in batch:
             if isinstance(forecast, UnacceptableForecast):
                 report.rejected.append(forecast)
             elif forecast.producer_id == META:
-                report.rejected.append(UnacceptableForecast(index=index, reason=_NOT_META))
+                report.rejected.append(UnacceptableForecast(index=index, reason=_META_IS_RESERVED))
             else:
-                said.append((index, forecast))
-        while said:
-            first = {forecast.key: forecast for _, forecast in reversed(said)}
-            same: dict[ForecastKey, list[int]] = {}
-            for index, forecast in said:
+                unsettled.append((index, forecast))
+        while unsettled:
+            first = {forecast.key: forecast for _, forecast in reversed(unsettled)}
+            repeated: dict[ForecastKey, list[int]] = {}
+            for index, forecast in unsettled:
                 if forecast == first[forecast.key]:
-                    same.setdefault(forecast.key, []).append(index)
+                    repeated.setdefault(forecast.key, []).append(index)
             async with session.begin():
                 recorded = await store.forecasts.record(session, [first[key] for key in sorted(first)])
             report.added += len(recorded.new)
-            known = sum(len(same[key]) for key in first.keys() - recorded.differing.keys())
+            known = sum(len(repeated[key]) for key in first.keys() - recorded.differing.keys())
             report.already_recorded += known - len(recorded.new)
             report.rejected += [
                 UnacceptableForecast(index=index, reason=_conflict(fields))
                 for key, fields in recorded.differing.items()
-                for index in same[key]
+                for index in repeated[key]
             ]
-            # Of those that share a key with an earlier one and say something else, what is on record decides.
-            said = [(index, forecast) for index, forecast in said if forecast != first[forecast.key]]
+            # Forecasts that share a key with an earlier one of the batch and differ from it: the next round compares
+            # them with what is on record by then, and reports a conflict.
+            unsettled = [(index, forecast) for index, forecast in unsettled if forecast != first[forecast.key]]
     report.rejected.sort(key=lambda one: one.index)
     return report
 

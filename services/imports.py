@@ -1,4 +1,4 @@
-"""History in bulk: a file's rows are staged, attributed by a durable workflow, and told of at its end."""
+"""History in bulk: a file's rows are staged, attributed by a durable workflow, and counted in its report."""
 
 import asyncio
 import hashlib
@@ -24,21 +24,21 @@ from closeloop.models.values import BOOK_PATTERN
 from closeloop.services.launching import start
 from closeloop.store.imports import RefusedImportRow, StagedRow
 
-STAGED_AT_ONCE = 2_000
-STAGED_CHARACTERS = 8_000_000
-SERVER_AWAY_AT_MOST_SECONDS = 600
-SERVER_WAS_BACK_AFTER_SECONDS = 30
-_AWAY = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
+STAGED_ROWS_AT_ONCE = 2_000
+STAGED_CHARACTERS_AT_ONCE = 8_000_000  # a batch ends with the row that exceeds it: memory stays bounded
+SERVER_AWAY_AT_MOST_SECONDS = 600  # after this, waiting for an import's result gives up
+SERVER_WAS_BACK_AFTER_SECONDS = 30  # a question that waited this long was heard: the time away is counted anew
+_AWAY_STATUSES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 
 Row = StagedRow | RefusedImportRow
 Digest = Any  # of hashlib, which has no public name for it
 
 
 @dataclass(frozen=True)
-class Source:
-    """What is to be imported: its rows, which are read once, and its name for the audit trail.
+class ImportSource:
+    """What is to be imported: its rows, which can be read once, and its name for the audit trail.
 
-    ``digest`` has seen the whole content when the rows are read: the same content is the same import.
+    Once all rows are read, ``digest`` is of the whole content: the same content is the same import.
     """
 
     name: str
@@ -56,7 +56,7 @@ class RunningImport:
     handle: WorkflowHandle[Any, ImportReport]
 
 
-def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> Source:
+def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> ImportSource:
     """JSON lines of closed positions: (index from 0, line; None for one that is too long)."""
     digest = hashlib.sha256(b"jsonl\0")
 
@@ -66,20 +66,20 @@ def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> Source
             digest.update(b"\n")
             yield _jsonl_row(seq, index, line)
 
-    return Source(f"jsonl {name}", rows(), digest)
+    return ImportSource(f"jsonl {name}", rows(), digest)
 
 
-def freqtrade_source(content: bytes, book: str | None, name: str) -> Source:
+def freqtrade_source(content: bytes, book: str | None, name: str) -> ImportSource:
     """Trades that freqtrade exported, in ``book``, or else in a book of the strategy's name. Raises NotAcceptable."""
     try:
         rows = list(_freqtrade_rows(content, book))
     except NotAnExport as error:
         raise NotAcceptable(f"{name} is no freqtrade export: {error}.") from None
     digest = hashlib.sha256(b"freqtrade\0" + (book or "").encode() + b"\0" + content)
-    return Source(f"freqtrade {name}", iter(rows), digest)
+    return ImportSource(f"freqtrade {name}", iter(rows), digest)
 
 
-async def begin(client: Client, session: AsyncSession, source: Source) -> RunningImport:
+async def begin(client: Client, session: AsyncSession, source: ImportSource) -> RunningImport:
     """Stage the rows and start the import's workflow, or join the one that imports the same content. Commits."""
     import_id = uuid.uuid4().hex
     async with session.begin():
@@ -100,7 +100,8 @@ async def progress(session: AsyncSession, running: RunningImport) -> ImportProgr
 
 
 async def outcome(running: RunningImport) -> ImportReport:
-    """Wait for an import's end, also while the server is restarted meanwhile. Raises RunFailed."""
+    """Wait for an import's end, also across a restart of Temporal's server. Raises RunFailed; RPCError where the server
+    stays away for more than ten minutes."""
     loop = asyncio.get_running_loop()
     away_since: float | None = None
     while True:
@@ -116,7 +117,7 @@ async def outcome(running: RunningImport) -> ImportReport:
             if loop.time() - asked > SERVER_WAS_BACK_AFTER_SECONDS:
                 away_since = None
             away_since = away_since or loop.time()
-            if error.status not in _AWAY or loop.time() - away_since > SERVER_AWAY_AT_MOST_SECONDS:
+            if error.status not in _AWAY_STATUSES or loop.time() - away_since > SERVER_AWAY_AT_MOST_SECONDS:
                 raise
             await asyncio.sleep(1)
 
@@ -157,7 +158,7 @@ def _freqtrade_rows(content: bytes, book: str | None) -> Iterator[Row]:
             yield StagedRow(seq, trade.index, to_json(trade.message).decode())
 
 
-async def _stage(session: AsyncSession, import_id: str, source: Source) -> int:
+async def _stage(session: AsyncSession, import_id: str, source: ImportSource) -> int:
     await store.imports.create(session, import_id, source.name[:500])
     total = 0
     while batch := _next_batch(source.rows):
@@ -173,9 +174,9 @@ def _next_batch(rows: Iterator[Row]) -> list[Row]:
     """The next rows, not more than memory should hold at once."""
     batch: list[Row] = []
     size = 0
-    for row in islice(rows, STAGED_AT_ONCE):
+    for row in islice(rows, STAGED_ROWS_AT_ONCE):
         batch.append(row)
         size += len(row.payload) if isinstance(row, StagedRow) else 0
-        if size > STAGED_CHARACTERS:
+        if size > STAGED_CHARACTERS_AT_ONCE:
             break
     return batch

@@ -22,7 +22,7 @@ from closeloop.models.lessons import (
 )
 from closeloop.services.launching import run
 
-PERIODS = 6
+PERIODS_SHOWN = 6
 
 
 async def build(client: Client, request: LessonRequest) -> LessonReport:
@@ -61,7 +61,7 @@ async def explain(session: AsyncSession, lesson_id: str) -> LessonExplanation:
     inside: list[LessonTrade] = []
     outside: list[float] = []
     async for row in store.patterns.trades_of(session, view.book, view.pattern_key, view.action_category, view.as_of):
-        if _meets(row, view.scope):
+        if _in_scope(row, view.scope):
             inside.append(LessonTrade.model_validate(dict(row)))
         else:
             outside.append(row["rr"])
@@ -76,7 +76,7 @@ async def explain(session: AsyncSession, lesson_id: str) -> LessonExplanation:
     )
 
 
-def _meets(row: RowMapping, scope: dict[str, str]) -> bool:
+def _in_scope(row: RowMapping, scope: dict[str, str]) -> bool:
     of_trade: dict[str, Any] = row["scope"]
     return all(of_trade.get(dimension) == value for dimension, value in scope.items())
 
@@ -94,14 +94,14 @@ def _summary(rr: Sequence[float]) -> TradesSummary:
 
 def _periods(inside: Sequence[LessonTrade], outside: Sequence[float]) -> list[LessonPeriod]:
     """The lesson's trades in order of closing, cut into periods of as many trades each."""
-    around = float(np.mean(outside)) if outside else 0.0
-    parts = [part for part in np.array_split(np.arange(len(inside)), PERIODS) if len(part)]
+    outside_mean = float(np.mean(outside)) if outside else 0.0
+    parts = [part for part in np.array_split(np.arange(len(inside)), PERIODS_SHOWN) if len(part)]
     return [
         LessonPeriod(
             start=inside[part[0]].closed_at,
             end=inside[part[-1]].closed_at,
             n=len(part),
-            excess_rr=float(np.mean([inside[i].rr for i in part])) - around,
+            excess_rr=float(np.mean([inside[i].rr for i in part])) - outside_mean,
         )
         for part in parts
     ]

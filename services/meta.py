@@ -22,6 +22,8 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.services.meta_decisions import propose_leaving_shadow
 from closeloop.store.database import Sessions
 
+_MAX_ID_DIGITS = 18  # any such number fits into PostgreSQL's bigint
+
 
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> TrackRecord:
     """The gate at an instant, what the meta-producer said and would have said, and how that turned out."""
@@ -72,14 +74,11 @@ async def decisions(
     """
     number = None
     if before is not None:
-        number = int(before) if before.isascii() and before.isdecimal() and len(before) <= _DIGITS else None
+        number = int(before) if before.isascii() and before.isdecimal() and len(before) <= _MAX_ID_DIGITS else None
         if number is None or not await store.meta.is_decision(session, number):
             raise NotOnRecord(f"There is no decision {before}: 'closeloop meta decisions --json' shows their ids.")
     async for view in store.meta.decisions(session, book, last=last, before=number):
         yield view
-
-
-_DIGITS = 18  # that any number of PostgreSQL's bigint has
 
 
 async def propose(

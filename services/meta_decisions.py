@@ -12,12 +12,12 @@ from closeloop.models.approvals import ApprovalKey, ApprovalState, ApprovalVerdi
 from closeloop.models.events import EventType
 from closeloop.models.launches import Launch
 from closeloop.models.policy import LearningPolicy
-from closeloop.services.approvals import ApprovalEvents, CarriedOut, ask, asking, outcome_of
+from closeloop.services.approvals import ApprovalEvents, DecisionEffect, approval_launch, outcome_of, start_waiting
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
 META_MODE = "meta"
-_MAX_NUMBER = 2**31 - 1  # of PostgreSQL's integer
+_MAX_NUMBER = 2**31 - 1  # the largest of PostgreSQL's integer
 
 
 class LeavingShadow:
@@ -27,7 +27,7 @@ class LeavingShadow:
     events = ApprovalEvents()
 
     async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
-        """See Subject. What the meta-producer says is written by whoever holds the same."""
+        """See Subject. Locks the book, as does the activity that writes what the meta-producer says."""
         await store.books.hold(session, key.book)
 
     async def find(self, session: AsyncSession, key: ApprovalKey) -> ApprovalView | None:
@@ -45,7 +45,7 @@ class LeavingShadow:
         """See Subject. It may be let out whenever an operator wants."""
         return None
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         """See Subject."""
         approved = decision is not None and decision.verdict is ApprovalVerdict.approve
         rejected = ApprovalState.rejected if decision is not None else ApprovalState.expired
@@ -60,17 +60,17 @@ class LeavingShadow:
             decision.at if decision else found.deadline,
         )
         if decision is None or not approved:
-            return CarriedOut("the meta-producer stays in shadow")
+            return DecisionEffect("the meta-producer stays in shadow")
         if not await store.meta.set_mode(session, found.book, True, decision.at, decision.operator, decision.note):
-            return CarriedOut("the meta-producer was live already")
-        return CarriedOut(
+            return DecisionEffect("the meta-producer was live already")
+        return DecisionEffect(
             f"the meta-producer of {found.book} speaks from now on; "
             f"'closeloop meta shadow --book {found.book} --by NAME' sends it back"
         )
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject."""
-        return asking(found)
+        return approval_launch(found)
 
 
 async def propose_leaving_shadow(
@@ -95,12 +95,15 @@ async def propose_leaving_shadow(
             },
         )
     found = _view(row)
-    await ask(client, asking(found))
+    await start_waiting(client, approval_launch(found))
     return found
 
 
 async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str) -> bool:
-    """At once, without approval: it is the safe direction. False if it was in shadow. Commits."""
+    """Send a book's meta-producer back to shadow at once. Needs no approval: shadow is the safe direction.
+
+    False if it was in shadow already. Commits.
+    """
     now = datetime.now(UTC)
     async with sessions.begin() as session:
         await store.books.hold(session, book)
@@ -108,8 +111,8 @@ async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str
         if not (mode and mode["live"]):
             return False
         await store.meta.set_mode(session, book, False, now, operator, note)
-        told = {"book": book, "operator": operator, "note": note, "at": now, "was_live_since": mode["since"]}
-        await store.events.append(session, (EventType.meta_shadowed, f"{book}/{now.isoformat()}", told))
+        payload = {"book": book, "operator": operator, "note": note, "at": now, "was_live_since": mode["since"]}
+        await store.events.append(session, (EventType.meta_shadowed, f"{book}/{now.isoformat()}", payload))
     return True
 
 

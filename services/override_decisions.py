@@ -13,11 +13,11 @@ from closeloop.models.approvals import (
 from closeloop.models.launches import Launch
 from closeloop.models.overrides import OverrideStatus, OverrideView
 from closeloop.models.sentences import short
-from closeloop.services.approvals import ApprovalEvents, CarriedOut, asking, outcome_of
+from closeloop.services.approvals import ApprovalEvents, DecisionEffect, approval_launch, outcome_of
 from closeloop.store.approvals import WaitingPage
 
 OVERRIDE = "override"
-_EXPIRED = "expired"  # as an override's verdict: it was asked for, and nobody decided
+_EXPIRED = "expired"  # stored as an override's verdict where the deadline passed and nobody decided
 _STATES = {
     ApprovalVerdict.approve: ApprovalState.approved,
     ApprovalVerdict.reject: ApprovalState.rejected,
@@ -36,7 +36,7 @@ class OverrideProposal:
     events = ApprovalEvents()
 
     async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
-        """See Subject. What brings overrides in line with lessons holds the same."""
+        """See Subject. Takes the book's lock of lessons, as does the activity that materializes overrides."""
         await store.lessons.hold(session, key.book)
 
     async def find(self, session: AsyncSession, key: ApprovalKey) -> ApprovalView | None:
@@ -50,21 +50,21 @@ class OverrideProposal:
         return [view for view in views if view is not None]
 
     async def objection(self, session: AsyncSession, found: ApprovalView) -> str | None:
-        """See Subject. One whose lesson has lost its reason does not wait any more."""
+        """See Subject. None: an override whose lesson is no longer actionable was withdrawn, and does not wait."""
         return None
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         """See Subject."""
         if decision is None:
-            status, told = OverrideStatus.ended, "nobody decided before the deadline"
+            status, sentence = OverrideStatus.ended, "nobody decided before the deadline"
         elif decision.verdict is ApprovalVerdict.approve:
-            status, told = OverrideStatus.active, "the override is in force"
+            status, sentence = OverrideStatus.active, "the override is in force"
         else:
-            status, told = OverrideStatus.rejected, "the override stays out of force"
+            status, sentence = OverrideStatus.rejected, "the override stays out of force"
         at = decision.at if decision else found.deadline
         values = {
             "status": status,
-            "reason": None if status is OverrideStatus.active else told,
+            "reason": None if status is OverrideStatus.active else sentence,
             "verdict": decision.verdict if decision else _EXPIRED,
             "decided_by": decision.operator if decision else None,
             "decided_at": at,
@@ -72,16 +72,16 @@ class OverrideProposal:
             "ended_at": None if status is OverrideStatus.active else at,
         }
         await store.overrides.decide(session, found.id, values)
-        return CarriedOut(told)
+        return DecisionEffect(sentence)
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject."""
-        return asking(found)
+        return approval_launch(found)
 
 
 def _view(override: OverrideView) -> ApprovalView | None:
     if override.deadline is None:
-        return None  # small enough: nobody was asked
+        return None  # its change of size is below the policy's limit: it needed no approval
     decision = None
     if override.verdict in set(ApprovalVerdict) and override.decided_by is not None and override.decided_at is not None:
         decision = Decision(
@@ -111,8 +111,11 @@ def _standing(override: OverrideView, decision: Decision | None) -> tuple[Approv
         return ApprovalState.pending, None
     if decision is not None:
         state = _STATES[decision.verdict]
-        told = outcome_of(state, decision)
-        return state, f"{told}, ended since: {override.reason}" if override.status is OverrideStatus.ended else told
+        sentence = outcome_of(state, decision)
+        return (
+            state,
+            f"{sentence}, ended since: {override.reason}" if override.status is OverrideStatus.ended else sentence,
+        )
     if override.verdict == _EXPIRED:
         return ApprovalState.expired, outcome_of(ApprovalState.expired, None)
     return ApprovalState.withdrawn, f"withdrawn: {override.reason}"

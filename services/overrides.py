@@ -52,7 +52,7 @@ async def find(session: AsyncSession, override_id: str) -> OverrideView:
     """An override. Raises NotOnRecord."""
     view = await store.overrides.find(session, override_id)
     if view is None:
-        raise NotOnRecord(f"There is no override {override_id}: 'closeloop overrides list' shows what waits.")
+        raise NotOnRecord(f"There is no override {override_id}: 'closeloop overrides list --closed' shows all of them.")
     return view
 
 

@@ -19,7 +19,7 @@ from closeloop.models.positions import (
 )
 from closeloop.services.launching import start
 
-AT_ONCE = 20
+CLOSES_AT_ONCE = 20
 _REFUSALS: Mapping[str | None, type[ServiceError]] = {
     POSITION_CONFLICT: NotPossibleNow,
     POSITION_REFUSED: NotAcceptable,
@@ -58,10 +58,10 @@ async def close(client: Client, position: ClosedPosition) -> CloseReport:
 
 async def close_all(client: Client, positions: Mapping[int, ClosedPosition]) -> ClosesReport:
     """Close positions, each named by its place in what was sent, some at once. One that is refused stops no other."""
-    turnstile = asyncio.Semaphore(AT_ONCE)
+    slots = asyncio.Semaphore(CLOSES_AT_ONCE)
 
     async def one(index: int, position: ClosedPosition) -> CloseReport | RejectedClose:
-        async with turnstile:
+        async with slots:
             try:
                 return await close(client, position)
             except ServiceError as error:

@@ -12,7 +12,7 @@ from closeloop.gateways.candles import Candle, NotCandles, RefusedRow
 from closeloop.models.errors import NotAcceptable, NotOnRecord
 from closeloop.models.prices import PriceImport, PriceSeries, UnacceptableCandle
 
-STORED_AT_ONCE = 5_000
+CANDLES_A_STATEMENT = 5_000
 
 
 async def import_candles(
@@ -45,7 +45,7 @@ async def _store(
     report = PriceImport(asset=asset, interval_seconds=interval_seconds)
     differing, rest = 0, iter(rows)
     try:
-        while batch := list(islice(rest, STORED_AT_ONCE)):
+        while batch := list(islice(rest, CANDLES_A_STATEMENT)):
             report.rejected += [
                 UnacceptableCandle(line=row.line, reason=row.reason) for row in batch if isinstance(row, RefusedRow)
             ]

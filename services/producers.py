@@ -154,10 +154,10 @@ async def _as_of(
         for one in scores_of_slices(sums, abstained, policy.producers):
             if one.slice[1:] == wanted:
                 found[book, one.slice.producer_id] = one
-    then = []
+    views_then = []
     for producer in known:
         one_then = found.get((producer.book, producer.producer_id))
-        then.append(
+        views_then.append(
             replace(producer, scores=Scores(), sums=[], as_of=None, policy_hash=None)
             if one_then is None
             else replace(
@@ -168,7 +168,7 @@ async def _as_of(
                 policy_hash=policy.producers.hash,
             )
         )
-    return then
+    return views_then
 
 
 def scores_of_slices(
@@ -185,15 +185,17 @@ def scores_of_slices(
     bins = np.array([row.bin for row in sums], dtype=np.int64)
     all_keys, all_sums = with_all(keys, dense(group, bins, values, len(streams)))
     scores = performance(all_sums, producers)
-    silent = _abstentions(abstained)
+    abstentions_left = _abstentions(abstained)
     found: list[SliceScores] = []
     for i, codes_of in enumerate(all_keys.tolist()):
         part = Slice._make("" if code == ALL else names[j][code] for j, code in enumerate(codes_of))
         if codes_of[3] != ALL and part.regime == "":
             continue  # forecasts that named no regime have no row of their own: they are in that of all regimes
         known = {name: plain_number(array[i]) for name, array in vars(scores).items()}
-        found.append(SliceScores(part, Scores(**known, abstentions=silent.pop(part, 0)), all_sums[i].tolist()))
-    return found + [SliceScores(part, Scores(abstentions=n), []) for part, n in sorted(silent.items())]
+        found.append(
+            SliceScores(part, Scores(**known, abstentions=abstentions_left.pop(part, 0)), all_sums[i].tolist())
+        )
+    return found + [SliceScores(part, Scores(abstentions=n), []) for part, n in sorted(abstentions_left.items())]
 
 
 def _abstentions(rows: Sequence[Abstentions]) -> Counter[Slice]:

@@ -24,11 +24,12 @@ from closeloop.models.status import (
     WorkerStatus,
 )
 
-# How long ago a live worker polled at most. It asks for workflow tasks again within 70 s (a long poll ends by itself).
-# While an activity runs in its only slot, it does not ask for another: there, whom the server remembers (5 min) counts.
-WORKFLOW_POLL = timedelta(seconds=75)
-ACTIVITY_POLL = timedelta(minutes=5)
-PATIENCE_SECONDS = 10
+# A worker that polled a queue within this time is taken for alive. It polls for workflow tasks again within 70 s, when
+# a long poll ends by itself. The market queue has one slot: while an activity runs in it, the worker does not poll, so
+# there every worker counts that the server remembers (5 minutes).
+WORKFLOW_POLL_AT_MOST_AGO = timedelta(seconds=75)
+ACTIVITY_POLL_AT_MOST_AGO = timedelta(minutes=5)
+TEMPORAL_ANSWERS_WITHIN_SECONDS = 10
 
 
 async def status(
@@ -50,7 +51,7 @@ async def status(
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
     worker = WorkerStatus(task_queue=TASK_QUEUE)
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS), temporal() as client:
+        async with asyncio.timeout(TEMPORAL_ANSWERS_WITHIN_SECONDS), temporal() as client:
             server.up = True
             worker.queues = [
                 QueueStatus(task_queue=queue, workers=await _pollers(client, queue))
@@ -78,7 +79,7 @@ async def _pollers(client: Client, queue: str) -> list[str]:
     description = await client.workflow_service.describe_task_queue(
         DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind)
     )
-    earliest = datetime.now(UTC) - (ACTIVITY_POLL if only_activities else WORKFLOW_POLL)
+    earliest = datetime.now(UTC) - (ACTIVITY_POLL_AT_MOST_AGO if only_activities else WORKFLOW_POLL_AT_MOST_AGO)
     return sorted(
         {poller.identity for poller in description.pollers if poller.last_access_time.ToDatetime(tzinfo=UTC) > earliest}
     )

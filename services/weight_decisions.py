@@ -1,6 +1,6 @@
-"""What an operator decides on a weight cycle: its proposal, as everything that waits; and undoing what was applied.
+"""What an operator decides on a weight cycle: approving or rejecting its proposal, and reverting what was applied.
 
-Everything is done in the caller's transaction, which holds the book.
+Everything is written in the caller's transaction, in which the book is locked.
 """
 
 from datetime import datetime
@@ -31,7 +31,7 @@ from closeloop.models.weights import (
     Weights,
     WeightsVerdict,
 )
-from closeloop.services.approvals import ApprovalEvents, CarriedOut, outcome_of
+from closeloop.services.approvals import ApprovalEvents, DecisionEffect, outcome_of
 from closeloop.store.approvals import WaitingPage
 
 SUPERSEDED = "superseded"
@@ -44,7 +44,7 @@ _STATES = {
 }
 
 
-def _names(key: ApprovalKey) -> dict[str, Any]:
+def _proposal_fields(key: ApprovalKey) -> dict[str, Any]:
     return {"kind": key.kind, "book": key.book, "id": key.id, "cycle_id": cycle_id_of(key)}
 
 
@@ -63,7 +63,7 @@ class WeightsProposal:
         expired=EventType.weights_expired,
         reminder=EventType.weights_reminder,
         word_refused=EventType.weights_word_refused,
-        names=_names,
+        proposal_fields=_proposal_fields,
     )
 
     async def hold(self, session: AsyncSession, key: ApprovalKey) -> None:
@@ -119,16 +119,16 @@ class WeightsProposal:
             return None
         return f"stale: version {active.version} has replaced the weights that this was computed from"
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         """See Subject."""
         cycle_id = cycle_id_of(found)
         if decision is None:
             reason = "nobody decided before the deadline"
             await store.weights.settle_cycle(session, cycle_id, CycleState.expired, reason=reason)
-            return CarriedOut(f"{reason}: nothing changes", {"reason": "deadline"})
+            return DecisionEffect(f"{reason}: nothing changes", {"reason": "deadline"})
         if decision.verdict is ApprovalVerdict.reject:
             await _settle(session, cycle_id, CycleState.rejected, decision.operator, decision.note, decision.at, None)
-            return CarriedOut("the weights stay as they are")
+            return DecisionEffect("the weights stay as they are")
         record, active = await _cycle(session, found), await store.weights.active(session, found.book)
         assert record.new is not None, "a proposal has weights"
         version = ActiveWeights(
@@ -143,7 +143,9 @@ class WeightsProposal:
         await store.weights.activate(session, version, record.old, cycle_id, reason)
         number = version.version
         await _settle(session, cycle_id, CycleState.applied, decision.operator, decision.note, decision.at, number)
-        return CarriedOut(f"version {number} is in force", {"version": number, "old": record.old, "new": record.new})
+        return DecisionEffect(
+            f"version {number} is in force", {"version": number, "old": record.old, "new": record.new}
+        )
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject. The cycle is on record: its workflow goes on from there."""
@@ -155,9 +157,9 @@ class WeightsProposal:
 
 
 async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
-    """The former weights again, to the last bit: they are copied, not computed. Or why not; either way on record.
+    """Bring the weights that an applied cycle replaced back into force, or refuse and say why; an event says either.
 
-    Raises NotOnRecord.
+    The former weights are copied, not computed: equal to the last bit. Raises NotOnRecord.
     """
     await store.books.hold(session, word.book)
     record = await _cycle(session, word)
@@ -167,7 +169,7 @@ async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
     last = await store.weights.last_cycle(session, word.book)
     if refusal := _refusal(record, word, active, last):
         which = f"/{WeightsVerdict.revert}/{word.operator}/{word.at.isoformat()}"
-        await _tell(session, EventType.weights_word_refused, word, {"outcome": refusal}, which)
+        await _append_event(session, EventType.weights_word_refused, word, {"outcome": refusal}, which)
         return _answer(record, False, refusal)
     assert active is not None, "an applied cycle has a version"
     former = await store.weights.version(session, word.book, active.version - 1)
@@ -181,8 +183,11 @@ async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
 async def revert_to_preset(
     session: AsyncSession, word: RecordRevert, preset_weights: Weights, policy_hash: str
 ) -> ApprovalAnswer:
-    """The preset's weights, whatever is in force: after it came from an earlier revert, there is nothing else to go
-    back to. Raises NotOnRecord."""
+    """Bring the preset's weights into force, whatever is in force now.
+
+    For where :func:`revert` refuses: what is in force came from an earlier revert, and only the preset is left to go
+    back to. Raises NotOnRecord.
+    """
     record, active = await _cycle(session, word), await store.weights.active(session, word.book)
     assert active is not None, "what is undone has a version"
     version = await _go_back(session, word, active, preset_weights, "preset", word.at, policy_hash)
@@ -208,8 +213,8 @@ async def _go_back(
     )
     reason = reason_of("reverted", word.operator, word.note)
     await store.weights.activate(session, version, active.weights, cycle_id_of(word), reason)
-    told = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights}
-    await _tell(session, EventType.weights_reverted, word, told, f"/{version.version}")
+    payload = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights}
+    await _append_event(session, EventType.weights_reverted, word, payload, f"/{version.version}")
     return version.version
 
 
@@ -275,13 +280,13 @@ def _in_the_cycles_time(record: CycleRecord, at: datetime) -> datetime:
     return record.as_of + (at - record.created_at)
 
 
-async def _tell(
+async def _append_event(
     session: AsyncSession, event: EventType, word: RecordRevert, payload: dict[str, Any], which: str
 ) -> None:
-    said = {
+    decision = {
         "verdict": WeightsVerdict.revert,
         "operator": word.operator,
         "note": word.note,
         "at": word.at.isoformat(),
     }
-    await store.events.append(session, (event, word.workflow_id + which, _names(word) | said | payload))
+    await store.events.append(session, (event, word.workflow_id + which, _proposal_fields(word) | decision | payload))

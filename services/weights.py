@@ -30,18 +30,18 @@ from closeloop.services.launching import result, start
 from closeloop.services.weight_decisions import WeightsProposal
 from closeloop.store.database import Sessions
 
-SAME = 1e-12
-"""Two weights nearer than this are one: the grid on which weights lie is finer."""
+SAME_WEIGHT_WITHIN = 1e-12
+"""Two weights that differ by less than this are the same: the grid on which weights lie (2^-50) is finer."""
 
-LOOK_EVERY_SECONDS = 0.2
-"""How often the record is read while a cycle is being evaluated."""
+READ_RECORD_EVERY_SECONDS = 0.2
+"""How often a cycle's record is looked for while its workflow evaluates it."""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 async def in_force(session: AsyncSession, policy: LearningPolicy, preset: Preset, book: str) -> ActiveWeights:
-    """What an engine reads. A book that has no preset yet would start with ``preset``, brought inside the bounds.
+    """The weights that an engine reads. Where the book has none yet: those of ``preset``, brought inside the bounds.
 
     Raises NotAcceptable where the policy's bounds leave no weights.
     """
@@ -85,14 +85,17 @@ async def find(session: AsyncSession, cycle_id: str) -> CycleView:
     """A cycle. Raises NotOnRecord."""
     found = await store.weights.cycle(session, cycle_id)
     if found is None:
-        raise NotOnRecord(f"There is no proposal {cycle_id}: 'closeloop weights proposals' shows what waits.")
+        raise NotOnRecord(
+            f"There is no proposal {cycle_id}: 'closeloop weights proposals' shows what waits, "
+            "'closeloop weights history --book BOOK' every cycle."
+        )
     return found.view
 
 
 def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
     """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
     allowed = project(preset.weights, policy.weights)
-    if all(abs(allowed[domain] - weight) < SAME for domain, weight in preset.weights.items()):
+    if all(abs(allowed[domain] - weight) < SAME_WEIGHT_WITHIN for domain, weight in preset.weights.items()):
         return dict(preset.weights)
     return allowed
 
@@ -110,8 +113,11 @@ def preset_version(book: str, weights: Weights, policy: LearningPolicy) -> Activ
 async def run_cycle(
     client: Client, sessions: Sessions, book: str, as_of: datetime, deadline: timedelta | None = None
 ) -> CycleView:
-    """Start the cycle of the week (or month) that ``as_of`` is in, unless it was, and wait for its proposal or its
-    reason for none. ``deadline``: how long the proposal waits; None: the policy's. Raises RunFailed."""
+    """Run a book's cycle of the week (or month) that ``as_of`` is in; returns once it has proposed, or not proposed.
+
+    A cycle that was started before is not started again. ``deadline``: how long the proposal waits; None: as long as
+    the policy says. Raises RunFailed.
+    """
     async with sessions() as session:
         found = await store.books.find(session, book)
     cycle_id = f"{book}/{(found.cadence if found else Cadence.weekly).period(as_of)}"
@@ -121,20 +127,20 @@ async def run_cycle(
         handle = await start(client, launch)
     except WorkflowAlreadyStartedError:
         handle = client.get_workflow_handle(launch.id)
-    ended = asyncio.create_task(result(handle))
+    run_ended = asyncio.create_task(result(handle))
     try:
         while True:
             async with sessions() as session:
                 if record := await store.weights.cycle(session, cycle_id):
                     return record.view
-            if ended.done():
-                ended.result()  # raises why there is none
-            await asyncio.wait((ended,), timeout=LOOK_EVERY_SECONDS)
+            if run_ended.done():
+                run_ended.result()  # raises RunFailed if the workflow failed before it wrote a record
+            await asyncio.wait((run_ended,), timeout=READ_RECORD_EVERY_SECONDS)
     finally:
-        ended.cancel()
+        run_ended.cancel()
 
 
-async def say(
+async def send_decision(
     client: Client, sessions: Sessions, cycle_id: str, verdict: WeightsVerdict, operator: str, note: str
 ) -> ApprovalAnswer:
     """Decide on a cycle's proposal, or undo what it applied, and wait for the answer.
@@ -147,7 +153,9 @@ async def say(
         raise NotPossibleNow(f"The cycle {cycle_id} proposes nothing: {view.reason or view.state}.")
     key = CycleKey(cycle_id=cycle_id, book=view.book).approval
     if verdict is not WeightsVerdict.revert:
-        return await approvals.say(client, sessions, [WeightsProposal()], key, ApprovalVerdict(verdict), operator, note)
+        return await approvals.send_decision(
+            client, sessions, [WeightsProposal()], key, ApprovalVerdict(verdict), operator, note
+        )
     word = {"verdict": verdict, "operator": operator, "note": note}
-    answer = await approvals.update(client, view.workflow_id, word)
+    answer = await approvals.send_update(client, view.workflow_id, word)
     return answer or await approvals.refuse_late_word(sessions, WeightsProposal(), key, verdict, operator, note)

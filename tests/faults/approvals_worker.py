@@ -16,7 +16,7 @@ from closeloop.activities.approvals import ApprovalActivities
 from closeloop.models.approvals import ApprovalView, Decision
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
-from closeloop.services.approvals import CarriedOut
+from closeloop.services.approvals import DecisionEffect
 from closeloop.services.override_decisions import OverrideProposal
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.wiring import WORKFLOWS, build_worker, workflow_runner
@@ -31,7 +31,7 @@ def die() -> None:
 class DiesBeforeCommit(OverrideProposal):
     """The decision is carried out, and not committed."""
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         done = await super().settle(session, found, decision)
         die()
         return done
@@ -40,7 +40,7 @@ class DiesBeforeCommit(OverrideProposal):
 class DiesAfterCommit(OverrideProposal):
     """The decision is committed, and nobody was told so."""
 
-    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> CarriedOut:
+    async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         event.listen(session.sync_session, "after_transaction_end", lambda _, ended: ended.parent is None and die())
         return await super().settle(session, found, decision)
 

@@ -89,7 +89,7 @@ class Desk:
         return answer
 
     async def say(self, view: ApprovalView, verdict: ApprovalVerdict, operator: str) -> ApprovalAnswer:
-        return await approvals.say(self.client, self.sessions, SUBJECTS, view, verdict, operator, "")
+        return await approvals.send_decision(self.client, self.sessions, SUBJECTS, view, verdict, operator, "")
 
     async def in_force(self, book: str) -> tuple[int, list[str], bool]:
         """The version of weights, the statuses of overrides, whether the meta-producer speaks."""
