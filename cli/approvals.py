@@ -79,18 +79,18 @@ def _decide(name: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bo
     async def decided() -> ApprovalAnswer:
         async with database() as session:
             found = await approvals.show(session, SUBJECTS, name)
-        return await say(found, verdict, by, note)
+        return await send_decision(found, verdict, by, note)
 
-    tell(run(hinting(decided())), as_json)
+    print_answer(run(hinting(decided())), as_json)
 
 
-async def say(key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
+async def send_decision(key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
     """Tell the workflow that waits what was decided, and wait for its answer."""
     async with database_sessions() as sessions, temporal() as client:
         return await approvals.send_decision(client, sessions, SUBJECTS, key, verdict, by, note)
 
 
-def tell(answer: ApprovalAnswer, as_json: bool) -> None:
+def print_answer(answer: ApprovalAnswer, as_json: bool) -> None:
     """Print the answer; status 1 if it was not accepted."""
     if as_json:
         print_json(answer)

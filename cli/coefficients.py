@@ -25,14 +25,14 @@ def coefficients(
     for row in rows:
         config = row.config_data
         of_all = [("all together", {"weight": None} | config.get("global_rr", {}))]
-        for name, told in [*sorted(config.get("timeframe_weights", {}).items()), *of_all]:
+        for name, figures in [*sorted(config.get("timeframe_weights", {}).items()), *of_all]:
             shown.add_row(
                 row.book,
                 name,
-                number(told["weight"]),
-                number(told.get("rr_short")),
-                number(told.get("rr_long")),
-                str(told.get("n", 0)),
+                number(figures["weight"]),
+                number(figures.get("rr_short")),
+                number(figures.get("rr_long")),
+                str(figures.get("n", 0)),
                 at(row.updated_at),
             )
     return out.print(shown)

@@ -22,12 +22,18 @@ from closeloop.workers.settings import Settings
 
 T = TypeVar("T")
 
+REFUSALS_SHOWN = 20
+"""How many refused rows a command prints one by one; ``--json`` has all of them."""
+
+HINT_AFTER_SECONDS = 10
+"""How long a command waits for a worker before it prints what may be the matter."""
+
 HIDDEN_ALIASES = {"by": "--operator", "note": "--reason"}
-"""What options of a decision were called in 0.1; help does not show them."""
+"""By parameter, what the options of a decision were called in 0.1. They still work; help does not show them."""
 
 
 class DecisionCommand(typer.core.TyperCommand):
-    """A command with ``--by`` and ``--note``, by whatever name."""
+    """A command with ``--by`` and ``--note``, which also understands the names that these had in 0.1."""
 
     def make_parser(self, ctx: Any) -> Any:
         """The parser that click makes, with the aliases."""
@@ -96,7 +102,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     except ServiceError as error:
         fail(str(error))
     except RPCError as error:
-        fail(f"Temporal refused or does not answer ({error.message[:300]}): 'closeloop status' tells what is up.")
+        fail(f"Temporal refused or does not answer ({error.message[:300]}): 'closeloop status' shows what is up.")
     except RuntimeError as error:
         if "Failed client connect" not in str(error):
             raise
@@ -108,8 +114,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         if state in ("42P01", "42703"):
             fail("The database's schema is not this version's: run 'closeloop db upgrade'.")
         if state.startswith(("28", "3D")):
-            said = str(getattr(error, "orig", error)).strip()
-            fail(f"The database refuses the connection ({said}): check DATABASE_URL.")
+            reason = str(getattr(error, "orig", error)).strip()
+            fail(f"The database refuses the connection ({reason}): check DATABASE_URL.")
         if not is_unreachable(error):
             if isinstance(error, OSError):
                 fail(str(error))
@@ -120,9 +126,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 async def hinting(work: Awaitable[T]) -> T:
     """Wait for what a worker does; if that takes long, say what may be the matter."""
     task = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait((task,), timeout=10)
+    done, _ = await asyncio.wait((task,), timeout=HINT_AFTER_SECONDS)
     if not done:
-        err.print("Still waiting: is a worker running? 'closeloop status' tells. Ctrl-C stops only the waiting.")
+        err.print("Still waiting: is a worker running? 'closeloop status' shows it. Ctrl-C stops only the waiting.")
     return await task
 
 

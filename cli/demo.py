@@ -61,9 +61,9 @@ def demo() -> None:
 
 
 async def _demo() -> None:
-    this = asyncio.current_task()
-    assert this is not None, "a coroutine runs in a task"
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)  # so that the stack is stopped
+    demo_task = asyncio.current_task()
+    assert demo_task is not None, "a coroutine runs in a task"
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, demo_task.cancel)  # so that the stack is stopped
     async with _stack() as started_here:
         out.print(
             f"\nA simulated engine closes {sum(b.positions for b in BOOKS)} positions over {DAYS} "
@@ -71,7 +71,7 @@ async def _demo() -> None:
             "so that you can see whether it is found.\n"
         )
         async with temporal() as client:
-            new = await _play(client)
+            newly_attributed = await _play(client)
             for book in BOOKS:
                 await rebuild_karma(client, KarmaRebuildRequest(book=book.name))
             cycles = {book.name: await _weekly_cycles(client, book) for book in BOOKS}
@@ -81,7 +81,7 @@ async def _demo() -> None:
             await _show_weights(book, cycles[book.name])
         await _show_forecasters()
         await _patterns()
-        if not new:
+        if not newly_attributed:
             out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
         _what_next(started_here, [view for views in cycles.values() for view in views])
 
@@ -164,11 +164,11 @@ async def _forecast(client: Client) -> None:
     err.print("forecasts of simulated prices", end="\r" if err.is_terminal else "\n")
     async with database() as session:
         rows = list(simulated.candles())
-        said = list(simulated.forecasts())
+        issued = list(simulated.forecasts())
         async with session.begin():
             for start in range(0, len(rows), 5_000):
                 await store.prices.add(session, rows[start : start + 5_000])
-            await store.forecasts.record(session, sorted(said, key=lambda f: f.key))
+            await store.forecasts.record(session, sorted(issued, key=lambda f: f.key))
     for as_of in simulated.resolutions():
         await forecasts.resolve(client, as_of)
 
@@ -205,8 +205,8 @@ async def _show_forecasters() -> None:
 
 async def _show_weights(book: SimulatedBook, cycles: Sequence[CycleView]) -> None:
     counted = Counter(view.reason if view.state == CycleState.no_adjustment else str(view.state) for view in cycles)
-    told = ", ".join(f"{number} {(what or '').replace('_', ' ')}" for what, number in counted.items())
-    out.print(f"Weekly weight cycles of {book.name}, computed as of each simulated week: {told}.")
+    counts = ", ".join(f"{number} {(what or '').replace('_', ' ')}" for what, number in counted.items())
+    out.print(f"Weekly weight cycles of {book.name}, computed as of each simulated week: {counts}.")
     policy = settings().learning_policy()
     async with database() as session:
         preset = preset_named(policy.weights.default_preset)
@@ -241,7 +241,9 @@ async def _show(book: SimulatedBook) -> None:
         f"(95 % interval {summary.hit_rate_low:.0%} to {summary.hit_rate_high:.0%}), "
         f"PnL {signed(summary.realized_pnl)}, {summary.avg_rr:+.2f} R on average."
     )
-    shown = table("producer", "karma", "trades", "hit rate", "planted hit rate", "karma to expect", numbers=_NUMBERS)
+    shown = table(
+        "producer", "karma", "trades", "hit rate", "planted hit rate", "karma to expect", numbers=_KARMA_NUMBERS
+    )
     for row in karma:
         interval = wilson_interval(row.wins, row.trades)
         rate = f"{row.wins / row.trades:.0%} ({interval[0]:.0%} to {interval[1]:.0%})" if interval else "-"
@@ -258,7 +260,7 @@ async def _show(book: SimulatedBook) -> None:
     out.print("Karma follows about the last 20 trades, so it wanders around the value to expect.\n")
 
 
-_NUMBERS: Sequence[str] = ("karma", "trades", "hit rate", "planted hit rate", "karma to expect")
+_KARMA_NUMBERS: Sequence[str] = ("karma", "trades", "hit rate", "planted hit rate", "karma to expect")
 
 
 async def _patterns() -> None:
@@ -267,8 +269,9 @@ async def _patterns() -> None:
     half_life = FADING.half_life_hours or 0.0
     out.print(
         f"Book {PATTERN_BOOK} (simulated): {len(trades)} trades of {PATTERN}, imported, in {PATTERN_DAYS} days.\n"
-        f"Planted, to be found:\n  {_said(LASTING.scope)} earns {LASTING.lift:.1f} R more, all the time;\n"
-        f"  {_said(FADING.scope)} earned {FADING.lift:.1f} R more on the first day, half of it {half_life:.0f} h later."
+        f"Planted, to be found:\n  {_conditions(LASTING.scope)} earns {LASTING.lift:.1f} R more, all the time;\n"
+        f"  {_conditions(FADING.scope)} earned {FADING.lift:.1f} R more on the first day, "
+        f"half of it {half_life:.0f} h later."
     )
     lines = [(index, trade.model_dump_json().encode()) for index, trade in enumerate(trades)]
     await run_import(jsonl_source(lines, "of the demo"))
@@ -304,7 +307,7 @@ async def _show_lessons() -> None:
     for lesson in found:
         interval = f"{lesson.effect or 0:+.2f} ({lesson.effect_low or 0:+.2f} to {lesson.effect_high or 0:+.2f})"
         fades = number(lesson.half_life_hours, 0) if lesson.half_life_hours else "none seen"
-        shown.add_row(lesson.lesson_id, _said(lesson.scope), str(lesson.n), interval, f"{lesson.q:.1e}", fades)
+        shown.add_row(lesson.lesson_id, _conditions(lesson.scope), str(lesson.n), interval, f"{lesson.q:.1e}", fades)
     out.print(shown)
     out.print(f"{shadows} other conditions looked significant at first, and are explained by these.")
 
@@ -321,16 +324,16 @@ async def _show_overrides(as_of: datetime) -> None:
     async with database() as session:
         found = await match(session, request, as_of, policy)
     spoke = {voice.override_id for voice in found.spoke}
-    out.print(f"As of {as_of:%Y-%m-%d}, an entry in {_said(scope)} is sized x {found.size_multiplier:.3f}:")
+    out.print(f"As of {as_of:%Y-%m-%d}, an entry in {_conditions(scope)} is sized x {found.size_multiplier:.3f}:")
     for override in sorted(overrides, key=lambda o: sorted(o.scope)):
         if override.override_id in spoke:
-            told = f"x {override.size_multiplier:.3f}, speaks until {override.expires_at:%Y-%m-%d}"
+            effect = f"x {override.size_multiplier:.3f}, speaks until {override.expires_at:%Y-%m-%d}"
         else:
-            told = override.reason or ("expired" if override.expires_at <= as_of else str(override.status))
-        out.print(f"  {_said(override.scope)}: {told}")
+            effect = override.reason or ("expired" if override.expires_at <= as_of else str(override.status))
+        out.print(f"  {_conditions(override.scope)}: {effect}")
 
 
-def _said(scope: Mapping[str, str]) -> str:
+def _conditions(scope: Mapping[str, str]) -> str:
     return " and ".join(f"{dimension}={value}" for dimension, value in sorted(scope.items()))
 
 
@@ -363,10 +366,10 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
         ),
         (
             f"{command} producers calibration boaster --book {simulated.BOOK} --as-of {until} --plot boaster.svg",
-            "said against came true, as a picture",
+            "stated confidence against what came true, as a picture",
         ),
         (f"{command} lessons list --book {PATTERN_BOOK}", "lessons; 'lessons show ID' explains one"),
-        (f"{command} import freqtrade FILE", "the same with your own trades"),
+        (f"{command} import freqtrade FILE", "attribute your own trades"),
     ]
     out.print("What next", style="bold")
     for step, meaning in steps:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
+    REFUSALS_SHOWN,
     AsJson,
     AsOfOption,
     BeforeOption,
@@ -49,10 +50,10 @@ def add(file: FileArgument, as_json: AsJson = False) -> None:
         print_json(report)
     else:
         out.print(f"{report.added} forecasts recorded, {report.already_recorded} were on record")
-    for one in report.rejected[:20]:
+    for one in report.rejected[:REFUSALS_SHOWN]:
         err.print(f"refused: line {one.index + 1}: {one.reason}")
-    if len(report.rejected) > 20:
-        err.print(f"refused: {len(report.rejected) - 20} more lines; --json lists all of them")
+    if len(report.rejected) > REFUSALS_SHOWN:
+        err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more lines; --json lists all of them")
     if report.rejected:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from closeloop.cli.connections import database, temporal
-from closeloop.cli.console import AsJson, book_name, err, fail, hinting, out, print_json, run, table
+from closeloop.cli.console import REFUSALS_SHOWN, AsJson, book_name, err, fail, hinting, out, print_json, run, table
 from closeloop.cli.files import FileArgument, json_lines, open_input
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.imports import ImportReport, ImportResult
@@ -20,7 +20,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-REFUSALS_SHOWN = 20
 PROGRESS_EVERY_SECONDS = 0.3
 
 
@@ -52,6 +51,8 @@ def _import(source: ImportSource, as_json: bool) -> None:
     found = run(hinting(run_import(source)))
     if as_json:
         return print_json(found)
+    if not found.books and not found.rejected:
+        return err.print("closeloop: there was nothing to import in the input.")
     shown = table(
         "book",
         "read",
@@ -62,7 +63,8 @@ def _import(source: ImportSource, as_json: bool) -> None:
     )
     for name, b in found.books.items():
         shown.add_row(name, str(b.read), str(b.attributed), str(b.already_attributed), str(len(b.rejected)))
-    out.print(shown)
+    if found.books:
+        out.print(shown)
     refusals = [(name, row) for name, b in found.books.items() for row in b.rejected]
     refusals += [("-", row) for row in found.rejected]
     for name, row in refusals[:REFUSALS_SHOWN]:

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 
-class Command(NamedTuple):
+class LazyCommand(NamedTuple):
     """Where a command is, as ``module:attribute`` (a Typer application or a function), and its one line of help."""
 
     place: str
@@ -18,7 +18,7 @@ class Command(NamedTuple):
 class LazyGroup(TyperGroup):
     """A subclass names its ``table``; the order of the table is the order of the help."""
 
-    table: ClassVar[dict[str, Command]] = {}
+    table: ClassVar[dict[str, LazyCommand]] = {}
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -37,7 +37,7 @@ class LazyGroup(TyperGroup):
 class _Loaded(MutableMapping[str, Any]):
     """Commands by name; one is imported when it is asked for."""
 
-    def __init__(self, table: dict[str, Command]) -> None:
+    def __init__(self, table: dict[str, LazyCommand]) -> None:
         self._table = table
         self._loaded: dict[str, Any] = {}
 

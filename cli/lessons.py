@@ -143,14 +143,14 @@ def _print_explanation(found: LessonExplanation) -> None:
     elif view.effect is not None:
         out.print(f"Mean {_effect(view)} R, against no trade at all (0 R).")
     half_life = view.half_life_hours
-    told = "no decay seen" if half_life is None else f"half of the edge is gone after {half_life:.0f} hours"
-    told = "not fitted to shadows" if view.status == LessonStatus.shadow else told
-    out.print(f"Decay: {told}. By time, mean R above the trades outside:")
+    decay = "no decay seen" if half_life is None else f"half of the edge is gone after {half_life:.0f} hours"
+    decay = "not fitted to shadows" if view.status == LessonStatus.shadow else decay
+    out.print(f"Decay: {decay}. By time, mean R above the trades outside:")
     for period in found.periods:
         out.print(f"  {at(period.start)} to {at(period.end)}  {period.n:>6} trades  {period.excess_rr:+.3f}")
     if view.edge_score is not None:
-        told = ", ".join(f"{name} {value:.2f}" for name, value in sorted(view.factors.items()))
-        out.print(f"Edge score {view.edge_score:+.3f} ({told})", soft_wrap=True)
+        factors = ", ".join(f"{name} {value:.2f}" for name, value in sorted(view.factors.items()))
+        out.print(f"Edge score {view.edge_score:+.3f} ({factors})", soft_wrap=True)
     out.print(f"Version {view.version}, as of {at(view.as_of)} UTC, policy {view.policy_hash}. By version:")
     for past in found.history:
         out.print(
@@ -176,7 +176,7 @@ def _standing(view: LessonView, explaining: LessonView | None) -> str:
         return f"A shadow: it looked significant at first, and is explained {by}. It never sizes anything."
     if view.actionable:
         return "Accepted and actionable: 'closeloop overrides materialize' makes an override of it."
-    return "Accepted, but its edge fades too fast to be acted on."
+    return "Accepted, but not acted on: its edge fades too fast."
 
 
 def _scope(scope: dict[str, str]) -> str:

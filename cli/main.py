@@ -9,57 +9,65 @@ from typing import Annotated, ClassVar
 
 import typer
 
-from closeloop.cli.lazy import Command, LazyGroup
+from closeloop.cli.lazy import LazyCommand, LazyGroup
 
 
 class Commands(LazyGroup):
     """Every command. The lines of help are the commands' own (tests/cli/test_help.py)."""
 
-    table: ClassVar[dict[str, Command]] = {
-        "dev": Command(
+    table: ClassVar[dict[str, LazyCommand]] = {
+        "dev": LazyCommand(
             "closeloop.cli.operations:dev", "Start PostgreSQL, Temporal with its UI, and a worker, in the foreground."
         ),
-        "worker": Command("closeloop.cli.operations:worker", "Run a worker until SIGINT or SIGTERM."),
-        "status": Command("closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers."),
-        "schedules": Command("closeloop.cli.operations:schedules", "What runs repeatedly."),
-        "search-attributes": Command(
+        "worker": LazyCommand("closeloop.cli.operations:worker", "Run a worker until SIGINT or SIGTERM."),
+        "status": LazyCommand(
+            "closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers."
+        ),
+        "schedules": LazyCommand("closeloop.cli.operations:schedules", "What runs repeatedly."),
+        "search-attributes": LazyCommand(
             "closeloop.cli.operations:search_attributes", "Search attributes of the Temporal namespace."
         ),
-        "demo": Command(
+        "demo": LazyCommand(
             "closeloop.cli.demo:demo",
             "Play a simulated engine through the real stack (the running one, or its own); show what was learned.",
         ),
-        "db": Command("closeloop.cli.db:app", "The database: where it is, and its schema."),
-        "positions": Command("closeloop.cli.positions:app", "Positions."),
-        "convictions": Command("closeloop.cli.convictions:app", "Convictions."),
-        "import": Command("closeloop.cli.imports:app", "Import history in bulk."),
-        "outcomes": Command("closeloop.cli.outcomes:app", "Outcomes of closed positions."),
-        "karma": Command("closeloop.cli.karma:app", "Trust in producers."),
-        "events": Command("closeloop.cli.events:app", "The append-only record of what happened."),
-        "books": Command("closeloop.cli.books:app", "Books: one for each strategy, with its preset of domain weights."),
-        "approvals": Command(
+        "db": LazyCommand("closeloop.cli.db:app", "The database: where it is, and its schema."),
+        "positions": LazyCommand("closeloop.cli.positions:app", "Positions."),
+        "convictions": LazyCommand("closeloop.cli.convictions:app", "Convictions."),
+        "import": LazyCommand("closeloop.cli.imports:app", "Import history in bulk."),
+        "outcomes": LazyCommand("closeloop.cli.outcomes:app", "Outcomes of closed positions."),
+        "karma": LazyCommand("closeloop.cli.karma:app", "Trust in producers."),
+        "events": LazyCommand("closeloop.cli.events:app", "The append-only record of what happened."),
+        "books": LazyCommand(
+            "closeloop.cli.books:app", "Books: one for each strategy, with its preset of domain weights."
+        ),
+        "approvals": LazyCommand(
             "closeloop.cli.approvals:app", "What waits for you, of whatever kind: look at it, approve, reject."
         ),
-        "weights": Command(
+        "weights": LazyCommand(
             "closeloop.cli.weights:app", "Governed weights: what is proposed and why; approve, reject, revert."
         ),
-        "corpus": Command("closeloop.cli.corpus:app", "Skills: their scores, and what their patterns came to."),
-        "forecasts": Command("closeloop.cli.forecasts:app", "Forecasts: what producers say, and how it turned out."),
-        "prices": Command("closeloop.cli.prices:app", "Prices, by which forecasts are resolved."),
-        "producers": Command("closeloop.cli.producers:app", "What producers are worth by their forecasts."),
-        "meta": Command(
+        "corpus": LazyCommand("closeloop.cli.corpus:app", "Skills: their scores, and what their patterns came to."),
+        "forecasts": LazyCommand(
+            "closeloop.cli.forecasts:app", "Forecasts: what producers say, and how it turned out."
+        ),
+        "prices": LazyCommand("closeloop.cli.prices:app", "Prices, by which forecasts are resolved."),
+        "producers": LazyCommand("closeloop.cli.producers:app", "What producers are worth by their forecasts."),
+        "meta": LazyCommand(
             "closeloop.cli.meta:app", "The meta-producer: it listens to the others and says what usually followed."
         ),
-        "lessons": Command(
+        "lessons": LazyCommand(
             "closeloop.cli.lessons:app",
             "Lessons: in which circumstances trades went better or worse, and which of that is more than noise.",
         ),
-        "overrides": Command("closeloop.cli.overrides:app", "Overrides: what lessons change of size and thresholds."),
-        "coefficients": Command(
+        "overrides": LazyCommand(
+            "closeloop.cli.overrides:app", "Overrides: what lessons change of size and thresholds."
+        ),
+        "coefficients": LazyCommand(
             "closeloop.cli.coefficients:coefficients",
             "Timeframe coefficients: decayed means of R by timeframe, and the weight that follows from them.",
         ),
-        "research": Command(
+        "research": LazyCommand(
             "closeloop.cli.research:app", "Research on closed trades: observations, and hypotheses that are tested."
         ),
     }

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import typer
 
-from closeloop.cli.approvals import say, tell
+from closeloop.cli.approvals import print_answer, send_decision
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -133,13 +133,13 @@ async def _propose(book: str) -> ApprovalView:
 @app.command(cls=DecisionCommand)
 def approve(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Let the meta-producer speak, as proposed; waits for the answer. Status 1 if it was not accepted."""
-    tell(run(hinting(_decide(book, ApprovalVerdict.approve, by, note))), as_json)
+    print_answer(run(hinting(_decide(book, ApprovalVerdict.approve, by, note))), as_json)
 
 
 @app.command(cls=DecisionCommand)
 def reject(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Leave the meta-producer in shadow; waits for the answer. Status 1 if it was not accepted."""
-    tell(run(hinting(_decide(book, ApprovalVerdict.reject, by, note))), as_json)
+    print_answer(run(hinting(_decide(book, ApprovalVerdict.reject, by, note))), as_json)
 
 
 async def _decide(book: str, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
@@ -147,7 +147,7 @@ async def _decide(book: str, verdict: ApprovalVerdict, by: str, note: str) -> Ap
         waiting = await approvals.waiting(session, [LeavingShadow()], book=book)
     if not waiting:
         fail(f"Nothing waits for a decision in book {book}: 'closeloop meta propose --book {book}' makes a proposal.")
-    return await say(waiting[0], verdict, by, note)
+    return await send_decision(waiting[0], verdict, by, note)
 
 
 @app.command(cls=DecisionCommand)

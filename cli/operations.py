@@ -46,10 +46,10 @@ async def _dev(ports: Ports) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await LocalStack(settings(), ports, _say).run(stop)
+    await LocalStack(settings(), ports, _print_line).run(stop)
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)
 
 
@@ -76,18 +76,35 @@ def status(as_json: AsJson = False) -> None:
     else:
         shown = table("part", "up", "detail")
         for name, part in report.parts().items():
-            told = part.model_dump(exclude={"up", "workers", "task_queue", "queues"}, exclude_none=True)
+            details = part.model_dump(exclude={"up", "workers", "task_queue", "queues"}, exclude_none=True)
             if isinstance(part, WorkerStatus):
-                told = {queue.task_queue: " and ".join(queue.workers) or "nobody" for queue in part.queues}
-            shown.add_row(name, "yes" if part.up else "no", ", ".join(f"{key} {value}" for key, value in told.items()))
+                details = {queue.task_queue: " and ".join(queue.workers) or "nobody" for queue in part.queues}
+            shown.add_row(
+                name, "yes" if part.up else "no", ", ".join(f"{key} {value}" for key, value in details.items())
+            )
         out.print(f"home {report.home}: {'a stack runs here' if report.stack_running else 'no stack runs here'}")
         out.print(shown)
         if not report.up:
-            out.print(
-                "What is not up: 'closeloop dev' starts a local stack; its logs are under the home's logs folder."
-            )
+            for hint in _hints(report):
+                out.print(hint, soft_wrap=True)
     if not report.up:
         raise typer.Exit(1)
+
+
+def _hints(report: Status) -> list[str]:
+    """What to do about each part that is not up."""
+    hints = []
+    if not report.postgres.up:
+        hints.append("postgres: start the stack with 'closeloop dev', or check DATABASE_URL.")
+    elif not report.schema_.up:
+        hints.append("schema: 'closeloop db upgrade' brings the database to what this version needs, or says why not.")
+    if not report.temporal.up:
+        hints.append("temporal: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
+    elif not report.worker.up:
+        hints.append("worker: 'closeloop worker' starts one; 'closeloop dev' restarts its own.")
+    if report.stack_running:
+        hints.append(f"The logs of this home's stack are in {report.home}/logs.")
+    return hints
 
 
 async def _status() -> Status:

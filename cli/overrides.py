@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from closeloop.cli.approvals import say, tell
+from closeloop.cli.approvals import print_answer, send_decision
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -202,11 +202,11 @@ def _decide(override: str, verdict: ApprovalVerdict, by: str, note: str, as_json
     async def decided() -> ApprovalAnswer:
         async with database() as session:
             view = await overrides.find(session, override)
-        return await say(override_key(view.book, view.override_id), verdict, by, note)
+        return await send_decision(override_key(view.book, view.override_id), verdict, by, note)
 
-    tell(run(hinting(decided())), as_json)
+    print_answer(run(hinting(decided())), as_json)
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    told = (f"{n}={value:+.4f}" if isinstance(value, float) else f"{n}={value}" for n, value in sorted(values.items()))
-    return ", ".join(told) or "-"
+    texts = (f"{n}={value:+.4f}" if isinstance(value, float) else f"{n}={value}" for n, value in sorted(values.items()))
+    return ", ".join(texts) or "-"

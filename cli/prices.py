@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, TextColumn
 
 from closeloop.cli.connections import database
-from closeloop.cli.console import AsJson, BeforeOption, LastOption, at, err, out, print_json, run, table
+from closeloop.cli.console import REFUSALS_SHOWN, AsJson, BeforeOption, LastOption, at, err, out, print_json, run, table
 from closeloop.cli.files import FileArgument, open_input
 from closeloop.gateways.candles import read_candles
 from closeloop.models.forecasts import seconds_of
@@ -18,7 +18,7 @@ from closeloop.services import prices
 
 app = typer.Typer(help="Prices, by which forecasts are resolved.", no_args_is_help=True)
 
-LONGEST_PRICING_SECONDS = 1_800
+LONGEST_PRICING_INTERVAL_SECONDS = 1_800
 _ASSET = TypeAdapter(Identifier)
 
 
@@ -51,7 +51,7 @@ def import_(
     A candle that is on record stays as it is. Forecasts that were given up for want of a price are tried again.
     """
     seconds = seconds_of(interval)
-    if seconds > LONGEST_PRICING_SECONDS:
+    if seconds > LONGEST_PRICING_INTERVAL_SECONDS:
         err.print(f"closeloop: candles of {interval} are stored, but price no forecast: at most 30m do.")
     report = run(_import(open_input(file), asset, seconds))
     if as_json:
@@ -59,10 +59,10 @@ def import_(
     else:
         counts = f"{report.imported} candles of {asset} imported, {report.already_recorded} were on record"
         out.print(counts + (f", {len(report.rejected)} refused" if report.rejected else ""))
-    for one in report.rejected[:20]:
+    for one in report.rejected[:REFUSALS_SHOWN]:
         err.print("refused: " + (f"line {one.line}: " if one.line else "") + one.reason)
-    if len(report.rejected) > 20:
-        err.print(f"refused: {len(report.rejected) - 20} more lines; --json lists all of them")
+    if len(report.rejected) > REFUSALS_SHOWN:
+        err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more lines; --json lists all of them")
 
 
 async def _import(file: BinaryIO, asset: str, seconds: int) -> PriceImport:

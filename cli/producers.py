@@ -43,9 +43,13 @@ from closeloop.services import producers as services
 app = typer.Typer(help="What producers are worth by their forecasts.")
 
 ProducerId = Annotated[str, typer.Argument(metavar="PRODUCER", help="The producer's id.")]
-Asset = Annotated[str | None, typer.Option("--asset", help="Only of this asset. Default: all together.")]
-Horizon = Annotated[str | None, typer.Option("--horizon", help="Only over this horizon. Default: all together.")]
-Regime = Annotated[str | None, typer.Option("--regime", help="Only in this regime. Default: all together.")]
+Asset = Annotated[str | None, typer.Option("--asset", help="Only forecasts of this asset. Default: all together.")]
+Horizon = Annotated[
+    str | None, typer.Option("--horizon", help="Only forecasts over this horizon. Default: all together.")
+]
+Regime = Annotated[
+    str | None, typer.Option("--regime", help="Only forecasts that named this regime. Default: all together.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -92,8 +96,8 @@ def _print(views: list[ProducerView]) -> None:
         )  # fmt: skip
     out.print(shown)
     if old := [v for v in views if not v.outcomes and v.last_outcome_at is not None]:
-        told = ", ".join(f"{v.producer_id} ({at(v.last_outcome_at)} UTC)" for v in old[:10])
-        out.print(f"Nothing in the rolling window, but earlier, the last of: {told}. --as-of T looks back.")
+        latest = ", ".join(f"{v.producer_id} ({at(v.last_outcome_at)} UTC)" for v in old[:10])
+        out.print(f"No outcome in the rolling window; the last one before it: {latest}. --as-of TIME looks back.")
     out.print(
         "n: outcomes in the rolling window. Brier: 0 is perfect, 0.25 a coin that says 50 %; it is REL\n"
         "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
@@ -149,7 +153,7 @@ def calibration(
         out.print(shown)
         out.print(f"Expected calibration error (of a perfect forecaster): {_ece(found)}")
     if found.recalibration:
-        out.print(_told(found.recalibration))
+        out.print(_recalibration_sentence(found.recalibration))
     if plot is not None:
         out.print(f"Drawn: {plot}")
     return None
@@ -174,16 +178,17 @@ def _draw(plot: Path, found: CalibrationView, slices: list[str]) -> None:
         fail(f"{plot} cannot be written: {error.strerror}.")
 
 
-def _told(found: RecalibrationView) -> str:
+def _recalibration_sentence(found: RecalibrationView) -> str:
     """What was found of recalibrating a producer."""
     evidence = found.evidence
-    told = f"Recalibration {found.version}, as of {at(found.as_of)} UTC, "
+    sentence = f"Recalibration {found.version}, as of {at(found.as_of)} UTC, "
     if evidence["gain"] is None:
-        return told + f"not adopted: {evidence['reason'].replace('_', ' ')}."
-    told += "adopted" if found.adopted else "not adopted"
+        return sentence + f"not adopted: {evidence['reason'].replace('_', ' ')}."
+    sentence += "adopted" if found.adopted else "not adopted"
     low = "" if evidence["gain_low"] is None else f", at least {evidence['gain_low']:+.4f} with 95 % confidence"
     return (
-        told + f": out of sample the Brier score improves by {evidence['gain']:+.4f} +- {evidence['gain_se']:.4f}{low}."
+        sentence
+        + f": out of sample the Brier score improves by {evidence['gain']:+.4f} +- {evidence['gain_se']:.4f}{low}."
     )
 
 

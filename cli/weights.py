@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from closeloop.cli.approvals import tell
+from closeloop.cli.approvals import print_answer
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
@@ -128,7 +128,7 @@ def _decide(proposal: str, verdict: WeightsVerdict, by: str, note: str, as_json:
         async with database_sessions() as sessions, temporal() as client:
             return await weights.send_decision(client, sessions, proposal, verdict, by, note)
 
-    tell(run(hinting(decided())), as_json)
+    print_answer(run(hinting(decided())), as_json)
 
 
 @app.command()
