@@ -1,4 +1,4 @@
-"""Prices that are missing, asked of the source: one request for a symbol and range, as few as there can be."""
+"""TokenPrices that are missing, asked of the source: one request for a symbol and range, as few as there can be."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

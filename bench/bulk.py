@@ -24,14 +24,14 @@ from closeloop.store.database import Sessions
 from closeloop.store.imports import StagedRow
 from closeloop.workers.wiring import learners_of
 
-ONE_BY_ONE = 500
-BULK = 10_000
-LARGE = 100_000
+LOOP_CLOSES = 500
+IMPORT_CLOSES = 10_000
+MEMORY_CLOSES = 100_000
 ROUNDS = 5
 
 
 @dataclass
-class Figures:
+class ImportFigures:
     """What was measured: medians over the rounds, each round compared with its neighbours."""
 
     of_copy: float
@@ -39,24 +39,26 @@ class Figures:
     per_second: float
 
 
-async def bulk(client: Client, sessions: Sessions, dsn: str) -> Figures:
+async def bulk(client: Client, sessions: Sessions, dsn: str) -> ImportFigures:
     """Print the rates of imports, of COPY and of the loop, in turns."""
     loop_rates, copy_rates, bulk_rates = [], [], []
     for number in range(ROUNDS):
         book = f"bench-{uuid.uuid4().hex[:8]}-bulk"
-        bulk_rates.append(await _backfill(client, sessions, closes(book, BULK, number, actions=False)))
-        copy_rates.append(BULK / await copying(dsn, book, IMPORT))
-        loop_rates.append(await _one_by_one(sessions, closes(f"{book}-loop", ONE_BY_ONE, number, actions=False)))
-    print(f"Bulk: backfills of {BULK} closes in turns with COPY of what they wrote and {ONE_BY_ONE} in a loop")
+        bulk_rates.append(await _backfill(client, sessions, closes(book, IMPORT_CLOSES, number, actions=False)))
+        copy_rates.append(IMPORT_CLOSES / await copying(dsn, book, IMPORT))
+        loop_rates.append(await _one_by_one(sessions, closes(f"{book}-loop", LOOP_CLOSES, number, actions=False)))
+    print(
+        f"Bulk: backfills of {IMPORT_CLOSES} closes in turns with COPY of what they wrote and {LOOP_CLOSES} in a loop"
+    )
     print(f"  COPY of the rows         {statistics.median(copy_rates):7.0f}/s (the same tables and indexes, fsync on)")
     print(f"  BackfillWorkflow         {statistics.median(bulk_rates):7.0f}/s (with the karma rebuild at its end)")
     print(f"  loop of transactions     {statistics.median(loop_rates):7.0f}/s")
     rich_book = f"bench-{uuid.uuid4().hex[:8]}-rich"
-    rich = await _backfill(client, sessions, closes(rich_book, BULK))
-    rich_copy = BULK / await copying(dsn, rich_book, IMPORT)
+    rich = await _backfill(client, sessions, closes(rich_book, IMPORT_CLOSES))
+    rich_copy = IMPORT_CLOSES / await copying(dsn, rich_book, IMPORT)
     print(f"  with two actions each    {rich:7.0f}/s (a scope of 25 dimensions, two rows of patterns a close;")
     print(f"                           COPY of those {rich_copy:.0f}/s)")
-    return Figures(
+    return ImportFigures(
         of_copy=statistics.median(b / c for c, b in zip(copy_rates, bulk_rates, strict=True)),
         of_loop=statistics.median(b / o for o, b in zip(loop_rates, bulk_rates, strict=True)),
         per_second=statistics.median(bulk_rates),
@@ -66,11 +68,11 @@ async def bulk(client: Client, sessions: Sessions, dsn: str) -> Figures:
 async def memory(client: Client, sessions: Sessions, worker: psutil.Process) -> tuple[float, float]:
     """(MiB before, highest MiB) of the worker while a large import runs."""
     before = highest = worker.memory_info().rss / 2**20
-    run = asyncio.create_task(_backfill(client, sessions, closes(f"bench-{uuid.uuid4().hex[:8]}", LARGE)))
+    run = asyncio.create_task(_backfill(client, sessions, closes(f"bench-{uuid.uuid4().hex[:8]}", MEMORY_CLOSES)))
     while not run.done():
         await asyncio.wait((run,), timeout=0.2)
         highest = max(highest, worker.memory_info().rss / 2**20)
-    print(f"Memory of the worker during a backfill of {LARGE} closes at {run.result():.0f}/s")
+    print(f"Memory of the worker during a backfill of {MEMORY_CLOSES} closes at {run.result():.0f}/s")
     print(f"  before {before:.0f} MiB, at most {highest:.0f} MiB")
     return before, highest
 

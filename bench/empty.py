@@ -1,4 +1,4 @@
-"""What everything is compared with: an empty workflow with one empty activity."""
+"""What live closes are compared with: an empty workflow with one empty activity."""
 
 from datetime import timedelta
 

@@ -26,12 +26,12 @@ from closeloop.store.database import Sessions
 AS_OF = datetime(2026, 6, 30, tzinfo=UTC)
 DAYS = 90
 ASSETS = 10
-BULK = 100_000
-BULK_TURNS = 3
-ONE_BY_ONE = 1_000
-HISTORY = 1_000_000
+DUE_FORECASTS = 100_000
+DUE_TURNS = 3
+LOOP_FORECASTS = 1_000
+HISTORY_OUTCOMES = 1_000_000
 PRODUCERS = 20
-FEW = 1_000
+FEW_FORECASTS = 1_000
 ROUNDS = 9
 
 _CANDLES = """
@@ -70,7 +70,7 @@ _OUTCOMES = """
 
 
 @dataclass
-class Figures:
+class ForecastFigures:
     """What was measured."""
 
     of_copy: float
@@ -83,19 +83,22 @@ class Figures:
     memory_mib: float
 
 
-async def forecasts(sessions: Sessions, dsn: str) -> Figures:
+async def forecasts(sessions: Sessions, dsn: str) -> ForecastFigures:
     """Print what was measured, and return it."""
     first = AS_OF - timedelta(days=DAYS)
     await _run(sessions, _CANDLES, assets=ASSETS, first=first - timedelta(days=1), last=AS_OF)
     alone = await _few(sessions, "alone")
     of_copy, bulk_ratio, bulk_seconds = await _bulk(sessions, dsn)
-    print(f"  filling in {HISTORY} outcomes of {PRODUCERS} producers")
+    print(f"  filling in {HISTORY_OUTCOMES} outcomes of {PRODUCERS} producers")
     await _history(sessions)
     await _run(sessions, "CHECKPOINT")  # what was filled in is written out before anything is measured
     beside = await _few(sessions, "history")
-    print(f"Resolving {FEW} due forecasts: {alone:.2f} s with no history, {beside:.2f} s beside {HISTORY} outcomes")
+    print(
+        f"Resolving {FEW_FORECASTS} due forecasts: {alone:.2f} s with no history, "
+        f"{beside:.2f} s beside {HISTORY_OUTCOMES} outcomes"
+    )
     ratio, scratch, update, highest = await _performance(sessions, dsn)
-    return Figures(of_copy, bulk_ratio, bulk_seconds, beside / alone, ratio, scratch, update, highest)
+    return ForecastFigures(of_copy, bulk_ratio, bulk_seconds, beside / alone, ratio, scratch, update, highest)
 
 
 async def _run(sessions: Sessions, sql: str, **values: Any) -> None:
@@ -131,7 +134,7 @@ async def _few(sessions: Sessions, prefix: str) -> float:
     """Median seconds of resolving a few."""
     seconds = []
     for number in range(ROUNDS):
-        await _send(sessions, f"bench-{prefix}", f"{prefix}{number}-", FEW)
+        await _send(sessions, f"bench-{prefix}", f"{prefix}{number}-", FEW_FORECASTS)
         await _run(sessions, _DUE, book=f"bench-{prefix}", prefix=f"{prefix}{number}-")
         seconds.append(await _timed(lambda: _resolve(sessions)))
     return statistics.median(seconds)
@@ -140,27 +143,32 @@ async def _few(sessions: Sessions, prefix: str) -> float:
 async def _bulk(sessions: Sessions, dsn: str) -> tuple[float, float, float]:
     """(rate / that of COPY, rate / that of the row-by-row method, seconds for all): medians of turns."""
     ours, copies, loops = [], [], []
-    for turn in range(BULK_TURNS):
+    for turn in range(DUE_TURNS):
         book = f"bench-{turn}-bulk"
-        await _send(sessions, book, "bulk-", BULK)
+        await _send(sessions, book, "bulk-", DUE_FORECASTS)
         await _run(sessions, _DUE, book=book, prefix="bulk-")
         await _run(sessions, "ANALYZE forecasts, forecast_resolution_state, price_history")
         ours.append(await _timed(lambda: _resolve(sessions)))
         copies.append(await copying(dsn, book, RESOLUTION, referred_to=FORECASTS))
         loops.append(await _one_by_one(sessions, dsn, f"bench-rows-{turn}"))
-    print(f"Resolving {BULK} due forecasts over {ASSETS} assets with local prices, {BULK_TURNS} turns")
-    print(f"  one by one (asyncpg)     {ONE_BY_ONE / statistics.median(loops):7.0f}/s")
+    print(f"Resolving {DUE_FORECASTS} due forecasts over {ASSETS} assets with local prices, {DUE_TURNS} turns")
+    print(f"  one by one (asyncpg)     {LOOP_FORECASTS / statistics.median(loops):7.0f}/s")
     print(
-        f"  COPY of the rows         {BULK / statistics.median(copies):7.0f}/s (the same tables and indexes, fsync on)"
+        f"  COPY of the rows         {DUE_FORECASTS / statistics.median(copies):7.0f}/s "
+        "(the same tables and indexes, fsync on)"
     )
-    print(f"  closeloop                {BULK / statistics.median(ours):7.0f}/s ({statistics.median(ours):.1f} s)")
+    print(
+        f"  closeloop                {DUE_FORECASTS / statistics.median(ours):7.0f}/s ({statistics.median(ours):.1f} s)"
+    )
     of_copy = statistics.median(copied / own for copied, own in zip(copies, ours, strict=True))
-    of_loop = statistics.median((BULK / own) / (ONE_BY_ONE / single) for single, own in zip(loops, ours, strict=True))
+    of_loop = statistics.median(
+        (DUE_FORECASTS / own) / (LOOP_FORECASTS / single) for single, own in zip(loops, ours, strict=True)
+    )
     return of_copy, of_loop, statistics.median(ours)
 
 
 async def _one_by_one(sessions: Sessions, dsn: str, book: str) -> float:
-    await _send(sessions, book, "rows-", ONE_BY_ONE)
+    await _send(sessions, book, "rows-", LOOP_FORECASTS)
     connection = await asyncpg.connect(dsn)
     try:
         return await _timed(lambda: _row_by_row(connection, book))
@@ -203,7 +211,7 @@ async def _row_by_row(connection: asyncpg.Connection, book: str) -> None:
 
 async def _history(sessions: Sessions) -> None:
     for part in range(10):
-        await _send(sessions, "bench-history", f"h{part}-", HISTORY // 10)
+        await _send(sessions, "bench-history", f"h{part}-", HISTORY_OUTCOMES // 10)
         await _run(sessions, _OUTCOMES, book="bench-history", prefix=f"h{part}-")
     await _run(sessions, "ANALYZE forecasts, forecast_outcomes, forecast_resolution_state")
 
@@ -233,7 +241,7 @@ async def _performance(sessions: Sessions, dsn: str) -> tuple[float, float, floa
     scratch = work.result()
     seconds = []
     for number in range(ROUNDS):
-        await _send(sessions, book, f"new{number}-", FEW, days=1)
+        await _send(sessions, book, f"new{number}-", FEW_FORECASTS, days=1)
         await _run(sessions, _DUE, book=book, prefix=f"new{number}-")
         await _resolve(sessions)
         seconds.append(await _timed(update))
@@ -243,10 +251,10 @@ async def _performance(sessions: Sessions, dsn: str) -> tuple[float, float, floa
     finally:
         await connection.close()
     after_few = statistics.median(seconds)
-    print(f"Performance and agreement over {HISTORY} outcomes of {PRODUCERS} producers")
+    print(f"Performance and agreement over {HISTORY_OUTCOMES} outcomes of {PRODUCERS} producers")
     print(f"  plain Python             {plain:7.1f} s")
     print(f"  closeloop from scratch   {scratch:7.1f} s, at most {highest / 2**20:.0f} MiB")
-    print(f"  after {FEW} more outcomes  {after_few:7.2f} s")
+    print(f"  after {FEW_FORECASTS} more outcomes  {after_few:7.2f} s")
     return plain / scratch, scratch, after_few, highest / 2**20
 
 

@@ -20,7 +20,7 @@ from closeloop.models.policy import MiningPolicy
 
 UNLIMITED = MiningPolicy(max_conditions=None)
 ROUNDS = 5
-MANY, DIMENSIONS = 100_000, 28
+MANY_TRADES, DIMENSIONS = 100_000, 28
 FEWER_DIMENSIONS = 12
 
 
@@ -38,17 +38,19 @@ class MiningFigures:
 def mining() -> MiningFigures:
     """Print and return the figures. Each size runs in a process of its own, so that its memory is its own."""
     ratio = _first_pass()
-    seconds, _, mebibytes = _apart(MANY, DIMENSIONS)
-    print(f"Mining of {MANY} trades in {DIMENSIONS} dimensions, at most 3 conditions")
+    seconds, _, mebibytes = _apart(MANY_TRADES, DIMENSIONS)
+    print(f"Mining of {MANY_TRADES} trades in {DIMENSIONS} dimensions, at most 3 conditions")
     print(f"  mine()                   {seconds:7.1f} s, at most {mebibytes:.0f} MiB")
-    # By processor time: what else the machine does lasts longer beside the longer run.
-    pairs = [(_apart(MANY, FEWER_DIMENSIONS)[1], _apart(10 * MANY, FEWER_DIMENSIONS)[1]) for _ in range(3)]
+    # By processor time, as other work of the machine would lengthen the longer run by more.
+    pairs = [
+        (_apart(MANY_TRADES, FEWER_DIMENSIONS)[1], _apart(10 * MANY_TRADES, FEWER_DIMENSIONS)[1]) for _ in range(3)
+    ]
     growth = statistics.median(large / small for small, large in pairs)
     print(f"  ten times the trades     {growth:7.1f} times the processor time ({FEWER_DIMENSIONS} dimensions)")
     return MiningFigures(ratio, seconds, mebibytes, growth)
 
 
-def made(n: int, dimensions: int, seed: int = 0) -> Group:
+def simulated_group(n: int, dimensions: int, seed: int = 0) -> Group:
     """Noise with one planted edge: ``dimensions`` of four values."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, 4, (dimensions, n), dtype=np.int32)
@@ -70,7 +72,7 @@ def _first_pass() -> float:
     """Ratio of times; both must find the same candidates with the same numbers."""
     ours, theirs = [], []
     for number in range(ROUNDS):
-        group = made(5_000, 8, number)
+        group = simulated_group(5_000, 8, number)
         frame = pd.DataFrame(
             {name: np.array(each.values)[each.codes] for name, each in group.columns.items()} | {"rr": group.rr}
         )
@@ -92,7 +94,7 @@ def _first_pass() -> float:
 
 
 def _recursion(frame: pd.DataFrame, mining: MiningPolicy) -> dict[tuple[tuple[str, str], ...], tuple[float, ...]]:
-    """(n, mean, effect, p) of every conjunction with enough trades on both sides, as one would write it at first."""
+    """(n, mean, effect, p) of every conjunction with enough trades on both sides: the plain recursion over frames."""
     found = {}
     dimensions = [name for name in frame.columns if name != "rr"]
     n, total, squares = len(frame), frame["rr"].sum(), (frame["rr"] ** 2).sum()
@@ -106,14 +108,14 @@ def _recursion(frame: pd.DataFrame, mining: MiningPolicy) -> dict[tuple[tuple[st
                     continue
                 if n - len(chosen) >= mining.min_trades:
                     rr = chosen["rr"]
-                    found[*conditions, (name, value)] = _told(len(rr), rr.sum(), (rr**2).sum(), n, total, squares)
+                    found[*conditions, (name, value)] = _statistics(len(rr), rr.sum(), (rr**2).sum(), n, total, squares)
                 refine(chosen, (*conditions, (name, value)), place + 1)
 
     refine(frame, (), 0)
     return found
 
 
-def _told(n1: int, s1: float, q1: float, n: int, s: float, q: float) -> tuple[float, ...]:
+def _statistics(n1: int, s1: float, q1: float, n: int, s: float, q: float) -> tuple[float, ...]:
     n0, m1, m0 = n - n1, s1 / n1, (s - s1) / (n - n1)
     d1, d0 = q1 - s1 * m1, q - q1 - (s - s1) * m0
     e1, e0 = d1 / (n1 - 1) / n1, d0 / (n0 - 1) / n0
@@ -125,7 +127,7 @@ def _told(n1: int, s1: float, q1: float, n: int, s: float, q: float) -> tuple[fl
 
 
 def _check(tests: CandidateTests, rows: dict[tuple[tuple[str, str], ...], tuple[float, ...]]) -> None:
-    """What selects the same trades is one candidate of ours; every one of ours is among theirs."""
+    """Candidates that select the same trades are one in the cube; ``rows`` has each, with the same numbers."""
     cube = tests.cube
     names = [tuple(cube.named(number).items()) for number in range(cube.size)]
     wanted = np.array([rows[name] for name in names])
@@ -137,15 +139,15 @@ def _check(tests: CandidateTests, rows: dict[tuple[tuple[str, str], ...], tuple[
 def _apart(n: int, dimensions: int) -> tuple[float, float, float]:
     """(seconds, seconds of the processor, MiB) of mine() in a process of its own."""
     command = [sys.executable, "-m", "bench.mining", str(n), str(dimensions)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
-    return float(told[0]), float(told[1]), float(told[2])
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
+    return float(printed[0]), float(printed[1]), float(printed[2])
 
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
         mining()
     else:
-        group = made(int(sys.argv[1]), int(sys.argv[2]))
+        group = simulated_group(int(sys.argv[1]), int(sys.argv[2]))
         started, worked = time.perf_counter(), time.process_time()
         mined = mine([group], MiningPolicy())
         assert any(dict(each.conditions) == {"d00": "v0", "d01": "v3"} for each in mined.lessons)

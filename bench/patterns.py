@@ -20,7 +20,7 @@ DIMENSIONS = [f"dimension_{i:02}" for i in range(28)]
 VALUES = 4
 MATCHES = 400
 WARM_UP = 20
-FAR = datetime(2100, 1, 1, tzinfo=UTC)
+EXPIRES_AT = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 async def match(sessions: Sessions) -> tuple[float, float]:
@@ -42,7 +42,9 @@ async def _measure(sessions: Sessions, patterns: int) -> tuple[float, float]:
         for number in range(WARM_UP + MATCHES):
             pattern, scope = f"p{rng.randrange(patterns)}", {d: f"v{rng.randrange(VALUES)}" for d in DIMENSIONS}
             started = time.perf_counter()
-            found = await store.overrides.matching(session, book, pattern, "entry", scope, FAR - timedelta(days=1))
+            found = await store.overrides.matching(
+                session, book, pattern, "entry", scope, EXPIRES_AT - timedelta(days=1)
+            )
             took = time.perf_counter() - started
             started = time.perf_counter()
             scanned = await _scan(session, book, pattern, scope)
@@ -97,7 +99,7 @@ async def _store(sessions: Sessions, book: str, patterns: int, rng: random.Rando
             size_multiplier=1.1,
             threshold_adjustments={"ts_threshold": -0.01},
             confidence=0.5,
-            expires_at=FAR,
+            expires_at=EXPIRES_AT,
             run="bench",
             book_id=book,
             as_of=now,
@@ -134,7 +136,7 @@ async def _scan(session: AsyncSession, book: str, pattern: str, scope: dict[str,
 
 async def _in_the_database(session: AsyncSession, book: str, pattern: str, scope: dict[str, str]) -> float:
     """Planning and execution of the statement, as PostgreSQL measures them (ms)."""
-    values = store.overrides.matching_values(book, pattern, "entry", scope, FAR - timedelta(days=1))
+    values = store.overrides.matching_values(book, pattern, "entry", scope, EXPIRES_AT - timedelta(days=1))
     [plan] = (
         await session.execute(text(f"EXPLAIN (ANALYZE, TIMING off, FORMAT JSON) {store.overrides.MATCHING}"), values)
     ).scalar_one()

@@ -22,7 +22,7 @@ def main(source: str, picture: str, probability: str = "prob1", outcome: str = "
     """Print the scores and draw the diagram."""
     with open(source, newline="") as file:
         rows = [(float(row[probability]), float(row[outcome]) == 1) for row in csv.DictReader(file)]
-    confidence = np.array([said for said, _ in rows])
+    confidence = np.array([stated for stated, _ in rows])
     right = np.array([came_true for _, came_true in rows])
     everything = sums(np.zeros(len(rows), dtype=np.int64), confidence, right, np.ones(len(rows)), groups=1)
     scores = performance(everything, ProducersPolicy())

@@ -1,7 +1,7 @@
-"""Candles of Binance's public market data (GET /api/v3/klines, no key): every answer is checked before it is believed.
+"""Candles of Binance's public market data (GET /api/v3/klines, no key): every answer is checked before it is used.
 
-Asked for a page it makes one request: the caller decides about retries. What Binance asks of its callers is kept: no
-request while it said to wait, nor for a minute after more than 80 % of what it allows in a minute was used.
+One page is one request, and the caller decides about retries. Binance's rules for callers are kept: no request until
+the time for which it asked to wait is over, nor for a minute after more than 80 % of a minute's allowance was used.
 https://developers.binance.com/docs/binance-spot-api-docs/rest-api/market-data-endpoints
 """
 
@@ -22,25 +22,27 @@ from closeloop.gateways.candles import Candle, candle
 
 CANDLES_PER_ANSWER = 1_000
 INTERVALS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m"}
-_CANDLES_WITHOUT_A_LIMIT = 500  # what an answer holds if the server does not heed the limit it is given
+_CANDLES_WITHOUT_A_LIMIT = 500  # how many an answer holds from a server that ignores the parameter ``limit``
 
 _CONNECT_SECONDS = 3.0
-_MAX_BYTES = 2_000_000  # a full answer has about 180,000
+_MAX_ANSWER_BYTES = 2_000_000  # a full answer has about 180,000
 
-_WEIGHT_A_MINUTE = 6_000
-_WEIGHT_SHARE = 0.8
-# Seconds to wait where the answer does not say: a window for 429, the shortest ban for 418 and the firewall's 403.
-_PAUSES = {429: 60.0, 418: 120.0, 403: 120.0}
-_LONGEST_PAUSE = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
+_WEIGHT_A_MINUTE = 6_000  # what Binance allows an address to use; a request of candles weighs 2
+_WEIGHT_SHARE = 0.8  # of that; above it, no request is made for a minute
+# By status, how long to wait where the answer does not say: Binance counts by the minute (429); the shortest ban lasts
+# two minutes (418, and 403 of its firewall).
+_PAUSE_SECONDS = {429: 60.0, 418: 120.0, 403: 120.0}
+_LONGEST_PAUSE_SECONDS = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
 
-# A candle may still change, or not be there yet, for a moment after it ended.
+# A candle that ended less than this ago is not used: it may still change, or not be there yet.
 _SETTLED_AFTER = timedelta(seconds=10)
-# The end of the series may lag behind on one of Binance's servers: only after this long is "none" taken for an answer.
+# One of Binance's servers may lag behind at the end of the series: that it has no candle proves that there is none only
+# this long after the candle would have ended.
 _MISSING_AFTER = timedelta(minutes=15)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ASSET = re.compile(r"[A-Za-z0-9]{1,20}(?:/[A-Za-z0-9]{1,20})?")
-_FIELDS = 12
+_FIELDS_A_CANDLE = 12
 _UNKNOWN_SYMBOL = -1121
 
 
@@ -79,10 +81,10 @@ class Page:
 
 @dataclass(frozen=True)
 class Klines:
-    """What one request gave: candles in order, and the range of ends in which the source has no others (null: none).
+    """What one request gave: candles in order, and ``covered``.
 
-    Two things are not taken for "there are none": an answer without any candle, and the end of a series that may only
-    lag behind.
+    ``covered`` is the range (first end, last end, inclusive) in which the source has no candles but these; None where
+    nothing is certain. An answer without any candle proves nothing, nor does the end of a series that may lag behind.
     """
 
     interval_seconds: int
@@ -112,11 +114,11 @@ def pages(first: datetime, last: datetime) -> list[Page]:
 class Binance:
     """Binance, or a server like it. One object a process: it remembers until when it was asked to wait."""
 
-    def __init__(self, base_url: str, patience_seconds: float = 10.0) -> None:
-        """``patience_seconds``: within this a request is answered in full, or given up."""
+    def __init__(self, base_url: str, timeout_seconds: float = 10.0) -> None:
+        """``timeout_seconds`` bounds a whole request, however slowly its answer trickles in."""
         self._url = httpx.URL(base_url.rstrip("/") + "/api/v3/klines")
-        self._patience = patience_seconds
-        self._timeout = httpx.Timeout(patience_seconds, connect=min(_CONNECT_SECONDS, patience_seconds))
+        self._timeout_seconds = timeout_seconds
+        self._timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         self._tls = httpx.create_ssl_context()
         self._paused_until = -math.inf  # of the monotonic clock
 
@@ -148,7 +150,7 @@ class Binance:
             raise SourceUnavailable("Binance asked to wait before the next request", left)
         try:
             async with (
-                asyncio.timeout(self._patience),
+                asyncio.timeout(self._timeout_seconds),
                 # A client a request: there are few, and a connection kept open is one that may be dead.
                 httpx.AsyncClient(verify=self._tls, timeout=self._timeout) as http,
                 http.stream("GET", self._url, params=parameters, headers={"Accept-Encoding": "identity"}) as response,
@@ -157,22 +159,22 @@ class Binance:
                 body = bytearray()
                 async for part in response.aiter_raw():
                     body += part
-                    if len(body) > _MAX_BYTES:
-                        raise SourceNonsense(f"Binance's answer is larger than {_MAX_BYTES // 1_000_000} MB")
+                    if len(body) > _MAX_ANSWER_BYTES:
+                        raise SourceNonsense(f"Binance's answer is larger than {_MAX_ANSWER_BYTES // 1_000_000} MB")
         except TimeoutError:
-            raise SourceUnavailable(f"Binance did not answer within {self._patience:g} s") from None
+            raise SourceUnavailable(f"Binance did not answer within {self._timeout_seconds:g} s") from None
         except httpx.TransportError as error:
             raise SourceUnavailable(f"Binance did not answer ({type(error).__name__})") from None
         _check_status(response, bytes(body))
         return response, bytes(body)
 
     def _heed(self, response: httpx.Response) -> None:
-        """Remember what the answer says about asking again, before anything else is made of it."""
+        """Remember until when to make no request, before the body is read. Raises SourceUnavailable."""
         status = response.status_code
-        unavailable = status in _PAUSES or status == 408 or status >= 500
+        unavailable = status in _PAUSE_SECONDS or status == 408 or status >= 500
         pause = 0.0
         if unavailable:
-            pause = _retry_after(response) or _PAUSES.get(status, 0.0)
+            pause = _retry_after(response) or _PAUSE_SECONDS.get(status, 0.0)
         elif _number(response.headers.get("X-MBX-USED-WEIGHT-1M", "")) > _WEIGHT_SHARE * _WEIGHT_A_MINUTE:
             pause = 60.0
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
@@ -190,8 +192,8 @@ def _check_status(response: httpx.Response, body: bytes) -> None:
     code = answer.get("code") if isinstance(answer, dict) else None
     if response.status_code == 400 and code == _UNKNOWN_SYMBOL:
         raise UnknownSymbol("Binance has no such asset")
-    told = f", code {code}" if isinstance(code, int) and abs(code) < 1_000_000 else ""
-    raise SourceRefused(f"Binance refuses the request ({response.status_code}{told})")
+    code_text = f", code {code}" if isinstance(code, int) and abs(code) < 1_000_000 else ""
+    raise SourceRefused(f"Binance refuses the request ({response.status_code}{code_text})")
 
 
 def _rows(body: bytes, page: Page) -> Iterator[Candle]:
@@ -217,8 +219,8 @@ def _rows(body: bytes, page: Page) -> Iterator[Candle]:
 
 def _start(row: Any, step: int) -> int:
     """When a row's candle starts (ms). Raises SourceNonsense."""
-    if not isinstance(row, list) or len(row) != _FIELDS:
-        raise SourceNonsense(f"Binance's answer has a candle that is not a list of {_FIELDS} values")
+    if not isinstance(row, list) or len(row) != _FIELDS_A_CANDLE:
+        raise SourceNonsense(f"Binance's answer has a candle that is not a list of {_FIELDS_A_CANDLE} values")
     start, end = row[0], row[6]
     if type(start) is not int or type(end) is not int or start % step or not start <= end < start + step:
         raise SourceNonsense("Binance's answer has a candle that is not of the interval")
@@ -231,14 +233,21 @@ def _text(value: Any) -> str:
     return value
 
 
-def _covered(page: Page, given: tuple[Candle, ...], rows: int, known: datetime) -> tuple[datetime, datetime] | None:
-    """The ends between which nothing is missing but what does not exist; ``known``: up to when "none" means none."""
+def _covered(
+    page: Page, given: tuple[Candle, ...], number_of_rows: int, certain_until: datetime
+) -> tuple[datetime, datetime] | None:
+    """The range of ends in which a candle that was not given does not exist.
+
+    ``certain_until``: up to this instant, a candle that an answer does not hold does not exist.
+    """
     step = timedelta(seconds=page.interval_seconds)
     if not given:
         return None
     last = given[-1].start + step
-    if rows not in (_CANDLES_WITHOUT_A_LIMIT, CANDLES_PER_ANSWER):  # a full answer says nothing about what follows it
-        last = max(last, min(page.last_end, _instant(_last_slot(known, page.interval_seconds) * page.interval_seconds)))
+    full = number_of_rows in (_CANDLES_WITHOUT_A_LIMIT, CANDLES_PER_ANSWER)
+    if not full:  # a full answer says nothing about what follows it
+        last_certain = _instant(_last_slot(certain_until, page.interval_seconds) * page.interval_seconds)
+        last = max(last, min(page.last_end, last_certain))
     return page.first_end, last
 
 
@@ -248,7 +257,7 @@ def _retry_after(response: httpx.Response) -> float:
     seconds = _number(value)
     if (at := _date(value)) and (asked_at := _server_time(response)):
         seconds = (at - asked_at).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_PAUSE)
+    return min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS)
 
 
 def _server_time(response: httpx.Response) -> datetime | None:

@@ -18,11 +18,11 @@ TIME_COLUMNS = ("date", "datetime", "open time", "timestamp", "time")
 PRICE_COLUMNS = ("open", "high", "low", "close")
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
-_MAX_NUMBER = 100
+_MAX_NUMBER_CHARACTERS = 100
 _EPOCH = re.compile(r"([0-9]{9,17})(?:\.0*)?")
-# A day such as 20180110 is no number of seconds; nobody has candles of this size from before.
-_FIRST_EPOCH = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp())
-_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
+# A smaller number is taken for a mistake: a day written as 20180110 would otherwise be a time of 1970.
+_EARLIEST_EPOCH_SECONDS = int(datetime(2000, 1, 1, tzinfo=UTC).timestamp())
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NotCandles(Exception):
@@ -92,7 +92,7 @@ def read_candles(file: BinaryIO, interval_seconds: int, now: datetime) -> Iterat
 
 
 class _Seen:
-    """Which candles were met, by 32-bit hashes of their prices: 4 bytes a candle, not the 100 of a set of times."""
+    """Which candles were read before, by 32-bit hashes of their prices: 4 bytes a candle, a set of times takes 100."""
 
     _BLOCK = 64
 
@@ -101,15 +101,15 @@ class _Seen:
 
     def add(self, slot: int, found: Candle) -> bool:
         """Whether the slot was empty. Raises ValueError if another candle was there."""
-        # Equal decimals have equal hashes, however they are written. Zero stands for "not met".
+        # Equal decimals have equal hashes, however they are written. Zero stands for "none yet".
         mark = hash((found.open, found.high, found.low, found.close)) & 0xFFFFFFFF or 1
         block = self._blocks.get(slot // self._BLOCK)
         if block is None:
             block = self._blocks[slot // self._BLOCK] = array("I", bytes(4 * self._BLOCK))
-        met, block[slot % self._BLOCK] = block[slot % self._BLOCK], block[slot % self._BLOCK] or mark
-        if met and met != mark:
+        stored, block[slot % self._BLOCK] = block[slot % self._BLOCK], block[slot % self._BLOCK] or mark
+        if stored and stored != mark:
             raise ValueError("an earlier line gives this candle other prices")
-        return not met
+        return not stored
 
 
 class _Columns:
@@ -177,7 +177,7 @@ def _instant(name: str, value: str) -> datetime:
     if epoch := _EPOCH.fullmatch(value):
         number = int(epoch[1])
         unit = 1 if number < 10**11 else 10**3 if number < 10**14 else 10**6
-        if number >= _FIRST_EPOCH * unit and not number % unit:
+        if number >= _EARLIEST_EPOCH_SECONDS * unit and not number % unit:
             try:
                 return datetime.fromtimestamp(number // unit, UTC)
             except (OverflowError, ValueError, OSError):
@@ -193,7 +193,7 @@ def _instant(name: str, value: str) -> datetime:
         instant = instant.astimezone(UTC)
     except OverflowError:
         instant = datetime.min.replace(tzinfo=UTC)
-    if instant < _BEGIN:
+    if instant < _EARLIEST:
         raise ValueError(f"{name}: must be between the years 1970 and 9999")
     return instant
 
@@ -206,8 +206,8 @@ def _price(name: str, value: str) -> Decimal:
 
 
 def _number(name: str, value: str) -> Decimal:
-    if len(value) > _MAX_NUMBER or not _NUMBER.fullmatch(value):
-        raise ValueError(f"{name}: must be a finite number of at most {_MAX_NUMBER} characters")
+    if len(value) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(value):
+        raise ValueError(f"{name}: must be a finite number of at most {_MAX_NUMBER_CHARACTERS} characters")
     number = Decimal(value)
     if number and not -60 <= number.adjusted() <= 30:
         raise ValueError(f"{name}: must be 0 or between 1e-60 and 1e31 in size")

@@ -36,10 +36,10 @@ def read_export(content: bytes, book: str | None = None) -> Iterator[ExportedTra
     Raises NotAnExport.
     """
     for strategy, trades, timeframe in _strategies(content):
-        met: Counter[str] = Counter()
+        times_seen: Counter[str] = Counter()
         for index, trade in enumerate(trades):
             try:
-                message = _closed_position(trade, strategy, book or strategy, timeframe, met)
+                message = _closed_position(trade, strategy, book or strategy, timeframe, times_seen)
             except _Unusable as error:
                 yield ExportedTrade(strategy, index, None, str(error))
             except ArithmeticError:
@@ -83,7 +83,9 @@ def _document(content: bytes) -> Any:
     raise NotAnExport("the archive holds no backtest result")
 
 
-def _closed_position(trade: Any, strategy: str, book: str, timeframe: str | None, met: Counter[str]) -> dict[str, Any]:
+def _closed_position(
+    trade: Any, strategy: str, book: str, timeframe: str | None, times_seen: Counter[str]
+) -> dict[str, Any]:
     if not isinstance(trade, dict):
         raise _Unusable("the trade is not an object")
     if trade.get("is_open"):
@@ -96,8 +98,8 @@ def _closed_position(trade: Any, strategy: str, book: str, timeframe: str | None
     # The strategy is in the id because one book may take in several, which trade the same pair at the same instant.
     # Position stacking can open a pair twice at one instant: the second and further ones are counted.
     base = f"{strategy} {pair} {opened_at:%Y-%m-%dT%H:%M:%SZ} {direction}"
-    met[base] += 1
-    position_id = base if met[base] == 1 else f"{base} {met[base]}"
+    times_seen[base] += 1
+    position_id = base if times_seen[base] == 1 else f"{base} {times_seen[base]}"
 
     entry = _decimal(trade, "open_rate")
     size = _decimal(trade, "amount")

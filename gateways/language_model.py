@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import anthropic
     from anthropic.types import Message
 
-# A token is at least a byte of text. What the API adds around a prompt and its schema, and a margin.
+# A prompt has at most as many tokens as bytes. This bounds what the API adds around prompt and schema, with a margin.
 PROMPT_OVERHEAD_TOKENS = 2_000
-LONGEST_PAUSE_SECONDS = 3_600.0
+LONGEST_PAUSE_SECONDS = 3_600.0  # a longer ``retry-after`` is cut to this: by then the next hour's run is due
 
 
 class ModelError(Exception):
-    """A call without a usable answer. ``usage`` is None where it cannot be known, and then may have been billed."""
+    """A call without a usable answer. ``usage`` is None where it is unknown: the call may have been billed."""
 
     def __init__(self, reason: str, usage: Usage | None = None) -> None:
         super().__init__(reason)
@@ -37,11 +37,11 @@ class NoAnswer(ModelError):
 
 
 class MalformedAnswer(ModelError):
-    """What came back is not what was asked for: cut off, no JSON, or not of the schema."""
+    """The answer is not of the shape that was asked for: cut off, not JSON, or not of the schema."""
 
 
 class ModelBusy(ModelError):
-    """Rate limit, overload, an error on its side, or no connection: may pass. ``pause`` in seconds, if it said so."""
+    """Rate limit, overload, an error of the API, or no connection: may pass. ``pause``: seconds that the API named."""
 
     def __init__(self, reason: str, usage: Usage | None, pause: float | None = None) -> None:
         super().__init__(reason, usage)
@@ -49,11 +49,11 @@ class ModelBusy(ModelError):
 
 
 class ModelRejected(ModelError):
-    """It will never take this request: a wrong key, a model that does not exist, no credit."""
+    """The API refuses this request and will refuse it again: a wrong key, a model that does not exist, no credit."""
 
 
 @dataclass(frozen=True)
-class Prices:
+class TokenPrices:
     """USD for a million tokens."""
 
     input: Decimal
@@ -68,7 +68,7 @@ class LanguageModel(Protocol):
     """Something that answers questions in the shape that they ask for."""
 
     name: str
-    prices: Prices
+    prices: TokenPrices
     timeout: float
 
     async def ask(self, question: Question[Answer]) -> tuple[Answer, Usage]:
@@ -79,8 +79,8 @@ class LanguageModel(Protocol):
 class AnthropicModel:
     """See the module. ``timeout`` in seconds holds for a whole call, however slowly it trickles in."""
 
-    def __init__(self, *, name: str, key: str, base_url: str, timeout: float, prices: Prices) -> None:
-        # The import takes as long as all the rest together: only a process that asks pays for it.
+    def __init__(self, *, name: str, key: str, base_url: str, timeout: float, prices: TokenPrices) -> None:
+        # Imported here: the import takes as long as all others together, and most processes never ask a model.
         import anthropic
 
         self.name = name
@@ -119,9 +119,9 @@ class AnthropicModel:
         if message.stop_reason != "end_turn":
             raise MalformedAnswer(f"the answer ended early ({str(message.stop_reason)[:40]})", usage)
         texts = [getattr(block, "text", None) for block in message.content if getattr(block, "type", None) == "text"]
-        said = "".join(text for text in texts if isinstance(text, str))
+        answer = "".join(text for text in texts if isinstance(text, str))
         try:
-            return question.answer.model_validate_json(said), usage
+            return question.answer.model_validate_json(answer), usage
         except ValidationError as error:
             raise MalformedAnswer(f"the answer is not as asked for: {describe(error)[:300]}", usage) from None
 
@@ -129,8 +129,8 @@ class AnthropicModel:
         sdk = self._sdk
         if isinstance(error, sdk.APIStatusError):
             status = error.status_code
-            said = str(error.api_message or type(error).__name__).replace(self._key, "[key]")
-            reason = f"HTTP {status}: {''.join(c for c in said if c.isprintable())[:300]}"
+            detail = str(error.api_message or type(error).__name__).replace(self._key, "[key]")
+            reason = f"HTTP {status}: {''.join(c for c in detail if c.isprintable())[:300]}"
             if status in (408, 409, 429) or status >= 500:
                 return ModelBusy(reason, Usage(), _pause_seconds(error))
             return ModelRejected(reason, Usage())
@@ -145,7 +145,7 @@ class AnthropicModel:
         await self._client.close()
 
 
-def highest_cost(question: Question[Answer], prices: Prices) -> Decimal:
+def highest_cost(question: Question[Answer], prices: TokenPrices) -> Decimal:
     """The most that a question can cost, in USD."""
     size = sum(len(text.encode()) for text in (question.system, question.text))
     size += len(str(question.answer.model_json_schema()))
@@ -155,15 +155,15 @@ def highest_cost(question: Question[Answer], prices: Prices) -> Decimal:
 def _usage(message: "Message") -> Usage:
     """Raises MalformedAnswer where a server sends something else than a message: the SDK does not look."""
     used = getattr(message, "usage", None)
-    spent, said = (getattr(used, name, None) for name in ("input_tokens", "output_tokens"))
+    read, written = (getattr(used, name, None) for name in ("input_tokens", "output_tokens"))
     cached = [getattr(used, f"cache_{name}_input_tokens", None) or 0 for name in ("creation", "read")]
-    if not all(isinstance(n, int) and 0 <= n <= 100_000_000 for n in (spent, said, *cached)):
+    if not all(isinstance(n, int) and 0 <= n <= 100_000_000 for n in (read, written, *cached)):
         raise MalformedAnswer("the response is no message: it does not say what it took")
-    assert spent is not None
-    assert said is not None
+    assert read is not None
+    assert written is not None
     if not isinstance(getattr(message, "content", None), list):
-        raise MalformedAnswer("the response is no message: it has no content", Usage(spent + sum(cached), said))
-    return Usage(spent + sum(cached), said)
+        raise MalformedAnswer("the response is no message: it has no content", Usage(read + sum(cached), written))
+    return Usage(read + sum(cached), written)
 
 
 def _pause_seconds(error: "anthropic.APIStatusError") -> float | None:

@@ -27,7 +27,7 @@ class OverlayFolder:
         return self._folder / ("learned_weights.yaml" if book == DEFAULT_BOOK else f"learned_weights.{book}.yaml")
 
     def identity(self) -> str | None:
-        """What tells this very folder from another machine's, or from an empty mount; None where there is none."""
+        """The random id stored in the folder, which another machine's folder or an empty mount has not; None: no id."""
         try:
             return (self._folder / ".overlays").read_text().strip() or None
         except FileNotFoundError:
@@ -60,7 +60,7 @@ class OverlayFolder:
         self._replace(self.path(active.book), header + yaml.safe_dump(content, sort_keys=False))
 
     def remove(self, book: str) -> None:
-        """Take the book's file away: the preset is in force."""
+        """Delete the book's file: the preset is in force."""
         self.path(book).unlink(missing_ok=True)
 
     def _replace(self, path: Path, content: str) -> None:

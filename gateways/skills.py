@@ -13,9 +13,9 @@ from unicodedata import category
 
 from closeloop.models.corpus import DESTINATION_TAKEN, PlanResult, PlanState, SkillFile, SkillPlan, SkillState
 
-MAX_BYTES = 1 << 20
-EDITED = "somebody else changed it meanwhile: what was planned for it is planned anew"
-_STAGED, _TEMPORARY = ".closeloop-", ".tmp"
+MAX_SKILL_BYTES = 1 << 20
+EDITED_MEANWHILE = "somebody else changed it meanwhile: what was planned for it is planned anew"
+_STAGED_PREFIX, _STAGED_SUFFIX = ".closeloop-", ".tmp"
 
 
 class SkillFolder:
@@ -39,7 +39,7 @@ class SkillFolder:
         return found
 
     def stage(self, plan: SkillPlan, content: bytes) -> None:
-        """Lay a plan's new content beside its file, on disk. As long as it lies there, it was not written.
+        """Write a plan's new content to a hidden file beside its skill; while it lies there, the skill is unchanged.
 
         Raises OSError.
         """
@@ -55,20 +55,21 @@ class SkillFolder:
         _sync(self._skills / plan.folder)
 
     def tidy(self, due: Collection[str]) -> None:
-        """Take away what was staged for plans that were never made: all but those of these ids."""
+        """Delete staged files of plans that were never recorded: all but those whose plan ids are in ``due``."""
         for state in SkillState:
-            for path in (self._skills / state).glob(f"{_STAGED}*{_TEMPORARY}"):
-                if path.name[len(_STAGED) : -len(_TEMPORARY)] not in due:
-                    with contextlib.suppress(OSError):  # what stays is hidden, harmless and looked at again
+            for path in (self._skills / state).glob(f"{_STAGED_PREFIX}*{_STAGED_SUFFIX}"):
+                if path.name[len(_STAGED_PREFIX) : -len(_STAGED_SUFFIX)] not in due:
+                    # A file that cannot be deleted is hidden and harmless, and the next run tries again.
+                    with contextlib.suppress(OSError):
                         path.unlink()
 
     def carry_out(self, plan: SkillPlan) -> PlanResult:
-        """Write the new score, then move the file; whatever of it was done already is not done again."""
+        """Write the new score, then move the file. A step that an earlier attempt has done is not repeated."""
         try:
             if not (self._skills / plan.folder).is_dir():
                 return PlanResult(PlanState.due, problem="its folder is not there")
             if plan.old_score != plan.new_score and not self._write(plan):
-                return PlanResult(PlanState.dropped, problem=EDITED)
+                return PlanResult(PlanState.dropped, problem=EDITED_MEANWHILE)
             return self._move(plan)
         except OSError as error:
             return PlanResult(PlanState.due, problem=_reason(error))
@@ -77,7 +78,7 @@ class SkillFolder:
         """Whether the new score stands in the file, or stood there before a person went on editing."""
         path, staged = self._path(plan, plan.folder), self._staged(plan)
         if not staged.exists():
-            # The rename that took it away wrote the file, unless somebody cleaned up and the file is as it was.
+            # An earlier attempt renamed it onto the skill; or somebody deleted it, and the skill is unchanged.
             now = self._sha256(plan, plan.folder)
             if now is None and plan.destination is not None:
                 now = self._sha256(plan, plan.destination)
@@ -97,7 +98,7 @@ class SkillFolder:
             return PlanResult(PlanState.done, moved=_is_there(target))
         if not _same_file(source, target):
             if self._sha256(plan, plan.folder) != plan.new_sha256:
-                return PlanResult(PlanState.done, problem=EDITED)
+                return PlanResult(PlanState.done, problem=EDITED_MEANWHILE)
             target.parent.mkdir(exist_ok=True)
             try:
                 self.link(source, target)
@@ -125,7 +126,7 @@ class SkillFolder:
         source.unlink()
 
     def _look(self, state: SkillState, file_name: str) -> SkillFile:
-        # Names of bytes that are not UTF-8 cannot be told in JSON or to the database, others only upset a terminal.
+        # A name that is not UTF-8 fits neither into JSON nor the database; control characters would upset a terminal.
         shown = "".join("\N{REPLACEMENT CHARACTER}" if category(c) in ("Cc", "Cs") else c for c in file_name)
         path = self._skills / state / file_name
         inode, content, problem = (0, 0), b"", None
@@ -157,7 +158,7 @@ class SkillFolder:
         return self._skills / folder / f"{plan.name}.md"
 
     def _staged(self, plan: SkillPlan) -> Path:
-        return self._skills / plan.folder / f"{_STAGED}{plan.plan_id}{_TEMPORARY}"
+        return self._skills / plan.folder / f"{_STAGED_PREFIX}{plan.plan_id}{_STAGED_SUFFIX}"
 
 
 class _LeftAlone(Exception):
@@ -171,10 +172,10 @@ def _read(path: Path) -> bytes:
         raise _LeftAlone("it is a symbolic link")
     if not stat.S_ISREG(kind):
         raise _LeftAlone("it is a folder" if stat.S_ISDIR(kind) else "it is not a plain file")
-    # What takes the file's place after the look above is neither followed nor waited for.
+    # Should a link or a pipe replace the file after that check, it is neither followed nor waited for.
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
+        content = file.read(MAX_SKILL_BYTES + 1)
+    if len(content) > MAX_SKILL_BYTES:
         raise _LeftAlone("it is larger than 1 MiB")
     return content
 

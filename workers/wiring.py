@@ -31,7 +31,7 @@ from closeloop.activities.weight_cycles import WeightCycleActivities
 from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.activities.weights_0_1 import WeightsOf01
 from closeloop.gateways.binance import Binance
-from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
+from closeloop.gateways.language_model import AnthropicModel, LanguageModel, TokenPrices
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
 from closeloop.gateways.skills import SkillFolder
@@ -128,7 +128,7 @@ def open_language_model(settings: Settings) -> LanguageModel | None:
         key=key.get_secret_value(),
         base_url=settings.llm_base_url,
         timeout=settings.llm_timeout_seconds,
-        prices=Prices(*settings.llm_prices()),
+        prices=TokenPrices(*settings.llm_prices()),
     )
 
 

@@ -15,7 +15,7 @@ from temporalio.testing import ActivityEnvironment
 
 from closeloop.activities.attribution import attribute
 from closeloop.activities.research import ResearchActivities
-from closeloop.gateways.language_model import AnthropicModel, LanguageModel, Prices
+from closeloop.gateways.language_model import AnthropicModel, LanguageModel, TokenPrices
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.research import BookStudy, Studied
 from closeloop.store.database import Sessions
@@ -25,7 +25,7 @@ from tests.store.databases import query, scratch_database, sessions_on
 
 AS_OF = datetime(2026, 11, 1, tzinfo=UTC)
 # A dollar a thousand tokens of input, ten of output: figures that a person can add up.
-PRICES = Prices(Decimal(1000), Decimal(10_000))
+PRICES = TokenPrices(Decimal(1000), Decimal(10_000))
 COST = Decimal(3)  # of the fake's 1,000 tokens in and 200 out
 RICH = Decimal(1_000_000)
 

@@ -17,7 +17,7 @@ from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
 from closeloop.activities.corpus import CorpusActivities
-from closeloop.gateways.skills import EDITED, SkillFolder
+from closeloop.gateways.skills import EDITED_MEANWHILE, SkillFolder
 from closeloop.learning.skill_moves import NAME_OF_ACTIVE
 from closeloop.models.corpus import DESTINATION_TAKEN, CorpusReport, CorpusRequest, SkillPlan, SkillScored, SkillSkipped
 from closeloop.models.policy import LearningPolicy
@@ -345,10 +345,10 @@ async def test_runs_at_the_same_time_count_once(corpus: Corpus) -> None:
     assert len(await corpus.events()) == 20
 
 
-# Killed -------------------------------------------------------------------------------------------------------------
+# KillsItself -------------------------------------------------------------------------------------------------------------
 
 
-class Killed(SkillFolder):
+class KillsItself(SkillFolder):
     """Kills its process at a point."""
 
     def __init__(self, corpus: Path, point: str) -> None:
@@ -385,7 +385,7 @@ class Killed(SkillFolder):
 
 async def run_and_be_killed(dsn: str, corpus: str, point: str) -> None:
     async with sessions_on(dsn) as sessions:
-        await tend(sessions, Killed(Path(corpus), point), "the killed run")
+        await tend(sessions, KillsItself(Path(corpus), point), "the killed run")
 
 
 POINTS = {
@@ -450,10 +450,10 @@ async def test_after_a_kill_and_an_edit_nothing_is_lost_or_counted_twice(
     if replaced and point == "linked":
         # Two files now: theirs and the one that was written. Neither may go; a person is told.
         assert sorted(corpus.tree().values()) == ["103", "3"]
-        assert skipped == {EDITED, NAME_OF_ACTIVE}
+        assert skipped == {EDITED_MEANWHILE, NAME_OF_ACTIVE}
     else:
         assert corpus.tree() == {"active/up.md": "103"}
-        assert skipped <= {EDITED}
+        assert skipped <= {EDITED_MEANWHILE}
     assert await corpus.matches() == [("up", 1, True, True)]
     assert await corpus.due() == 0
 
@@ -464,7 +464,7 @@ async def test_an_edit_while_a_plan_was_due_is_told(corpus: Corpus) -> None:
     await corpus.killed_at("planned, not written")
     path.write_bytes(b"score: 2\n")
     report = await corpus.tend()
-    assert report.skipped == [SkillSkipped(skill="pending/up.md", reason=EDITED)]
+    assert report.skipped == [SkillSkipped(skill="pending/up.md", reason=EDITED_MEANWHILE)]
     assert (report.scored, report.promoted) == ([SkillScored(name="up", before=2, after=3, matches=1)], ["up"])
     assert [kind for kind, _ in await corpus.events()] == ["skipped.v1", "promoted.v1"]
     states = [

@@ -75,7 +75,7 @@ def true_price(asset: str, t: datetime) -> float:
     return float(next(c.close for c in reversed(MARKETS[asset]) if c.start + FIVE <= t))
 
 
-def said(count: int, seed: int = 1, **changes: Any) -> list[Forecast]:
+def hourly_forecasts(count: int, seed: int = 1, **changes: Any) -> list[Forecast]:
     """Forecasts over an hour, issued in half a day."""
     rng = random.Random(seed)
     return [
@@ -115,7 +115,7 @@ async def assert_right(floor: Floor, *forecasts: Forecast) -> None:
 
 async def test_what_is_missing_is_asked_for_once(floor: Floor, server: BinanceServer) -> None:
     """A request for each asset; what is on record is asked for by nobody; again there is nothing to ask."""
-    forecasts = said(300)
+    forecasts = hourly_forecasts(300)
     await floor.trade("XMR/BTC", {T0 + i * FIVE: 1.0 for i in range(20)})
     await floor.record(*forecasts, forecast("local", asset="XMR/BTC", action="flat"))
     source = Binance(server.url)
@@ -155,9 +155,9 @@ async def test_with_small_portions_everything_is_asked_for(floor: Floor, server:
     class SmallPortions(PriceActivities):
         forecasts_at_once = 7
 
-    hopeless = said(20, 5, asset="NOBODY/BTC", issued_at=T0)
-    before_listing = said(20, 6, issued_at=T0 - DAY, asset=ADA)
-    forecasts = said(30, 7, issued_at=T0 + HOUR)
+    hopeless = hourly_forecasts(20, 5, asset="NOBODY/BTC", issued_at=T0)
+    before_listing = hourly_forecasts(20, 6, issued_at=T0 - DAY, asset=ADA)
+    forecasts = hourly_forecasts(30, 7, issued_at=T0 + HOUR)
     await floor.record(*hopeless, *before_listing, *forecasts)
     activities = SmallPortions(floor.sessions, POLICY, Binance(server.url))
     request = FetchPrices(resolution_id="r", as_of=AS_OF, ask_again=False)
@@ -207,11 +207,11 @@ HARMLESS = {"heavy use", "other clock", "default limit", "gap"}
 async def test_each_misbehaviour_costs_a_wait_and_never_a_wrong_outcome(
     floor: Floor, server: BinanceServer, fault: str
 ) -> None:
-    forecasts = said(12, asset=ADA)
+    forecasts = hourly_forecasts(12, asset=ADA)
     await floor.record(*forecasts)
     server.fail(fault)
     patience = 0.5 if WORDS.get(fault) == "did not answer" else 30  # a busy machine is slow to answer, too
-    fetched = await loop(floor, Binance(server.url, patience_seconds=patience), AS_OF)
+    fetched = await loop(floor, Binance(server.url, timeout_seconds=patience), AS_OF)
     found = await floor.outcomes()
     by_id = {one.forecast_id: one for one in forecasts}
     for name, row in found.items():
@@ -244,16 +244,16 @@ async def test_each_misbehaviour_costs_a_wait_and_never_a_wrong_outcome(
         await assert_right(floor, *forecasts)
 
 
-def assert_inside_the_answer(found: Any, said: dict[str, Forecast], server: BinanceServer) -> None:
+def assert_inside_the_answer(found: Any, forecasts: dict[str, Forecast], server: BinanceServer) -> None:
     """Prices that an answer with a gap gave are of candles that are not too old."""
     closes = {float(c.close): c.start + MINUTE * 1 for c in server.candles(ADA, 60)}
     for name, row in found.items():
-        for price, t in (("price_at_issue", said[name].issued_at), ("price_at_target", said[name].target_at)):
+        for price, t in (("price_at_issue", forecasts[name].issued_at), ("price_at_target", forecasts[name].target_at)):
             assert float(row[price]) in closes, (name, price, t)
 
 
 async def test_a_wait_that_is_short_is_waited_for(floor: Floor, server: BinanceServer) -> None:
-    forecasts = said(20)
+    forecasts = hourly_forecasts(20)
     await floor.record(*forecasts)
     server.fail("rate limit", times=1, Retry_After="1")
     await loop(floor, Binance(server.url), AS_OF)
@@ -264,7 +264,7 @@ async def test_a_wait_that_is_short_is_waited_for(floor: Floor, server: BinanceS
 
 async def test_a_source_that_asks_to_wait_is_not_asked_for_other_assets(floor: Floor, server: BinanceServer) -> None:
     """Nor by the next resolution of the same process."""
-    await floor.record(*said(20))
+    await floor.record(*hourly_forecasts(20))
     server.fail("ban")
     source = Binance(server.url)
     for as_of in (AS_OF, AS_OF + DAY):
@@ -275,7 +275,7 @@ async def test_a_source_that_asks_to_wait_is_not_asked_for_other_assets(floor: F
 
 
 async def test_a_dead_source_is_knocked_at_once_for_everything(floor: Floor, server: BinanceServer) -> None:
-    forecasts = said(50)
+    forecasts = hourly_forecasts(50)
     await floor.record(*forecasts)
     server.close()
     fetched = await loop(floor, Binance(server.url), AS_OF)
@@ -290,8 +290,8 @@ async def test_a_dead_source_is_knocked_at_once_for_everything(floor: Floor, ser
 
 
 async def test_one_asset_does_not_stand_in_for_another(floor: Floor, server: BinanceServer) -> None:
-    forecasts = said(30, asset=ETH)
-    await floor.record(*forecasts, *said(30, 2, asset=ADA))
+    forecasts = hourly_forecasts(30, asset=ETH)
+    await floor.record(*forecasts, *hourly_forecasts(30, 2, asset=ADA))
     server.fail("newest first", asset=ADA)
     fetched = await loop(floor, Binance(server.url), AS_OF)
     assert set(fetched.failures) == {ADA}

@@ -14,7 +14,7 @@ from tests.faults.stack_process import StackProcess
 from tests.waiting import until as until_it
 
 OF = ("--as-of", AS_OF.isoformat())
-NEXT = ("--as-of", (AS_OF + timedelta(days=7)).isoformat())
+NEXT_WEEK = ("--as-of", (AS_OF + timedelta(days=7)).isoformat())
 CYCLE = {"cycle_id", "workflow_id", "state", "reason", "proposal_id", "old", "new", "evidence"}
 EVIDENCE = {"n", "r", "ci_low", "ci_high", "p", "q"}
 
@@ -165,7 +165,7 @@ async def test_two_commands_at_once(imported: StackProcess) -> None:
 async def test_the_next_cycle_and_refusals(imported: StackProcess) -> None:
     book = ("--book", "cli-3")
     first = await imported.json("weights", "cycle", *book, *OF)
-    second = await imported.json("weights", "cycle", *book, *NEXT)
+    second = await imported.json("weights", "cycle", *book, *NEXT_WEEK)
     assert second["cycle_id"] == "cli-3/2026-W16"
     gone = await imported.cli("weights", "approve", first["cycle_id"], "--by", "ann")
     assert gone.status == 1

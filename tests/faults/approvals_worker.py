@@ -28,8 +28,8 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class DiesBeforeCommit(OverrideProposal):
-    """The decision is carried out, and not committed."""
+class DecisionDiesBeforeCommit(OverrideProposal):
+    """The process dies after a decision was written, before its commit."""
 
     async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         done = await super().settle(session, found, decision)
@@ -37,15 +37,15 @@ class DiesBeforeCommit(OverrideProposal):
         return done
 
 
-class DiesAfterCommit(OverrideProposal):
-    """The decision is committed, and nobody was told so."""
+class DecisionDiesAfterCommit(OverrideProposal):
+    """The process dies after the commit of a decision, before the workflow has the answer."""
 
     async def settle(self, session: AsyncSession, found: ApprovalView, decision: Decision | None) -> DecisionEffect:
         event.listen(session.sync_session, "after_transaction_end", lambda _, ended: ended.parent is None and die())
         return await super().settle(session, found, decision)
 
 
-SUBJECTS = {"before": DiesBeforeCommit, "after": DiesAfterCommit}
+SUBJECTS = {"before": DecisionDiesBeforeCommit, "after": DecisionDiesAfterCommit}
 
 
 async def main(address: str, namespace: str, dsn: str, folder: str, hours: str, mode: str) -> None:

@@ -29,8 +29,8 @@ def die() -> bool:
     return True
 
 
-class DiesBeforeCommit(TimeframeCoefficients):
-    """It has learned, and what it learned is not committed."""
+class LearnerDiesBeforeCommit(TimeframeCoefficients):
+    """The process dies after the learner has written, before the commit."""
 
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
@@ -39,8 +39,8 @@ class DiesBeforeCommit(TimeframeCoefficients):
         die()
 
 
-class DiesAfterCommit(TimeframeCoefficients):
-    """All is committed, and nobody was told so."""
+class LearnerDiesAfterCommit(TimeframeCoefficients):
+    """The process dies after the commit, before the workflow has the answer."""
 
     async def take_in(
         self, session: AsyncSession, outcomes: Sequence[PositionOutcome], contexts: Mapping[PositionKey, Any]
@@ -60,8 +60,8 @@ class Fails(TimeframeCoefficients):
 
 LEARNERS: dict[str, list[Learner]] = {
     "lives": [PatternEvents(POLICY), TimeframeCoefficients(POLICY)],
-    "before": [PatternEvents(POLICY), DiesBeforeCommit(POLICY)],
-    "after": [PatternEvents(POLICY), DiesAfterCommit(POLICY)],
+    "before": [PatternEvents(POLICY), LearnerDiesBeforeCommit(POLICY)],
+    "after": [PatternEvents(POLICY), LearnerDiesAfterCommit(POLICY)],
     "fails": [PatternEvents(POLICY), Fails(POLICY)],
 }
 

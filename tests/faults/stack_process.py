@@ -52,7 +52,7 @@ class Result:
         return lines[0]
 
 
-class Command:
+class RunningCommand:
     """A ``closeloop`` command that is running."""
 
     def __init__(self, process: asyncio.subprocess.Process, stdin: bytes | None) -> None:
@@ -93,7 +93,7 @@ class StackProcess:
         self.places = [str(self.home)]
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
-        self._commands: list[Command] = []
+        self._commands: list[RunningCommand] = []
         self._forks: list[ForkServerProcess] = []
         self._turnstile = asyncio.Semaphore(4)
 
@@ -236,7 +236,7 @@ class StackProcess:
 
     # Its doors
 
-    async def begin(self, *arguments: object, stdin: str | bytes = b"", **env: str) -> Command:
+    async def begin(self, *arguments: object, stdin: str | bytes = b"", **env: str) -> RunningCommand:
         """A ``closeloop`` command that goes on while the test does something else."""
         return await self._spawn([*self._program, *map(str, arguments)], stdin, env)
 
@@ -269,7 +269,7 @@ class StackProcess:
         function = f'closeloop() {{ "{sys.executable}" -P -m closeloop "$@"; }}\n'
         return await (await self._spawn(["bash", "-c", function + script], b"", {})).result()
 
-    async def _spawn(self, command: Sequence[str], stdin: str | bytes, env: dict[str, str]) -> Command:
+    async def _spawn(self, command: Sequence[str], stdin: str | bytes, env: dict[str, str]) -> RunningCommand:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
@@ -278,7 +278,7 @@ class StackProcess:
             env=self.env | env,
             cwd=self._folder,
         )
-        made = Command(process, stdin.encode() if isinstance(stdin, str) else stdin)
+        made = RunningCommand(process, stdin.encode() if isinstance(stdin, str) else stdin)
         self._commands.append(made)
         return made
 

@@ -38,7 +38,7 @@ SECONDS = 20.0
 
 
 @dataclass
-class Desk:
+class ApprovalsDesk:
     """A namespace, a database and a folder that only the worker processes of one test use."""
 
     client: Client
@@ -110,11 +110,11 @@ class Desk:
 
 
 @pytest.fixture
-async def desk(dsn: str, client: Client, tmp_path: Path) -> AsyncIterator[Desk]:
+async def desk(dsn: str, client: Client, tmp_path: Path) -> AsyncIterator[ApprovalsDesk]:
     own = await own_namespace(client)
     await register_search_attributes(own)
     async with desk_on(dsn, own, tmp_path) as made:
-        yield Desk(own, made.dsn, made.sessions, tmp_path)
+        yield ApprovalsDesk(own, made.dsn, made.sessions, tmp_path)
 
 
 async def killed(process: asyncio.subprocess.Process) -> None:
@@ -126,7 +126,7 @@ async def until_after(instant: datetime) -> None:
     await asyncio.sleep((instant - datetime.now(UTC)).total_seconds() + 0.05)
 
 
-async def test_no_worker_runs_when_the_deadline_passes(desk: Desk) -> None:
+async def test_no_worker_runs_when_the_deadline_passes(desk: ApprovalsDesk) -> None:
     """Of each subject: a word that reached the server in time is carried out by the next worker, later ones never."""
     async with proposals_in(desk, "in-time", "rejected", "late", "asked") as process:
         views = await desk.waiting()
@@ -171,7 +171,7 @@ async def test_no_worker_runs_when_the_deadline_passes(desk: Desk) -> None:
 
 
 @asynccontextmanager
-async def proposals_in(desk: Desk, *books: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def proposals_in(desk: ApprovalsDesk, *books: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """A worker, and everything that can wait in each of these books."""
     for book in books:
         await learn_from_history(desk, book)
@@ -184,12 +184,12 @@ async def proposals_in(desk: Desk, *books: str) -> AsyncIterator[asyncio.subproc
         yield process
 
 
-async def learn_from_history(desk: Desk, book: str) -> None:
+async def learn_from_history(desk: ApprovalsDesk, book: str) -> None:
     await attributed(desk.sessions, *history(book))
 
 
 @pytest.mark.parametrize("mode", ["before", "after"])
-async def test_killed_around_the_commit_of_a_decision(desk: Desk, mode: str) -> None:
+async def test_killed_around_the_commit_of_a_decision(desk: ApprovalsDesk, mode: str) -> None:
     """Carried out once, and the next attempt answers what the first would have answered."""
     async with desk.worker(seconds=3600) as process:
         await desk.propose("b", ("override",), seconds=3600)
@@ -209,7 +209,7 @@ async def test_killed_around_the_commit_of_a_decision(desk: Desk, mode: str) -> 
     assert [row["type"] for row in events] == ["learning.approval.approved.v1"]
 
 
-async def test_a_proposal_whose_workflow_is_gone_can_be_decided(desk: Desk) -> None:
+async def test_a_proposal_whose_workflow_is_gone_can_be_decided(desk: ApprovalsDesk) -> None:
     """Whoever proposed it died before it asked, or somebody terminated the workflow by accident: it is asked again."""
     await learn_from_history(desk, "b")
     async with desk.worker(seconds=3600):

@@ -25,7 +25,7 @@ from tests.activities.forecasting import (
     forecast,
     plain_outcome,
 )
-from tests.activities.test_prices import AS_OF, MARKETS, assert_right, said
+from tests.activities.test_prices import AS_OF, MARKETS, assert_right, hourly_forecasts
 from tests.conftest import NO_SOURCE
 from tests.faults.forecasts_worker import READY
 from tests.gateways.binance_server import BinanceServer
@@ -138,7 +138,7 @@ async def killed_while_resolving(floor: Floor, own: Client, folder: Path) -> Non
 
 async def killed_while_asking(floor: Floor, own: Client, folder: Path) -> None:
     await register_search_attributes(own)
-    forecasts = said(500)
+    forecasts = hourly_forecasts(500)
     with BinanceServer() as server:
         for asset, candles in MARKETS.items():
             server.add(asset, candles, 300)

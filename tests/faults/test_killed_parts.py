@@ -39,7 +39,7 @@ async def stack() -> AsyncIterator[StackProcess]:
 
 
 @dataclass
-class Killed:
+class KilledPart:
     """What was killed: what was stored of it by then, and what the command or the workflows said in the end."""
 
     rows: list[Trade]
@@ -53,9 +53,9 @@ class Kills:
 
     stack: StackProcess
     other: StackProcess
-    backfill: Killed
-    live: Killed
-    everything: Killed
+    backfill: KilledPart
+    live: KilledPart
+    everything: KilledPart
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ async def kills(other: StackProcess, stack: StackProcess, tmp_path_factory: pyte
     return Kills(stack, other, backfill, live, everything)
 
 
-async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[Killed, Killed]:
+async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[KilledPart, KilledPart]:
     history, live = trades("history", 2100), trades("live", 60)
     file = folder / "history.jsonl"
     file.write_text(jsonl(history))
@@ -94,10 +94,10 @@ async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[Killed, Kille
         async with stack.database() as connection:
             stored = [await attributed(connection, book) for book in ("history", "live")]
     answers = await reports(handles)
-    return Killed(history, stored[0], [await importing]), Killed(live, stored[1], answers)
+    return KilledPart(history, stored[0], [await importing]), KilledPart(live, stored[1], answers)
 
 
-async def _kill_everything(stack: StackProcess, folder: Path) -> Killed:
+async def _kill_everything(stack: StackProcess, folder: Path) -> KilledPart:
     rows = trades("resumed", 2100)
     file = folder / "resumed.jsonl"
     file.write_text(jsonl(rows))
@@ -111,7 +111,7 @@ async def _kill_everything(stack: StackProcess, folder: Path) -> Killed:
     await stack.start()
     async with stack.database() as connection:
         stored = await attributed(connection, "resumed")
-    return Killed(rows, stored, [await importing])
+    return KilledPart(rows, stored, [await importing])
 
 
 async def test_worker_killed_in_the_middle_of_a_backfill(kills: Kills) -> None:
@@ -134,7 +134,7 @@ async def test_everything_killed_in_the_middle_of_an_import(kills: Kills) -> Non
     await _assert_import_exact(kills.other, "resumed", kills.everything)
 
 
-async def _assert_import_exact(stack: StackProcess, book: str, killed: Killed) -> None:
+async def _assert_import_exact(stack: StackProcess, book: str, killed: KilledPart) -> None:
     result: Result = killed.answers[0]
     assert 0 < killed.stored < len(killed.rows)
     assert result.status == 0, result.err

@@ -279,7 +279,7 @@ HARMLESS = {"heavy use", "other clock", "default limit", "gap", "nothing"}
 async def test_a_fault_costs_the_answer_and_is_not_asked_about_twice(server: BinanceServer, name: str) -> None:
     server.fail(name)
     with pytest.raises((SourceUnavailable, SourceRefused, SourceNonsense)) as refusal:
-        await Binance(server.url, patience_seconds=1).candles("ADA/BTC", PAGE, NOW)
+        await Binance(server.url, timeout_seconds=1).candles("ADA/BTC", PAGE, NOW)
     assert type(refusal.value) is EXPECTED.get(name, SourceNonsense)
     assert 10 < len(str(refusal.value)) < 200
     assert str(refusal.value).isprintable()

@@ -14,7 +14,7 @@ from closeloop.gateways.language_model import (
     ModelError,
     ModelRejected,
     NoAnswer,
-    Prices,
+    TokenPrices,
     highest_cost,
 )
 from closeloop.models.model_calls import Question, Usage
@@ -37,7 +37,7 @@ from tests.gateways.messages_api import (
 )
 
 QUESTION = Question("trade-test", "Read it.", "<data>{}</data>", TradeReading, 500)
-PRICES = Prices(Decimal(2), Decimal(10))
+PRICES = TokenPrices(Decimal(2), Decimal(10))
 
 
 @pytest.fixture

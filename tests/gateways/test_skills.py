@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from closeloop.gateways.skills import DESTINATION_TAKEN, EDITED, MAX_BYTES, SkillFolder
+from closeloop.gateways.skills import DESTINATION_TAKEN, EDITED_MEANWHILE, MAX_SKILL_BYTES, SkillFolder
 from closeloop.models.corpus import PlanState, SkillPlan
 
 OLD, NEW = b"# Flag\r\nscore: 2\r\n", b"# Flag\r\nscore: 3\r\n"
@@ -77,8 +77,8 @@ def test_what_cannot_be_worked_on_says_why_and_stays(skills: Path, folder: Skill
     (pending / "link.md").symlink_to("huge.md")
     (pending / "dangling.md").symlink_to("nowhere")
     (pending / "latin.md").write_bytes(b"caf\xe9\nscore: 3\n")
-    (pending / "huge.md").write_bytes(OLD + b"x" * (MAX_BYTES + 1 - len(OLD)))
-    (pending / "large.md").write_bytes(OLD + b"x" * (MAX_BYTES - len(OLD)))
+    (pending / "huge.md").write_bytes(OLD + b"x" * (MAX_SKILL_BYTES + 1 - len(OLD)))
+    (pending / "large.md").write_bytes(OLD + b"x" * (MAX_SKILL_BYTES - len(OLD)))
     os.mkfifo(pending / "pipe.md")
     (pending / "two\nlines.md").write_bytes(OLD)
     Path(os.fsdecode(os.fsencode(pending) + b"/caf\xe9.md")).write_bytes(OLD)
@@ -200,7 +200,7 @@ def test_an_edit_before_the_write_stands_and_the_plan_is_dropped(skills: Path, f
     folder.stage(planned(), NEW)
     path.write_bytes(THEIRS)
     done = folder.carry_out(planned())
-    assert (done.state, done.moved, done.problem) == (PlanState.dropped, False, EDITED)
+    assert (done.state, done.moved, done.problem) == (PlanState.dropped, False, EDITED_MEANWHILE)
     assert tree(skills) == {"pending/flag.md": THEIRS}
 
 
@@ -211,7 +211,7 @@ def test_an_edit_after_the_write_stands_and_is_not_moved(skills: Path, folder: S
     assert folder.carry_out(planned(to=None)).state is PlanState.done
     path.write_bytes(THEIRS)
     done = folder.carry_out(planned())
-    assert (done.state, done.moved, done.problem) == (PlanState.done, False, EDITED)
+    assert (done.state, done.moved, done.problem) == (PlanState.done, False, EDITED_MEANWHILE)
     assert tree(skills) == {"pending/flag.md": THEIRS}
 
 
@@ -235,7 +235,7 @@ def test_without_what_was_staged_an_unchanged_file_was_not_written(skills: Path,
 
 
 def test_after_the_write_a_file_that_can_no_longer_be_read_was_written(skills: Path, folder: SkillFolder) -> None:
-    (skills / "pending" / "flag.md").write_bytes(b"x" * (MAX_BYTES + 1))
+    (skills / "pending" / "flag.md").write_bytes(b"x" * (MAX_SKILL_BYTES + 1))
     done = folder.carry_out(planned())
     assert (done.state, done.moved) == (PlanState.done, False)
 

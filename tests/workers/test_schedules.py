@@ -55,9 +55,9 @@ def test_a_missed_close_is_looked_for_every_five_minutes() -> None:
 async def test_applying_again_changes_nothing(client: Client) -> None:
     own = await own_namespace(client)
     await apply_schedules(own)
-    before = {name: told(await own.get_schedule_handle(name).describe()) for name in IDS}
+    before = {name: state_of(await own.get_schedule_handle(name).describe()) for name in IDS}
     assert await apply_schedules(own) == IDS
-    assert {name: told(await own.get_schedule_handle(name).describe()) for name in IDS} == before
+    assert {name: state_of(await own.get_schedule_handle(name).describe()) for name in IDS} == before
 
     async def listed() -> list[str]:
         return sorted([schedule.id async for schedule in await own.list_schedules()])
@@ -108,7 +108,7 @@ async def runs(schedule: ScheduleHandle) -> list[str]:
     return [action.workflow_id for action in recent if isinstance(action, ScheduleActionExecutionStartWorkflow)]
 
 
-def told(description: ScheduleDescription) -> tuple[object, ...]:
+def state_of(description: ScheduleDescription) -> tuple[object, ...]:
     schedule = description.schedule
     action = schedule.action
     assert isinstance(action, ScheduleActionStartWorkflow)

@@ -188,7 +188,7 @@ async def test_two_imports_of_the_same_rows_at_once_attribute_each_once(
 
 
 async def test_two_runs_of_one_import_take_turns(book: str, client: Client, sessions: Sessions) -> None:
-    """A retry beside the zombie of the first attempt: no row is taken twice."""
+    """A retry runs while the first attempt, given up by Temporal, still works: no row is taken twice."""
     import_id = await stage(sessions, messages(series(book, 300)))
     activities = ImportActivities(sessions, LearningPolicy(), [])
     request = ImportRequest(import_id=import_id)

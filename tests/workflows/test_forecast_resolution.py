@@ -27,7 +27,7 @@ from closeloop.services.meta_decisions import back_to_shadow, propose_leaving_sh
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.wiring import WORKFLOWS, workflow_runner
 from tests.activities.forecasting import HOUR, MINUTE, POLICY, T0, Floor, abstention, floor_on, forecast
-from tests.activities.test_prices import ADA, AS_OF, MARKETS, assert_right, said
+from tests.activities.test_prices import ADA, AS_OF, MARKETS, assert_right, hourly_forecasts
 from tests.conftest import NO_SOURCE
 from tests.gateways.binance_server import BinanceServer
 from tests.waiting import PATIENCE
@@ -56,7 +56,7 @@ class Exchange:
 
     def market(self, server: BinanceServer) -> Worker:
         """A worker that asks this server, and remembers nothing of what another one was told."""
-        source = Binance(server.url, patience_seconds=3.0)
+        source = Binance(server.url, timeout_seconds=3.0)
         prices = PriceActivities(self.floor.sessions, POLICY, source)
         return Worker(self.client, task_queue=MARKET_TASK_QUEUE, activities=[prices.fetch_prices])
 
@@ -103,7 +103,7 @@ async def attempts(handle: WorkflowHandle[Any, Any]) -> Counter[str]:
 async def test_prices_are_asked_for_outcomes_written_and_producers_judged(
     exchange: Exchange, server: BinanceServer
 ) -> None:
-    floor, forecasts = exchange.floor, said(200)
+    floor, forecasts = exchange.floor, hourly_forecasts(200)
     await floor.record(*forecasts, abstention("silent", issued_at=T0), forecast("later", issued_at=AS_OF))
     async with exchange.market(server):
         handle = await exchange.start()
@@ -141,7 +141,7 @@ async def test_prices_are_asked_for_outcomes_written_and_producers_judged(
 
 
 async def test_two_at_once(exchange: Exchange, server: BinanceServer) -> None:
-    floor, forecasts = exchange.floor, said(600)
+    floor, forecasts = exchange.floor, hourly_forecasts(600)
     await floor.record(*forecasts)
     async with exchange.market(server):
         reports = await asyncio.gather(*(exchange.resolve() for _ in range(3)), exchange.resolve(AS_OF + MINUTE))
@@ -155,7 +155,7 @@ async def test_with_a_dead_source_local_prices_are_enough_for_what_they_are_enou
     exchange: Exchange, server: BinanceServer
 ) -> None:
     """And nothing is tried twice; half an hour later, all is well."""
-    floor, forecasts = exchange.floor, said(30)
+    floor, forecasts = exchange.floor, hourly_forecasts(30)
     local = forecast("local", asset="XMR/BTC")
     await floor.trade("XMR/BTC", {T0: 1, T0 + HOUR: 2})
     await floor.record(*forecasts, local)
@@ -183,7 +183,7 @@ async def test_with_a_dead_source_local_prices_are_enough_for_what_they_are_enou
 @pytest.mark.parametrize("fault", ["hang", "rate limit", "zero", "newest first"])
 async def test_a_source_that_misbehaves_costs_a_wait(exchange: Exchange, server: BinanceServer, fault: str) -> None:
     """Each for a reason of its own; whoever asks again at once gets what is right as soon as it is there."""
-    floor, forecasts = exchange.floor, said(30)
+    floor, forecasts = exchange.floor, hourly_forecasts(30)
     await floor.record(*forecasts)
     server.fail(fault)
     reasons = {
@@ -212,7 +212,7 @@ async def test_a_source_that_misbehaves_costs_a_wait(exchange: Exchange, server:
 
 
 async def test_a_wait_that_the_source_asks_for_is_kept(exchange: Exchange, server: BinanceServer) -> None:
-    forecasts = said(30)
+    forecasts = hourly_forecasts(30)
     await exchange.floor.record(*forecasts)
     server.fail("rate limit", times=1, Retry_After="1")
     async with exchange.market(server):
@@ -229,8 +229,8 @@ async def test_a_backlog_is_continued_as_new(exchange: Exchange) -> None:
         page_size = 20
         pages = 1
 
-    forecasts = said(100, asset=ADA)
-    unpriced = said(1_300, 9, asset="NOBODY/BTC", producer_id="x")
+    forecasts = hourly_forecasts(100, asset=ADA)
+    unpriced = hourly_forecasts(1_300, 9, asset="NOBODY/BTC", producer_id="x")
     await own.record(*forecasts, *unpriced)
     for candle in MARKETS[ADA]:
         await own.trade(ADA, {candle.start + 5 * MINUTE: candle.close})
