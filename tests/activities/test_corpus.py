@@ -345,7 +345,7 @@ async def test_runs_at_the_same_time_count_once(corpus: Corpus) -> None:
     assert len(await corpus.events()) == 20
 
 
-# KillsItself -------------------------------------------------------------------------------------------------------------
+# Killed -------------------------------------------------------------------------------------------------------------
 
 
 class KillsItself(SkillFolder):
