@@ -105,8 +105,10 @@ def _print(view: ApprovalView) -> None:
     out.print(f"\n{view.workflow_id}", style="bold", soft_wrap=True)
     out.print(f"  {view.proposal}", soft_wrap=True)
     if view.state is not ApprovalState.pending:
-        note = f" ({view.decision.note})" if view.decision and view.decision.note else ""
-        return out.print(f"  {view.outcome or view.state}{note}", soft_wrap=True)
+        out.print(f"  {view.outcome or view.state}", soft_wrap=True)
+        if view.decision and view.decision.note:
+            out.print(f"  note of {view.decision.operator}: {view.decision.note}", soft_wrap=True)
+        return None
     if view.deadline <= datetime.now(UTC):
         return out.print(f"  its deadline was {at(view.deadline)} UTC: it expires when a worker runs, nothing changes")
     out.print(f"  waits until {at(view.deadline)} UTC, {_left(view.deadline)} from now; then nothing changes")
