@@ -1,4 +1,4 @@
-"""Maths: pure functions over plain values. No I/O, no clock, no randomness of their own.
+"""Maths: pure functions over plain values. They do no I/O, read no clock and draw no random numbers.
 
 A function that needs numbers of the policy takes the section that holds them, as a parameter named after the section
 (``half_life(entered_at, excess, decay)``). No number of the policy has a default here.

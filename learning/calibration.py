@@ -1,11 +1,11 @@
-"""Calibration: of what was said with a confidence of 70 %, did 70 % come true?
+"""Calibration: of the forecasts with a confidence of 70 %, did 70 % come true?
 
 Everything that :func:`performance` reports is computed from sums that add up: over the days of a window, over regimes,
 over workers. So the sums of a day are stored once, and a window costs a sum over days, however many outcomes it holds.
 
 Outcomes whose horizons overlap are not independent. Each outcome carries its share of an independent one, which adds
 up too; intervals and standard errors use the sum of the shares. The share is ``min(1, time since the previous target /
-horizon)`` within producer x asset x horizon (the first has 1), and is computed in SQL (``store/producers.py``). Their
+horizon)`` within producer x asset x horizon (the first has 1), and is computed in SQL (``store/performance.py``). Their
 sum is the time that the forecasts cover together, in horizons: the sum of the "uniqueness" of Lopez de Prado (2018,
 ch. 4) for equal horizons. Rounded down it equals the largest number of outcomes that do not overlap, wherever forecasts
 are evenly spaced by a divisor of the horizon, or do not overlap.
@@ -43,10 +43,10 @@ independent outcome, p, p², p where correct, (p - correct)⁴, log score, its s
 stored: it is Σp² - 2 Σp·correct + Σcorrect."""
 
 ALL: Final = -1
-"""The code that stands for all assets, horizons or regimes."""
+"""The code that stands for all assets, all horizons, or all regimes that forecasts named."""
 
 _INDEPENDENT: Final = COLUMNS.index("independent")
-_MIN_CONFIDENCE_VARIANCE: Final = 1e-10
+_MIN_CONFIDENCE_VARIANCE: Final = 1e-10  # below which sums cannot tell it from rounding: a deviation of 1e-5
 
 
 def bin_of(confidence: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -105,7 +105,7 @@ def with_all(keys: NDArray[np.int64], sums: NDArray[np.float64]) -> tuple[NDArra
     ``keys`` (streams, 4) codes producer, asset, horizon, regime, none of them negative, each row once; returns keys and
     sums with the further rows. Regimes add up in every column. Over assets and horizons, outcomes of one time overlap,
     and assets move together: there the number of independent outcomes is that of the richest (asset, horizon), its
-    bins scaled down alike. It is the cautious end: the sum would be the other.
+    bins scaled down alike. That is the smallest number they can be worth; the sum would be the largest.
     """
     any_regime = keys.copy()
     any_regime[:, 3] = ALL

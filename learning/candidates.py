@@ -16,7 +16,7 @@ from closeloop.learning.significance import Difference, Moments, clustered_error
 from closeloop.learning.trades import Floats, Ints
 from closeloop.models.policy import MiningPolicy
 
-INTERVAL_LEVEL = 0.95  # of the intervals of effects (share of 1)
+INTERVAL_LEVEL = 0.95  # at which effects have their intervals (share of 1)
 ROUNDING_SHARE = 1e-12  # share of a cell's sum of squares below which what is left of a variance is rounding
 
 
@@ -148,10 +148,11 @@ class CandidateTests:
         self.half_width[candidate] = np.fmax(self.half_width[candidate], self._half_width_by_day[candidate])
 
     def _cluster(self, branch: Branch) -> None:
-        """p and intervals of the candidates of a branch with errors clustered by day.
+        """Compute p and interval of every candidate of a branch with errors clustered by day.
 
-        The effect is a sum over trades. t has g - 1 degrees of freedom, where g is the number of days with selected
-        trades, or with others if these are fewer: what holds on all days but nine is known from nine days, too.
+        t has g - 1 degrees of freedom, where g is the number of days with trades of the candidate, or of the days with
+        others if these are fewer: where all days but nine have only trades of the candidate, the comparison rests on
+        those nine days.
         """
         ids, radix, width = self._seen.astype(np.int64), 2, self._width
         for part in branch.path:

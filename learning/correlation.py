@@ -9,7 +9,7 @@ from closeloop.learning.significance import student_p
 
 Floats = NDArray[np.float64]
 
-_ROUNDING_VARIANCE = 1e-24  # below which a variance is what rounding leaves of equal values
+_ROUNDING_VARIANCE = 1e-24  # a variance up to this (in squared units of the values) is rounding of equal values
 
 
 def pearson(x: ArrayLike, y: ArrayLike) -> float:

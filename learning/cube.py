@@ -1,8 +1,8 @@
 """An iceberg cube: all conjunctions ``dimension = value`` of a group that enough trades meet, and enough do not.
 
 Computed bottom up (Beyer & Ramakrishnan 1999, "Bottom-up computation of sparse and iceberg cubes"): depth first over
-sets of dimensions, each a group-by of the trades, and below a conjunction with too few trades nothing is looked at,
-because no refinement of it can have more (Agrawal & Srikant 1994).
+sets of dimensions, each a group-by of the trades. A conjunction with too few trades is not refined, because no
+refinement of it can have more trades (Agrawal & Srikant 1994).
 """
 
 import math
@@ -164,7 +164,8 @@ class _Search:
 def _distinct(columns: CodedColumns, found: _Found, order: Ints) -> Bools:
     """Which of these select trades that none before them selects.
 
-    Equal counts and equal sums of the trades' marks: most probably the same trades, which is then looked up.
+    Those with equal counts and equal sums of the trades' marks most probably select the same trades: their trades are
+    compared.
     """
 
     def rows(place: int) -> Ints:
@@ -192,7 +193,10 @@ def _pairs(conditions: NDArray[np.int32]) -> list[tuple[int, int]]:
 
 
 def _marks(n: int) -> Floats:
-    """Numbers for n trades, as good as random (Steele, Lea & Flood 2014, SplitMix64), of which every sum is exact."""
+    """Pseudorandom numbers (n,) by SplitMix64 (Steele, Lea & Flood 2014), small enough that every sum of them is exact.
+
+    Two selections of trades with the same count and sum of marks are compared trade by trade.
+    """
     x = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from closeloop.models.policy import DecayPolicy
 
-_GRID_STEPS = 64  # of the grid: neighbours are about 8 % apart from a day to half a year
+_GRID_STEPS = 64  # half-lives that are tried; from a day to half a year neighbours are about 8 % apart
 
 
 def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], decay: DecayPolicy) -> float | None:

@@ -12,7 +12,8 @@ regime), in [0, 1], and for the set as the mean over its trades:
 - ``variance``, how steady it is: s^2 / (s^2 + (rr - mean of the set)^2) with s^2 the variance of the group; 1 where rr
   is the mean.
 
-Which of them matter is learned for each regime: a factor that goes with a trade's R under a regime weighs more there.
+Which of them matter is learned for each regime signature (:func:`closeloop.learning.scope.regime_signature`): a factor
+that goes with the R of the trades of a signature weighs more for these.
 """
 
 from collections.abc import Iterable
@@ -28,7 +29,7 @@ from closeloop.models.policy import EdgePolicy
 
 @dataclass(frozen=True)
 class Factors:
-    """A value in [0, 1] for each factor (of a lesson), or its weight (of a regime; the four sum to 1)."""
+    """The value in [0, 1] of each factor of a lesson, or its weight under a regime signature (the four sum to 1)."""
 
     time_efficiency: float
     field_coherence: float

@@ -1,4 +1,4 @@
-"""The ensemble: what followed when all producers stood as they stand now?
+"""The ensemble: what usually followed when the latest forecasts of all producers were what they are now.
 
 Times are microseconds since 1970 (UTC), actions the codes of :mod:`closeloop.learning.scoring`.
 """
@@ -57,7 +57,7 @@ class Emission:
 def state(history: History, as_of: int, meta: MetaPolicy, *, itself: int | None = None) -> dict[int, int]:
     """The action of each producer's latest forecast issued in ``(as_of - state_hours, as_of]``, by producer.
 
-    ``itself`` is left out. Of two forecasts of one instant the later in the arrays counts.
+    ``itself``, the meta-producer's code, is left out. Of two forecasts of one instant the later in the arrays counts.
     """
     seen = (history.issued_at <= as_of) & (history.issued_at > as_of - _state_us(meta))
     order = np.flatnonzero(seen)
@@ -123,7 +123,7 @@ def _state_us(meta: MetaPolicy) -> int:
 def _match_state(
     history: History, state: Mapping[int, int], instants: NDArray[np.int64], state_us: int
 ) -> NDArray[np.bool_]:
-    """At which instants the latest forecast of every producer of the state said what it says now."""
+    """At which of the instants (n,) the latest forecast of every producer of the state had the action of the state."""
     matched = np.ones(len(instants), np.bool_)
     for producer, action in state.items():
         own = np.flatnonzero(history.producer == producer)

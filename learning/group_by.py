@@ -10,7 +10,7 @@ from closeloop.learning.scope import DIMENSIONS
 from closeloop.learning.trades import Floats, Group, Ints
 from closeloop.models.policy import MiningPolicy
 
-BLOCK_TRADES = 65_536  # trades whose codes, sums and squares fit into a core's cache together
+BLOCK_TRADES = 65_536  # counted at a time: their codes, sums and squares fit into a core's cache
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Producer health: is a producer alive, and how often does it fail? From its heartbeats.
 
-The score is cautious twice: it is the lower end of the success rate's interval, and it falls once a producer is silent.
+The score is cautious in two ways: it starts from the lower end of the success rate's interval, and it falls when the
+last success is longer ago than allowed.
 """
 
 from dataclasses import dataclass

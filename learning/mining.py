@@ -1,10 +1,11 @@
 """Mining: which conditions went with better or worse trades, and which of them are more than noise.
 
-The way of a group: its trades as columns (``trades``), all conjunctions that enough trades meet (``cube``, over the
-group-bys of ``group_by``), their tests (``candidates``), and what is accepted of them (``selection``) as ``lessons``.
+What happens to a group: its trades become columns (``trades``); all conjunctions that enough trades meet are found
+(``cube``, over the group-bys of ``group_by``) and tested (``candidates``); those that are accepted (``selection``)
+become ``lessons``.
 
-Trades are taken by trade id and candidates by (conditions, dimension, value): the same trades give the same lessons,
-bit for bit.
+Trades are ordered by trade id and candidates by (conditions, dimension, value), so that the same trades give the same
+lessons, bit for bit.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Overfitting protection: has performance fallen, cycle after cycle, since the weights were learned?
 
-Pure noise falls three times in a row, too: about every 28 cycles under learned weights the rule reverts to the preset
-for no reason (29 in the simulation of the tests). That is what it costs; the preset is the safe direction.
+Performance that is pure noise also falls three times in a row: about every 28 cycles under learned weights the rule
+reverts to the preset although nothing is wrong (every 29 in the simulation of the tests). The rule accepts that, since
+a revert to the preset is safe.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""From lessons to sizes: what an override changes, how long it holds, and what several say together."""
+"""From lessons to sizes: what an override changes, when it expires, and what several that match change together."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from closeloop.models.overrides import MatchedOverride, OverrideMatch
 from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
-_OPENING = frozenset({"entry", "add"})
+_OPENING = frozenset({"entry", "add"})  # categories of actions that open or enlarge a position
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _clamp(value: float, low: float, high: float) -> float:
 
 
 def needs_approval(size_multiplier: float, overrides: OverridesPolicy) -> bool:
-    """Whether it would move size by more than may happen without an operator."""
+    """Whether an override with this size multiplier needs an operator's approval."""
     return abs(size_multiplier - 1.0) > overrides.approval_limit
 
 
@@ -87,8 +87,8 @@ class Override:
 def blend(applying: Sequence[Override], overrides: OverridesPolicy) -> OverrideMatch:
     """The weighted mean of what overrides say, with weight confidence x (1 + conditions)^specificity_power.
 
-    It is the same in any order; without any override the multiplier is exactly 1 and no threshold is adjusted. A
-    threshold's adjustment is the mean over those that adjust it. Those that spoke come by override id.
+    The result does not depend on the order; without any override the multiplier is exactly 1 and no threshold is
+    adjusted. A threshold's adjustment is the mean over the overrides that adjust it. The overrides come by id.
     """
     ordered = sorted(applying, key=lambda each: each.override_id)
     weights = [each.confidence * (1 + len(each.scope)) ** overrides.specificity_power for each in ordered]

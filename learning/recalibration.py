@@ -1,4 +1,4 @@
-"""Recalibration: a map from the confidence that a producer says to the one that it deserves, tested forward."""
+"""Recalibration: a map from a producer's stated confidence to the share that comes true, tested on later outcomes."""
 
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -12,7 +12,7 @@ from closeloop.learning.scoring import brier
 from closeloop.learning.significance import clustered_error
 from closeloop.models.policy import ProducersPolicy
 
-_FOLDS: Final = 5  # of the younger half of a history, each mapped by what was known before it
+_FOLDS: Final = 5  # into which the newer half of a history is cut; each is mapped by what had elapsed before it
 _MIN_CLUSTERS: Final = 5  # periods below which a variance between them says little
 _TWO_SIDED_LEVEL: Final = 0.90  # level of the interval of which the lower end is the one-sided 95 % bound
 _DAY_US: Final = 86_400_000_000

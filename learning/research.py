@@ -1,7 +1,7 @@
 """Research without I/O: prompts made of facts, the same facts in plain sentences, and the test of a hypothesis.
 
-Whatever an engine sent (a symbol, a tag, an exit reason) is data. In a prompt it is JSON within a fence that it cannot
-close, cut to a size; in an answer it is text that is stored, and nothing else.
+What an engine sent (a symbol, a tag, an exit reason) is data. In a prompt it is JSON of limited size between <data> and
+</data>, escaped so that no text can close that fence. What a model answers is text that is stored, and nothing else.
 """
 
 import json
@@ -92,7 +92,7 @@ def _fenceable_json(value: Any) -> str:
 
 
 def fact(text: object) -> str:
-    """A text of an engine, as long as a fact may be."""
+    """A text that an engine sent, cut to the 200 characters of a fact."""
     return str(text)[:200]
 
 

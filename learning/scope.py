@@ -11,6 +11,9 @@ from typing import Any
 
 from closeloop.models.policy import PatternsPolicy
 
+# States of the market at entry, by driver and horizon, from ``regime_states`` of an entry context. "Regime" has other
+# meanings, too: ``regime_at_entry`` of a trade and ``regime`` of a forecast are labels that the sender chose, and a
+# regime signature (:func:`regime_signature`) is made of some of these states.
 REGIME_STATE_DIMENSIONS = tuple(
     f"{driver}_{horizon}"
     for driver in ("btc", "alt", "bucket", "btcd", "usdtd")
@@ -33,7 +36,7 @@ TOKEN_DIMENSIONS = (
 )
 DIMENSIONS = frozenset(REGIME_STATE_DIMENSIONS + TOKEN_DIMENSIONS)
 MAX_TEXT_BYTES = 64  # of a name or a value, in UTF-8
-MAX_UNKNOWN_DIMENSIONS = 64  # unknown dimensions of a trade that are kept
+MAX_UNKNOWN_DIMENSIONS = 64  # that are kept of a trade
 
 _UNPRINTABLE = re.compile("[\x00-\x20\x7f-\xa0\ud800-\udfff]+")
 
@@ -53,8 +56,8 @@ class Scope:
 def flatten(entry_context: Mapping[str, Any] | None, patterns: PatternsPolicy) -> Scope:
     """The scope of a trade from its ``entry_context`` (see README, "Messages"); never raises.
 
-    Regime dimensions come from ``regime_states`` (``{"btc_macro": "S3"}`` or ``{"btc": {"macro": "S3"}}``), the others
-    from ``scope``, then from the top level, where ``bucket`` is the mcap_bucket; ``A_value`` and ``E_value`` become
+    Regime states come from ``regime_states`` (``{"btc_macro": "S3"}`` or ``{"btc": {"macro": "S3"}}``), the others from
+    ``scope``, then from the top level, where ``bucket`` is the mcap_bucket; ``A_value`` and ``E_value`` become
     the modes low, mid and high. A dimension without a value is absent. One that is not known is kept, up to 64 of
     them by name. Names and values are at most 64 bytes long; of a longer one a hash keeps it apart from others.
 
@@ -83,7 +86,9 @@ def timeframe_of(entry_context: Any) -> str | None:
 
 
 def regime_signature(scope: Mapping[str, str]) -> str:
-    """Such as ``macro=S3|meso=S1|bucket_rank=1``; what is absent is left out, nothing known is "".
+    """The regime signature of a trade, such as ``macro=S3|meso=S1|bucket_rank=1``, for the weights of the edge score.
+
+    A dimension that is absent is left out; without any of them the signature is "".
 
     ``macro`` and ``meso`` are those of BTC, ``bucket_rank`` is bucket_rank_position.
 
@@ -144,6 +149,5 @@ def _shortened(text: str) -> str:
     return f"{raw[: MAX_TEXT_BYTES - 13].decode(errors='ignore')}~{digest}"
 
 
-_shortened_once = lru_cache(maxsize=16_384)(
-    _shortened
-)  # the names and values of engines are few, and come with every trade
+# Engines send the same few names and values with every trade.
+_shortened_once = lru_cache(maxsize=16_384)(_shortened)

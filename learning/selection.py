@@ -18,7 +18,7 @@ from closeloop.models.policy import MiningPolicy
 
 
 class Selection:
-    """What is accepted of the candidates of several groups, whose tests have run once; :meth:`run` selects.
+    """Selects lessons among the candidates of several groups, whose tests have run once; :meth:`run` does it.
 
     ``accepted``: lessons of each group, in the order of acceptance.
     """
@@ -62,8 +62,9 @@ class Selection:
     def _qualifying(self) -> Bools:
         """What is significant and large enough when days are taken into account; sets q.
 
-        The p of everything that is significant is raised, until nothing new is: what is left unraised among the
-        significant would lend its rank, and so a higher threshold, to the luck of a few days.
+        The p of every candidate that is significant is raised to the one clustered by day, until no other one becomes
+        significant. A significant p that were not raised would count as a rank, and so raise the threshold for
+        candidates that are significant by the luck of a few days.
         """
         while True:
             self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))

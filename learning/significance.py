@@ -73,8 +73,8 @@ class Moments(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Tested differences of means, arrays (m,): ``effect``, Welch's ``t`` (its size), the two-sided ``p`` of the test
-    that is surest of nothing, and ``half_width`` of the effect's interval."""
+    """Tested differences of means, arrays (m,): ``effect``, the size of Welch's ``t``, the two-sided ``p`` (the larger
+    one of two tests), and ``half_width`` of the effect's interval."""
 
     effect: Floats
     t: Floats
@@ -87,9 +87,9 @@ def difference_of_means(inside: Moments, outside: Moments, usable: Bools, roundi
 
     Strata that are not ``usable`` are left out; the others weigh ``n1 n0 / (n1 + n0)``, as in a regression with an
     effect for each stratum. p is the larger one of two: of Welch's t test (1947), stratified, with Satterthwaite's
-    degrees of freedom (1946), and of the z test with the variance pooled within each stratum: Welch's alone takes a
-    small sample without variance for a certainty. ``half_width`` is the larger one of theirs at ``level`` (a share of
-    1). An effect of at most ``rounding`` is none.
+    degrees of freedom (1946), and of the z test with the variance pooled within each stratum. Welch's test alone would
+    be certain of the difference of a small sample that happens not to vary. ``half_width`` is the larger one of theirs
+    at ``level`` (a share of 1). An effect of at most ``rounding`` is none.
 
     NaN where nothing is usable; where neither side varies, an effect is a certainty (p = 0).
 

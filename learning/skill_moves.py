@@ -11,6 +11,7 @@ from closeloop.learning.corpus import NoScore, destination, read_score, with_sco
 from closeloop.models.corpus import DESTINATION_TAKEN, SkillFile, SkillPlan, SkillSkipped, SkillState
 from closeloop.models.policy import CorpusPolicy
 
+# Where a skill may move to from each state; an archived one stays.
 NEXT_STATE = {SkillState.pending: SkillState.active, SkillState.active: SkillState.archived}
 NAME_OF_ACTIVE = (
     "an active skill has the same name: neither is given the outcomes of the pattern, and this one stays pending"
@@ -56,29 +57,29 @@ class Change:
 def readable(files: Sequence[SkillFile]) -> tuple[list[Skill], list[SkillSkipped]]:
     """Skills that can be worked on, and the files that are left alone, each with its reason.
 
-    One file (one inode) under two names was being moved. Two files of one name, pending and active, are for a person to
-    sort out: neither is scored, and the pending one stays where it is.
+    One file (one inode) in two folders was being moved when a run died. Two different files of one name, one pending
+    and one active, are left for a person to sort out: neither is scored, and the pending one stays where it is.
     """
     places: dict[Place, SkillFile] = {(file.state, file.name): file for file in files}
     leaving: dict[str, SkillState] = {}
-    twice: set[str] = set()
+    in_both: set[str] = set()
     for (state, name), file in places.items():
         following = places.get((NEXT_STATE[state], name)) if state in NEXT_STATE else None
         if following is not None and following.inode == file.inode:
             leaving.setdefault(name, state)
         elif following is not None and state is SkillState.pending:
-            twice.add(name)
+            in_both.add(name)
     skills: list[Skill] = []
     skipped: list[SkillSkipped] = []
     for (state, name), file in places.items():
         score, reason = _score_of(file)
-        if file.problem is None and name in twice and state is SkillState.pending:
+        if file.problem is None and name in in_both and state is SkillState.pending:
             reason = NAME_OF_ACTIVE
         if reason is not None:
             skipped.append(SkillSkipped(skill=file.place, reason=reason))
         elif leaving.get(name, state) is state:
             half_moved = name in leaving
-            scorable = state in NEXT_STATE and name not in twice and not half_moved
+            scorable = state in NEXT_STATE and name not in in_both and not half_moved
             skills.append(Skill(file, score, scorable, half_moved))
     return skills, skipped
 

@@ -108,7 +108,7 @@ class Group:
 
 @dataclass
 class _Growing:
-    """A dimension while trades are read: the rows that have it, and a number for each of its values."""
+    """A column while trades are read: the rows that have a value, and a number for each value, in order of arrival."""
 
     rows: "array[int]" = field(default_factory=lambda: array("q"))
     codes: "array[int]" = field(default_factory=lambda: array("i"))
@@ -148,7 +148,7 @@ def group_of(pattern_key: str, action_category: str, trades: Iterable[Trade]) ->
     symbol = symbols.column(n)
     order = np.array(sorted(range(n), key=ids.__getitem__), np.int64)
     if len(set(ids)) < n:
-        # Of a trade that comes several times the least row stays: the same one in any order of arrival.
+        # Of the rows of one trade id the smallest stays: the same one, in whatever order the rows arrive.
         place: dict[str, int] = {}
         rank = np.array([place.setdefault(ids[row], len(place)) for row in order], np.int64)[np.argsort(order)]
         codes = [column.codes for column in columns.values()]

@@ -1,4 +1,4 @@
-"""Domain weights: how far they move towards the domains that were right, and never further than they may.
+"""Domain weights: they move towards the domains that were right, within floor, ceiling and the limit of one cycle.
 
 Weights are whole multiples of 2**-50: a double holds each exactly, and sums and differences of them are exact, too. So
 sum, floor, ceiling and the limit of one cycle hold exactly, not up to a rounding error.
@@ -16,8 +16,8 @@ from closeloop.learning.intervals import fisher_interval
 from closeloop.learning.significance import benjamini_hochberg
 from closeloop.models.policy import WeightsPolicy
 
-UNITS_OF_ONE = 2**50
-_ROUNDING = 1e-12
+UNITS_OF_ONE = 2**50  # units of weight in 1
+_ROUNDING = 1e-12  # by which n times a bound may miss 1 (share of 1)
 
 
 class InfeasibleBounds(ValueError):

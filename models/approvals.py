@@ -27,7 +27,7 @@ class ApprovalState(StrEnum):
 
 
 class DecisionRequest(BaseModel):
-    """An operator's word, as a signal or update carries it."""
+    """Who decides, and why: the argument of a signal ``approve`` or ``reject``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -47,7 +47,7 @@ class Decision(BaseModel):
 
 
 class ApprovalKey(BaseModel):
-    """Names something that waits for an operator: ``kind`` says which subject (services/approvals.py) it is of."""
+    """Names a proposal that waits for an operator; ``kind`` is its subject (services/approvals.py), as ``weights``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +62,7 @@ class ApprovalKey(BaseModel):
 
     @classmethod
     def named(cls, name: str) -> "ApprovalKey":
-        """The key of a name. Raises ValueError where it is none."""
+        """The key of ``kind/book/id``. Raises ValueError where a part is missing or cannot be used."""
         parts = [*name.split("/", 2), "", ""]
         return cls(kind=parts[0], book=parts[1], id=parts[2])
 
@@ -90,7 +90,7 @@ class ApprovalView(ApprovalKey):
 
 
 class ApprovalAnswer(BaseModel):
-    """Whether a word was carried out, and if not, why. ``state``: where the proposal stands now."""
+    """Whether a decision was carried out, and if not, why; ``state`` is that of the proposal now."""
 
     accepted: bool
     state: ApprovalState
@@ -101,7 +101,7 @@ class ApprovalAnswer(BaseModel):
 
 
 class RecordApproval(ApprovalKey):
-    """Carry out a word; a null verdict means that the deadline has passed."""
+    """Carry out an operator's decision; a null verdict means that the deadline has passed without one."""
 
     verdict: ApprovalVerdict | None
     operator: str = ""
@@ -110,14 +110,14 @@ class RecordApproval(ApprovalKey):
 
     @property
     def decision(self) -> Decision | None:
-        """The word; None where nobody said one before the deadline."""
+        """The operator's decision; None where the deadline has passed without one."""
         if self.verdict is None:
             return None
         return Decision(verdict=self.verdict, operator=self.operator, note=self.note, at=self.at)
 
 
 class RefusedApproval(ApprovalKey):
-    """A word that could not be understood, for the audit trail."""
+    """A signal or update that could not be understood, for the audit trail; ``word`` is its name."""
 
     run_id: str
     number: int

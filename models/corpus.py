@@ -52,7 +52,7 @@ def place(state: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What became of one planned change of a file: ``problem`` says why not all of it was done."""
+    """What became of one planned change of a file; ``problem`` says why it was not done, or not all of it."""
 
     state: PlanState
     moved: bool = False

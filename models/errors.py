@@ -20,7 +20,7 @@ class NotOnRecord(ServiceError):
 
 
 class NotPossibleNow(ServiceError):
-    """What is on record stands against it: already decided, other content under the same name, learned from before."""
+    """What is on record prevents it: it was decided already, or other content has the same id."""
 
     http_status = 409
 

@@ -72,7 +72,10 @@ class ForecastKey:
 
 
 class Forecast(BaseModel):
-    """What a producer believes of an asset over a horizon, with its confidence that the action will prove right."""
+    """What a producer forecasts for an asset over a horizon, with its confidence that the action will prove right.
+
+    ``regime`` is a label that the producer chooses; its scores are also reported by it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -228,10 +231,10 @@ class ResolutionReport(BaseModel):
     @property
     def sentence(self) -> str:
         """For the audit trail."""
-        told = f"{self.resolved} resolved, {self.pending} pending, {self.unresolvable} given up"
-        told += f", {self.abstained} abstentions" if self.abstained else ""
-        told += "".join(f"; {count} x {reason}" for reason, count in list(self.reasons.items())[:5])
-        return told + "".join(f"; book {book}: {reason}" for book, reason in list(self.failed.items())[:5])
+        line = f"{self.resolved} resolved, {self.pending} pending, {self.unresolvable} given up"
+        line += f", {self.abstained} abstentions" if self.abstained else ""
+        line += "".join(f"; {count} x {reason}" for reason, count in list(self.reasons.items())[:5])
+        return line + "".join(f"; book {book}: {reason}" for book, reason in list(self.failed.items())[:5])
 
 
 class ResolvePages(BaseModel):
@@ -246,14 +249,18 @@ class ResolvePages(BaseModel):
 
 
 class PagesResolved(BaseModel):
-    """How many forecasts had no price; ``after`` is where to go on, null at the end."""
+    """How many forecasts had no price (``left``), and after which one to go on; null at the end."""
 
     left: int
     after: tuple[datetime, str, str] | None
 
 
 class ResolutionContinuation(BaseModel):
-    """Where a resolution stopped: in its passes over what is due, and before or after which answers of the source."""
+    """Where a run of a resolution stopped, for the run that continues it.
+
+    ``after``: the last forecast that it looked at. ``left``: how many had no price until then. ``fetched``: what the
+    price source had answered; null if it was not asked yet.
+    """
 
     resolution_id: str
     after: tuple[datetime, str, str]
@@ -298,7 +305,7 @@ class StoredForecast(SQLModel, table=True):
 
 
 class UnresolvedForecast(SQLModel, table=True):
-    """What is to be resolved: a row until there is an outcome, so that looking for work never reads history."""
+    """The queue of forecasts without an outcome. Looking for those that are due never reads the resolved ones."""
 
     __tablename__ = "forecast_resolution_state"
     __table_args__ = (
@@ -341,7 +348,7 @@ class ResolutionRun(SQLModel, table=True):
 
 
 class StoredOutcome(SQLModel, table=True):
-    """The outcome of a forecast: one, whatever happens."""
+    """The outcome of a forecast, written once."""
 
     __tablename__ = "forecast_outcomes"
     __table_args__ = (

@@ -46,7 +46,7 @@ class ImportedBook(BookCounts):
 
 
 class ImportResult(BaseModel):
-    """What an import did, as it is told at its end. ``rejected``: rows of which not even the book could be read."""
+    """What an import did, as its command reports it. ``rejected``: refused rows from which no book could be read."""
 
     books: dict[str, ImportedBook] = {}
     workflow_id: str

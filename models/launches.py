@@ -32,7 +32,7 @@ from closeloop.models.weights import CycleRequest
 
 TASK_QUEUE = "closeloop"
 MARKET_TASK_QUEUE = "closeloop-market"
-# Slow and costly: whatever a language model does, it can never starve the others.
+# A queue of its own, so that slow calls of a language model never occupy the workers of the other queues.
 LLM_TASK_QUEUE = "closeloop-llm"
 
 
@@ -55,7 +55,7 @@ class Launch:
 
 
 def position_close(position: ClosedPosition) -> Launch:
-    """A finished one may run again: the database makes that harmless, and tells."""
+    """May run again after it has finished: the database attributes once, and the report says ``already_attributed``."""
     return Launch(
         workflow="PositionCloseWorkflow",
         message=position,

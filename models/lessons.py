@@ -51,7 +51,7 @@ class SkippedGroup(BaseModel):
 
 
 class BuiltLessons(BaseModel):
-    """What a run came to in one book; ``version`` is null where nothing was due. The list holds at most 20."""
+    """What a run did in one book; ``version`` is null where no group was due. ``skipped_groups`` names at most 20."""
 
     book: str
     version: int | None = None
@@ -280,7 +280,7 @@ class LessonHistory(SQLModel, table=True):
 
 
 class LearningRegimeWeights(SQLModel, table=True):
-    """How much each meta-factor of the edge score counts in a regime, learned from the group's trades in it."""
+    """Weights of the edge score's four factors under a regime signature, learned from the group's trades with it."""
 
     __tablename__ = "learning_regime_weights"
     __table_args__ = (ForeignKeyConstraint(["book_id", "version"], ["lesson_runs.book_id", "lesson_runs.version"]),)

@@ -102,7 +102,7 @@ class MetaStatus(TrackRecord):
 
 
 class MetaEvidence(BaseModel):
-    """What usually followed: the direction in ``k`` of ``n`` like states (learning/ensemble.py)."""
+    """What usually followed: ``direction`` in ``k`` of ``n`` episodes of the same state (learning/ensemble.py)."""
 
     direction: str | None
     k: int

@@ -28,7 +28,7 @@ class Question(Generic[Answer]):
 
 
 class CallOutcome(StrEnum):
-    """How a call of the model ended. What was not billed for certain costs nothing; the rest is counted."""
+    """How a call of the model ended. A call costs nothing only where it was certainly not billed."""
 
     answered = "answered"
     refused = "refused"
@@ -40,7 +40,7 @@ class CallOutcome(StrEnum):
 
 
 UNUSABLE_ANSWERS = (CallOutcome.refused, CallOutcome.malformed)
-"""After these the same question may be put again, a few times."""
+"""Ends of calls without an answer that can be used, after which the same question may be asked again, a few times."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class QuestionCost:
 
 @dataclass(frozen=True)
 class ReservationRequest:
-    """Reserve a call: ``most`` is the most that it can cost and ``budget`` the budget of a day (USD).
+    """Ask to reserve a call: ``most`` is the most that it can cost, ``budget`` the budget of a day (USD).
 
-    ``key`` names the question, which is given up after ``attempts`` calls without a usable answer. While ``hold`` lasts
-    nobody else asks the same.
+    ``key`` names the question, which is given up after ``attempts`` calls without a usable answer. For as long as
+    ``hold`` nobody else asks the same question.
     """
 
     key: str

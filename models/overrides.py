@@ -97,7 +97,7 @@ class OverrideView(BaseModel):
 
 @dataclass(frozen=True)
 class ProposedOverride:
-    """An override as a lesson has it, to be stored. ``anchor`` is the first of its conditions (see PmOverride)."""
+    """An override with a lesson's numbers, to be stored. ``anchor`` is the first of its conditions (see PmOverride)."""
 
     override_id: str
     book_id: str
@@ -119,7 +119,7 @@ class ProposedOverride:
 
 
 class MatchedOverride(BaseModel):
-    """An override that spoke in a match, and with what weight in the mean: confidence (1 + conditions)^1.5."""
+    """An override that matched, and its weight in the mean: confidence x (1 + conditions)^specificity_power."""
 
     override_id: str
     scope: Scope
@@ -128,7 +128,7 @@ class MatchedOverride(BaseModel):
 
 
 class OverrideMatch(BaseModel):
-    """What to do with size and thresholds in a scope. Nothing matched: the multiplier is exactly 1."""
+    """What the overrides in force change for an action in a scope. Where none matched, the multiplier is exactly 1."""
 
     size_multiplier: float
     threshold_adjustments: dict[str, float]
@@ -136,7 +136,7 @@ class OverrideMatch(BaseModel):
 
 
 class OverrideMatchRequest(BaseModel):
-    """Ask for what the overrides say of an action in a scope, read as the ``scope`` of an ``entry_context``."""
+    """Which overrides match an action in a scope, which is read like the ``scope`` of an ``entry_context``?"""
 
     book: BookId
     pattern_key: Identifier

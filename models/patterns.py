@@ -31,7 +31,7 @@ class LearnMissed(BaseModel):
 
 
 class LearnMissedReport(BaseModel):
-    """How many outcomes each learner took in, and why it stopped where it failed."""
+    """How many outcomes each learner took in, and for those that failed, why they last did."""
 
     learned: dict[str, int] = {}
     failed: dict[str, str] = {}

@@ -277,17 +277,18 @@ class DecayPolicy(PolicySection):
 
 
 class EdgePolicy(PolicySection):
-    """How the factors of a lesson's edge score are weighed by regime."""
+    """How the factors of a lesson's edge score are weighed by regime signature (learning/scope.py)."""
 
     shrink_trades: float = Field(
         default=50.0,
         ge=0.0,
-        description="Trades of a regime at which its correlations are believed by half: n / (n + this) (count).",
+        description="Trades of a regime signature at which its correlations are believed by half: n / (n + this) "
+        "(count).",
     )
     min_samples: int = Field(
         default=10,
         ge=3,
-        description="Trades of a regime below which its weights of the edge factors stay equal (count).",
+        description="Trades of a regime signature below which its weights of the edge factors stay equal (count).",
     )
 
 
@@ -490,7 +491,7 @@ class LearningPolicy(BaseModel):
     mining: MiningPolicy = MiningPolicy()
     decay: DecayPolicy = DecayPolicy()
     edge: EdgePolicy = Field(
-        default=EdgePolicy(), description="How the factors of a lesson's edge score are weighed by regime."
+        default=EdgePolicy(), description="How the factors of a lesson's edge score are weighed by regime signature."
     )
     overrides: OverridesPolicy = Field(
         default=OverridesPolicy(), description="What a lesson changes of size and thresholds, and for how long."

@@ -41,7 +41,7 @@ from closeloop.models.values import (
 
 # Types of the errors with which a close's workflow fails; they are an interface.
 POSITION_CONFLICT = "PositionConflict"  # other content is on record under the same id
-POSITION_REFUSED = "PositionRefused"
+POSITION_REFUSED = "PositionRefused"  # the close lies in the future
 
 
 class Conviction(BaseModel):
@@ -188,7 +188,7 @@ class PositionOutcome(BaseModel):
 
 
 class LearnReport(BaseModel):
-    """Which learners have taken it in, and why others have not (yet)."""
+    """Which learners have taken in a close, and why others failed; a catch-up lets these try again."""
 
     learned: list[str] = []
     failed: dict[str, str] = {}
@@ -319,7 +319,7 @@ class KarmaRebuildReport(BaseModel):
 
 
 class Book(SQLModel, table=True):
-    """A strategy's book; decisions on its weights hold its row.
+    """A strategy's book. A decision on its weights locks its row.
 
     The preset is null until a person chooses one, or the first cycle settles on the default.
     """
@@ -383,7 +383,7 @@ class Attribution(SQLModel, table=True):
         ForeignKeyConstraint(["book_id"], ["books.book_id"]),
         ForeignKeyConstraint(["book_id", "position_id"], ["positions.book_id", "positions.position_id"]),
         Index("attributions_order", "book_id", "closed_at", "position_id"),
-        # What is studied as it closes; history that is imported does not pay for it.
+        # Research reads live closes only: imported ones are left out of the index, and cost nothing in it.
         # Its condition is store.attributions.IS_LIVE.
         Index(
             "attributions_live",

@@ -97,7 +97,7 @@ class PriceCandle(SQLModel, table=True):
 
 
 class PriceCoverage(SQLModel, table=True):
-    """A range of time of which the source said all that it has: what is missing in it does not exist."""
+    """A range of time for which the source gave every candle it has: a candle that is missing in it does not exist."""
 
     __tablename__ = "price_coverage"
 

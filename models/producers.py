@@ -74,7 +74,7 @@ class Scores(BaseModel):
 
 
 class Slice(NamedTuple):
-    """A producer's outcomes of an asset, horizon and market regime; an empty one stands for all of them."""
+    """A producer's outcomes of an asset, horizon and regime (the label of its forecasts); an empty one means all."""
 
     producer_id: str
     asset: str
@@ -167,7 +167,7 @@ class CalibrationView(BaseModel):
 
 
 class PairRates(BaseModel):
-    """How two producers agree, and who is right when they do and do not (learning/ensemble.py), with 95 % intervals."""
+    """How two producers agree, and who is right then and otherwise (learning/agreement.py), with 95 % intervals."""
 
     samples: int
     agreement: float | None
@@ -205,7 +205,7 @@ class HeartbeatReceipt(BaseModel):
 
 
 class Heartbeat(BaseModel):
-    """A producer's sign of life: what it tried since the last, and how that went."""
+    """A producer's heartbeat: how many of its attempts since the last one succeeded and failed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -261,7 +261,7 @@ class ProducerDayBin(SQLModel, table=True):
 
 
 class PairDay(SQLModel, table=True):
-    """Two producers' shared 2-hour blocks of a day: how often they agreed, and who was right."""
+    """Blocks of a day (``agreement_block_hours``) in which two producers spoke: how often alike, and who was right."""
 
     __tablename__ = "pair_daily"
     __table_args__ = (Index("pair_daily_day", "book_id", "day"),)
@@ -370,7 +370,7 @@ class RecalibrationMap(SQLModel, table=True):
 
 
 class ProducerHealth(SQLModel, table=True):
-    """A producer's signs of life, counted."""
+    """How a producer's heartbeats went, counted."""
 
     __tablename__ = "producer_health"
     __table_args__ = (ForeignKeyConstraint(["book_id"], ["books.book_id"]),)
@@ -385,7 +385,7 @@ class ProducerHealth(SQLModel, table=True):
 
 
 class ProducerHeartbeat(SQLModel, table=True):
-    """Signs of life that were counted: the second arrival of one changes nothing."""
+    """Ids of heartbeats that were counted: one that arrives again changes nothing."""
 
     __tablename__ = "producer_heartbeats"
 

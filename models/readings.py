@@ -1,4 +1,4 @@
-"""What research asks a language model about closed trades, and what it may answer: all that a prompt may hold."""
+"""What research asks a language model about closed trades, and what the model may answer."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,7 @@ from closeloop.models.values import Direction, Identifier
 from closeloop.models.values import Text as Prose
 
 Fact = Annotated[str, Field(max_length=200)]
-MAX_DIMENSIONS = 40
+MAX_DIMENSIONS = 40  # of a trade's scope, or of a group, that a prompt holds
 
 
 class TradesRecord(BaseModel):

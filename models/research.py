@@ -55,7 +55,7 @@ class BookStudy(BaseModel):
 
 
 class Studied(BaseModel):
-    """What came of one level in one book."""
+    """What one level of a study did in one book."""
 
     trades: int = 0
     hypotheses: int = 0
@@ -64,7 +64,7 @@ class Studied(BaseModel):
     stopped: str | None = Field(default=None, description="Why nothing more is asked today.")
 
     def plus(self, other: "Studied") -> "Studied":
-        """Both levels together."""
+        """The sum of both levels."""
         return Studied(
             trades=self.trades + other.trades,
             hypotheses=self.hypotheses + other.hypotheses,
@@ -105,7 +105,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class DayTotals:
-    """The same for a UTC day of entry: number and sum of R of the trades that meet a condition, and of the others."""
+    """R-multiples of the trades of a UTC day of entry: number and sum of those that meet a condition, and of others."""
 
     n: int
     total: float
@@ -135,7 +135,7 @@ class StatementKind(StrEnum):
 
 
 class StatementStatus(StrEnum):
-    """What became of it."""
+    """What became of a statement: hypotheses are tested; ``given_up``: the model gave no usable answer."""
 
     stated = "stated"
     supported = "supported"

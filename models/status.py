@@ -1,4 +1,4 @@
-"""What is up."""
+"""Whether each part of the service is up, and why not."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class WorkerStatus(PartStatus):
 
 
 class Status(BaseModel):
-    """Everything is up where each part is."""
+    """The state of the service; ``up`` where every part is."""
 
     home: Path
     stack_running: bool

@@ -32,7 +32,7 @@ class SignalDirection(StrEnum):
 
 
 def _identifier(value: str) -> str:
-    # Most are short and plain, which is told at a glance.
+    # Most identifiers are short and printable ASCII: these two cheap checks accept them.
     if 1 <= len(value) <= 200 and value.isascii() and value.isprintable():
         return value
     if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= 200:
@@ -100,7 +100,7 @@ def plain_json(value: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(item, list):
             todo.extend((part, depth + 1) for part in item)
         elif isinstance(item, str):
-            # What is printable has none of them, and that is told at a glance.
+            # Printable text has no control characters, and the check for it is cheap.
             if not item.isprintable() and _CONTROL.search(item.translate(_LINE_BREAKS)):
                 raise ValueError("must not contain control characters")
         elif isinstance(item, float) and not math.isfinite(item):
@@ -115,9 +115,9 @@ BookId = Annotated[
 Text = Annotated[str, AfterValidator(_text)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
 Utc = Annotated[datetime, BeforeValidator(_instant_text), AfterValidator(_utc)]
-# NaN and infinities pass pydantic's own check here so that ours, which names the reason, refuses them.
 # JSON shows every digit and no exponent, however the database spells the number.
 Plain = Annotated[Decimal, PlainSerializer(lambda number: format(number, "f"), return_type=str, when_used="json")]
+# NaN and infinities pass pydantic's own check, so that _bounded_decimal refuses them with a reason that a person reads.
 Money = Annotated[Plain, Field(allow_inf_nan=True), AfterValidator(_bounded_decimal)]
 PositiveMoney = Annotated[Money, AfterValidator(_positive)]
 UnitFloat = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]

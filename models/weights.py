@@ -95,7 +95,7 @@ class CycleRequest(BaseModel):
 
 
 class OpenCycle(BaseModel):
-    """Evaluate and propose, for this workflow."""
+    """Open a book's cycle: evaluate the last one and propose weights, for the workflow with this id."""
 
     book: str
     as_of: datetime
@@ -184,12 +184,12 @@ class CycleRecord(CycleView):
 
     @property
     def view(self) -> CycleView:
-        """What others see of it."""
+        """The part of the record that commands and queries show."""
         return CycleView.model_validate(self.model_dump(include=set(CycleView.model_fields)))
 
 
 class ActiveWeights(BaseModel):
-    """What an engine reads."""
+    """The weights in force, as an engine reads them."""
 
     book: str
     weights: Weights
