@@ -104,7 +104,7 @@ class ReliabilityBin(BaseModel):
 
 
 class HealthView(BaseModel):
-    """A producer's health (learning/health.py), and the heartbeats that it was told from."""
+    """A producer's health (learning/health.py), and the heartbeats that it is computed from."""
 
     state: Literal["unknown", "healthy", "stale"]
     observations: int
@@ -227,7 +227,7 @@ class Heartbeat(BaseModel):
 
 
 class PerformanceDue(SQLModel, table=True):
-    """Days (UTC) of a book whose daily sums are not up to date; marked by whoever writes outcomes."""
+    """Days (UTC) of a book whose daily sums are not up to date; marked by the transaction that writes outcomes."""
 
     __tablename__ = "performance_due"
 

@@ -34,8 +34,8 @@ def signed(money: Decimal) -> str:
 def moved_weights(old: Mapping[str, float], new: Mapping[str, float]) -> str:
     """How weights move, the largest move first: ``onchain 0.25→0.27, social 0.15→0.13``."""
     moves = sorted(((new[d] - old.get(d, 0.0), d) for d in new), key=lambda move: (-abs(move[0]), move[1]))
-    told = [f"{d} {old.get(d, 0.0):.4g}→{new[d]:.4g}" for step, d in moves if abs(step) >= 5e-5]
-    return ", ".join(told[:8]) + (f" and {len(told) - 8} more" if len(told) > 8 else "") or "no visible move"
+    moved = [f"{d} {old.get(d, 0.0):.4g}→{new[d]:.4g}" for step, d in moves if abs(step) >= 5e-5]
+    return ", ".join(moved[:8]) + (f" and {len(moved) - 8} more" if len(moved) > 8 else "") or "no visible move"
 
 
 def short(line: str, limit: int = 300) -> str:

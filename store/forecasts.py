@@ -26,7 +26,7 @@ _RECORD = text(
     f"new AS (INSERT INTO forecasts ({_SENT}) SELECT {_SENT} FROM sent ON CONFLICT DO NOTHING RETURNING {_SENT}), "
     "due AS (INSERT INTO forecast_resolution_state (book_id, forecast_id, asset, target_at) "
     "SELECT book_id, forecast_id, asset, target_at FROM new), "
-    "told AS (INSERT INTO events (type, source, payload, dedupe_key) SELECT 'forecast.v1', 'closeloop', "
+    "appended AS (INSERT INTO events (type, source, payload, dedupe_key) SELECT 'forecast.v1', 'closeloop', "
     "jsonb_strip_nulls(jsonb_build_object('book', book_id, 'forecast_id', forecast_id, 'producer_id', producer_id, "
     "'asset', asset, 'horizon', horizon, 'action', action, 'confidence', confidence, 'issued_at', issued_at, "
     "'regime', regime, 'abstention_reason', abstention_reason)), "

@@ -15,14 +15,14 @@ from closeloop.store.rows import execute, insertion
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
-async def books(session: AsyncSession, as_of: datetime, state: timedelta) -> list[str]:
-    """Books in which a producer issued a forecast within ``state`` before ``as_of``."""
+async def books(session: AsyncSession, as_of: datetime, state_age: timedelta) -> list[str]:
+    """Books in which a producer issued a forecast within ``state_age`` before ``as_of``."""
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id "
             "AND f.issued_at > :after AND f.issued_at <= :as_of AND f.action <> 'no_forecast') ORDER BY book_id"
         ),
-        {"after": as_of - state, "as_of": as_of},
+        {"after": as_of - state_age, "as_of": as_of},
     )
     return list(result.scalars())
 
@@ -36,14 +36,16 @@ async def count_outcomes(session: AsyncSession, book: str, as_of: datetime) -> i
     return int(result.scalar_one())
 
 
-async def pairs_forecast(session: AsyncSession, book: str, as_of: datetime, state: timedelta) -> list[tuple[str, str]]:
-    """(asset, horizon) that producers (not the meta-producer) forecast within ``state`` before ``as_of``."""
+async def pairs_forecast(
+    session: AsyncSession, book: str, as_of: datetime, state_age: timedelta
+) -> list[tuple[str, str]]:
+    """(asset, horizon) that producers (not the meta-producer) forecast within ``state_age`` before ``as_of``."""
     result = await session.execute(
         text(
             "SELECT DISTINCT asset, horizon FROM forecasts WHERE book_id = :book AND issued_at > :after "
             "AND issued_at <= :as_of AND action <> 'no_forecast' AND producer_id <> :meta AND NOT shadow ORDER BY 1, 2"
         ),
-        {"book": book, "after": as_of - state, "as_of": as_of, "meta": META},
+        {"book": book, "after": as_of - state_age, "as_of": as_of, "meta": META},
     )
     return [(asset, horizon) for asset, horizon in result]
 
@@ -157,10 +159,10 @@ async def scored(session: AsyncSession, book: str, *, shadow: bool) -> MetaOutco
     return found if found.n else None
 
 
-async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta) -> OutcomeCounts:
+async def producers_meanwhile(session: AsyncSession, book: str, state_age: timedelta) -> OutcomeCounts:
     """Outcomes of the other producers over the same time as those of the meta-producer.
 
-    They count where the meta-producer has an outcome of the same asset and horizon, with a target at most ``state``
+    They count where the meta-producer has an outcome of the same asset and horizon, with a target at most ``state_age``
     later.
     """
     result = await session.execute(
@@ -171,7 +173,7 @@ async def producers_meanwhile(session: AsyncSession, book: str, state: timedelta
             "AND m.target_at >= p.target_at AND m.target_at < p.target_at + CAST(:age AS interval) LIMIT 1) heard "
             "WHERE p.book_id = :book AND p.producer_id <> :meta AND NOT p.shadow"
         ),
-        {"book": book, "meta": META, "age": state},
+        {"book": book, "meta": META, "age": state_age},
     )
     return OutcomeCounts._make(result.one())
 

@@ -214,7 +214,7 @@ _SETTLE = text(
     ), settled AS (
         DELETE FROM forecast_resolution_state d USING scored s
         WHERE d.book_id = s.book_id AND d.forecast_id = s.forecast_id COLLATE "C"
-    ), told AS (
+    ), appended AS (
         INSERT INTO events (type, source, payload, dedupe_key)
         SELECT 'forecast.outcome.v1', 'closeloop', to_jsonb(payload),
                'forecast.outcome.v1/' || book || '/' || forecast_id
@@ -329,7 +329,7 @@ async def record_unpriced(session: AsyncSession, left: Sequence[Unpriced]) -> No
             "WITH l AS (SELECT * FROM unnest(CAST(:books AS text[]), CAST(:ids AS text[]), CAST(:reasons AS text[]), "
             "CAST(:first AS timestamptz[]), CAST(:next AS timestamptz[]), CAST(:given_up AS bool[])) "
             "AS l (book_id, forecast_id, reason, first_attempt_at, next_attempt_at, given_up)), "
-            "told AS (INSERT INTO events (type, source, payload, dedupe_key) "
+            "appended AS (INSERT INTO events (type, source, payload, dedupe_key) "
             "SELECT 'forecast.unresolvable.v1', 'closeloop', jsonb_build_object('book', book_id, 'forecast_id', "
             "forecast_id, 'reason', reason, 'attempted_at', first_attempt_at), "
             "'forecast.unresolvable.v1/' || book_id || '/' || forecast_id || '/' || first_attempt_at FROM l "

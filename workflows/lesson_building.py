@@ -60,5 +60,5 @@ class LessonBuildingWorkflow:
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set("lessons"), *([sa.BOOK.value_set(request.book)] if request.book else [])]
         )
-        told = [built.sentence for built in report.books] + sentences_of(report.failed)
-        workflow.upsert_memo({"outcome": "; ".join(told)[:2000] or "no book has actions to learn from"})
+        sentences = [built.sentence for built in report.books] + sentences_of(report.failed)
+        workflow.upsert_memo({"outcome": "; ".join(sentences)[:2000] or "no book has actions to learn from"})

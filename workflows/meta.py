@@ -30,9 +30,9 @@ class MetaForecastWorkflow:
             retry_policy=UNTIL_NEXT_RUN,
             summary="What usually followed when the producers stood as they do?",
         )
-        told = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]
-        told += [f"{count} abstained ({reason})" for reason, count in sorted(report.abstained.items())]
-        told += [f"book {book} failed: {reason}" for book, reason in sorted(report.failed.items())]
+        sentences = [f"{report.emitted} emitted", f"{report.shadowed} in shadow"]
+        sentences += [f"{count} abstained ({reason})" for reason, count in sorted(report.abstained.items())]
+        sentences += [f"book {book} failed: {reason}" for book, reason in sorted(report.failed.items())]
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("meta")])
-        workflow.upsert_memo({"outcome": ", ".join(told)[:2000]})
+        workflow.upsert_memo({"outcome": ", ".join(sentences)[:2000]})
         return report

@@ -60,5 +60,5 @@ class OverrideMaterializationWorkflow:
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set("overrides"), *([sa.BOOK.value_set(request.book)] if request.book else [])]
         )
-        told = [made.sentence for made in report.books] + sentences_of(report.failed)
-        workflow.upsert_memo({"outcome": "; ".join(told)[:2000] or "no book has lessons"})
+        sentences = [made.sentence for made in report.books] + sentences_of(report.failed)
+        workflow.upsert_memo({"outcome": "; ".join(sentences)[:2000] or "no book has lessons"})

@@ -58,8 +58,8 @@ class PositionCloseWorkflow:
         else:
             learned = attributed.learning
         if learned.failed:
-            told = ", ".join(f"{name}: {reason}" for name, reason in learned.failed.items())
-            workflow.upsert_memo({"not_learned": told[:MEMO_CHARACTERS]})
+            reasons = ", ".join(f"{name}: {reason}" for name, reason in learned.failed.items())
+            workflow.upsert_memo({"not_learned": reasons[:MEMO_CHARACTERS]})
         return CloseReport(
             outcome=attributed.outcome,
             already_attributed=attributed.already_attributed,

@@ -309,6 +309,8 @@ class OverlayWatchWorkflow:
                 summary=f"The overlay file of {key.book} was deleted: revert",
             )
         if report.deleted or report.repaired:
-            told = [f"{k.book}: deleted, reverted" for k in report.deleted] + [f"{b}: written" for b in report.repaired]
-            workflow.upsert_memo({"outcome": "; ".join(told)[:2000]})
+            sentences = [f"{k.book}: deleted, reverted" for k in report.deleted] + [
+                f"{b}: written" for b in report.repaired
+            ]
+            workflow.upsert_memo({"outcome": "; ".join(sentences)[:2000]})
         return report
