@@ -48,7 +48,7 @@ async def attribute_and_learn(
 
     The attribution stands whatever becomes of a learner: what a learner wrote before it failed is undone, its failure
     is reported, and the closes are marked as not yet learned by it, so that a catch-up lets it take them in later.
-    Raises a database error that a retry may mend: then the caller tries all of it again.
+    Raises a database error that ended the transaction: then the caller tries all of it again.
     """
     answers = await attribute(session, positions, policy, now, by)
     contexts = {position.key: position.entry_context for position in positions}

@@ -16,7 +16,7 @@ from closeloop.activities import Activity
 from closeloop.activities.transactions import transaction
 from closeloop.models.positions import AttributedClose, LearnReport, LearnRequest, PositionKey, PositionOutcome
 from closeloop.store.database import Sessions
-from closeloop.store.errors import is_passing
+from closeloop.store.errors import ends_transaction
 
 REASON_CHARACTERS = 500  # of why a learner failed, in a report that a workflow's history keeps
 
@@ -48,8 +48,8 @@ async def learn_from(
     """Let every learner take in the closes that the caller's transaction attributed.
 
     Of closes that were attributed before, a learner takes in those that it has not learned yet. ``contexts``: the entry
-    contexts of the closes. Raises a database error that a retry may mend; anything else that a learner raises is
-    reported.
+    contexts of the closes. Raises a database error that ended the caller's transaction; anything else that a learner
+    raises is reported, whether it would pass (a limit of time) or last (a table that is missing).
     """
     report = LearnReport()
     new = {close.outcome.key: close.outcome for close in closes if not close.already_attributed}
@@ -62,7 +62,7 @@ async def learn_from(
                 await _take_in(session, learner, known | new, owed | new_contexts)
             report.learned.append(learner.name)
         except Exception as error:
-            if is_passing(error):
+            if ends_transaction(error):
                 raise
             activity.logger.warning("learner failed", exc_info=True, extra={"learner": learner.name})
             report.failed[learner.name] = reason(error)

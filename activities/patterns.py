@@ -24,7 +24,6 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import PositionKey, PositionOutcome
 from closeloop.models.refusals import describe
 from closeloop.store.database import Sessions
-from closeloop.store.errors import is_passing
 
 COEFFICIENTS_MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
 ALL_TIMEFRAMES = "*"  # all timeframes together, beside their names in the sums
@@ -215,7 +214,7 @@ class MissedActivities:
 
 
 def _passes(error: Exception) -> bool:
-    return is_passing(error) or (isinstance(error, ApplicationError) and not error.non_retryable)
+    return isinstance(error, ApplicationError) and not error.non_retryable
 
 
 def _unreadable(events: Events, outcome: PositionOutcome, index: int | None, reason: str) -> None:

@@ -107,6 +107,10 @@ class RecordApproval(ApprovalKey):
     operator: str = ""
     note: str = ""
     at: datetime
+    deadline: datetime | None = Field(
+        default=None,
+        description="Until when a workflow of 0.1 waits; null: as the record says.",
+    )
 
     @property
     def decision(self) -> Decision | None:

@@ -176,6 +176,8 @@ async def decide(session: AsyncSession, subject: Subject, record: RecordApproval
     """
     await subject.hold(session, record)
     found = await find(session, subject, record)
+    if record.deadline is not None:
+        found = found.model_copy(update={"deadline": record.deadline})
     decision = record.decision
     if decision is None:
         return await _expire(session, subject, found)

@@ -80,7 +80,9 @@ class OverrideProposal:
 
 
 def _view(override: OverrideView) -> ApprovalView | None:
-    if override.deadline is None:
+    # 0.1 did not record it: of what has ended since, nobody can tell whether an operator was asked.
+    deadline = override.deadline or override.ended_at
+    if deadline is None:
         return None  # its change of size is below the policy's limit: it needed no approval
     decision = None
     if override.verdict in set(ApprovalVerdict) and override.decided_by is not None and override.decided_at is not None:
@@ -99,7 +101,7 @@ def _view(override: OverrideView) -> ApprovalView | None:
     return ApprovalView(
         **override_key(override.book, override.override_id).model_dump(),
         proposal=short(proposal, 1_900),
-        deadline=override.deadline,
+        deadline=deadline,
         state=state,
         decision=decision,
         outcome=outcome,

@@ -15,6 +15,8 @@ DATABASE_ERRORS = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceErro
 _PERMANENT = ("22", "23", "54")
 # No connection (08), too many of them (53), shutting down or starting up (57P).
 _AWAY = ("08", "53", "57P")
+# A deadlock or a failure to serialize: the whole transaction is to be tried again.
+_LOST_TO_OTHERS = ("40",)
 
 
 def is_permanent(error: BaseException) -> bool:
@@ -31,6 +33,13 @@ def sqlstate(error: BaseException) -> str | None:
 def is_passing(error: BaseException) -> bool:
     """Whether this is a database error that a retry may mend: any but a permanent one. False for errors of our own."""
     return isinstance(error, DATABASE_ERRORS) and not is_permanent(error)
+
+
+def ends_transaction(error: BaseException) -> bool:
+    """Whether a database error ends the whole transaction, not only the savepoint in which it was raised."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or (sqlstate(error) or "").startswith(_AWAY + _LOST_TO_OTHERS)
 
 
 def is_unreachable(error: BaseException) -> bool:

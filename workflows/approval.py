@@ -39,9 +39,10 @@ class ApprovalWorkflow(Deciding):
         """See the class."""
         self._request = request = expect(message, ApprovalRequest)
         self._enter(ApprovalState.pending, request.proposal)
-        if workflow.patched("reminder"):
+        self._begun_by_0_1 = not workflow.patched("reminder")
+        if not self._begun_by_0_1:
             answer = await self._wait_for_decision(request.deadline)
-        elif not await self._decided_within(request.deadline - workflow.now()):  # a workflow that 0.1 began
+        elif not await self._decided_within(request.deadline - workflow.now()):
             answer = await self._expire()
         else:
             answer = None

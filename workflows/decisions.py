@@ -74,6 +74,7 @@ class Deciding(ABC):
         self._words: Counter[str] = Counter()
         self._one_at_a_time = asyncio.Lock()
         self._last_heard_at = datetime.min.replace(tzinfo=UTC)
+        self._begun_by_0_1 = False
 
     @abstractmethod
     def _has_begun(self) -> bool:
@@ -109,6 +110,7 @@ class Deciding(ABC):
             operator=word.operator,
             note=word.note,
             at=await self._reached_server_at(word),
+            deadline=self._deadline() if self._begun_by_0_1 else None,
         )
         answer: ApprovalAnswer = await self._transaction(ApprovalActivities.decide, record, word.sentence)
         return answer
@@ -161,7 +163,12 @@ class Deciding(ABC):
         async with self._one_at_a_time:
             if not self._waits():
                 return None
-            record = RecordApproval(**self._key().model_dump(), verdict=None, at=workflow.now())
+            record = RecordApproval(
+                **self._key().model_dump(),
+                verdict=None,
+                at=workflow.now(),
+                deadline=self._deadline() if self._begun_by_0_1 else None,
+            )
             answer: ApprovalAnswer = await self._transaction(
                 ApprovalActivities.decide, record, "The deadline has passed"
             )

@@ -80,7 +80,6 @@ class WeightAdjustmentWorkflow(Deciding):
         self._state: CycleState | None = None
         self._over = False
         self._overlay_due = False
-        self._begun_by_0_1 = False
 
     @workflow.run
     async def run(self, message: CycleRequest | None = None) -> OpenedCycle:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.testing import ActivityEnvironment
 
@@ -19,12 +20,18 @@ from tests.store.databases import query, scratch_database, sessions_on
 
 BOOK = "learners"
 CONTEXT = {"timeframe": "1h"}
-# Errors that will not pass, and what is told of them.
+# Errors of a learner's own, and what is told of them.
 BROKEN = {
     "raises": ("", RuntimeError("out of ideas"), "RuntimeError: out of ideas"),
     "raises at length": ("", KeyError("x" * 2000), "KeyError: 'xxx"),
     "breaks a constraint": ("INSERT INTO books VALUES (NULL)", None, "null value in column"),
     "breaks arithmetic": ("SELECT 1 / 0", None, "division by zero"),
+    "reads a table that is not there": ("SELECT 1 FROM nowhere", None, 'relation "nowhere" does not exist'),
+    "takes too long": ("DO $$ BEGIN RAISE EXCEPTION 'timeout' USING ERRCODE = '57014'; END $$", None, "timeout"),
+    "waits too long": ("DO $$ BEGIN RAISE EXCEPTION 'busy' USING ERRCODE = '55P03'; END $$", None, "busy"),
+    "finds no file": ("", FileNotFoundError("model.bin"), "FileNotFoundError: model.bin"),
+    "is not answered by another service": ("", ConnectionError("reset"), "ConnectionError: reset"),
+    "waits in vain": ("", TimeoutError(), "TimeoutError"),
 }
 
 
@@ -114,13 +121,21 @@ async def test_a_close_that_is_sent_again_is_taken_in_by_whom_it_is_owed(own: Se
     assert await owed(own, BOOK) == []
 
 
-@pytest.mark.parametrize("passing", [ConnectionError("reset"), OSError("no route")])
-async def test_an_error_that_may_pass_undoes_the_whole_so_that_it_is_tried_again(
-    passing: Exception, own: Sessions
+# Errors that end the whole transaction, raised on a connection that is fine or gone afterwards.
+ENDING = {
+    "deadlock": "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40P01'; END $$",
+    "cannot be serialized": "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '40001'; END $$",
+    "the connection is lost": "SELECT pg_terminate_backend(pg_backend_pid())",
+}
+
+
+@pytest.mark.parametrize("case", ENDING)
+async def test_an_error_that_ends_the_transaction_undoes_the_whole_so_that_it_is_tried_again(
+    case: str, own: Sessions
 ) -> None:
     position = closed(BOOK, entry_context=CONTEXT)
-    with pytest.raises(type(passing)):
-        await close(own, [Writing("first"), Writing("away", error=passing)], position)
+    with pytest.raises(SQLAlchemyError):
+        await close(own, [Writing("first"), Writing("away", ENDING[case])], position)
     assert await learned(own) == []
     assert await tally(own, BOOK) == Tally(0, 0, 0, 0, convictions=0)
     assert await owed(own, BOOK) == []

@@ -11,7 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("pm_overrides", sa.Column("deadline", sa.DateTime(timezone=True), nullable=True))
-    # Until now only the workflow knew: 72 hours, unless the policy said otherwise. It still ends the waiting itself.
+    # Until now only the workflow knew: 72 hours, unless the policy said otherwise. What it waits for still counts.
     op.execute("UPDATE pm_overrides SET deadline = created_at + interval '72 hours' WHERE status = 'pending'")
     op.execute("UPDATE pm_overrides SET deadline = decided_at WHERE verdict IS NOT NULL")
     op.create_index(
