@@ -24,6 +24,9 @@ from closeloop.services import approvals
 from closeloop.services.approvals import Subject, Subjects
 from closeloop.store.database import Sessions
 
+UNKNOWN = "ApprovalUnknown"
+"""The type of the error where something was never proposed."""
+
 
 class ApprovalActivities:
     """Decides on what waits, exactly once."""
@@ -87,4 +90,4 @@ class ApprovalActivities:
             async with transaction(self._sessions) as session:
                 yield session, approvals.subject_of(self._subjects, key)
         except NotOnRecord as error:
-            raise ApplicationError(str(error), type="ApprovalUnknown", non_retryable=True) from None
+            raise ApplicationError(str(error), type=UNKNOWN, non_retryable=True) from None

@@ -51,9 +51,9 @@ class PatternEvents:
             context = contexts[outcome.key]
             if isinstance(context, dict) and context.get("actions"):
                 rows += self._rows(outcome, context, events)
-        await store.rows.execute(
-            session, store.events.appending(list(events.values())), store.patterns.storing_actions(rows)
-        )
+        # Sorted, so that two transactions that tell of the same dimensions do not wait for each other in a circle.
+        told = sorted(events.values(), key=lambda told: told[:2])
+        await store.rows.execute(session, store.events.appending(told), store.patterns.storing_actions(rows))
 
     def _rows(self, outcome: PositionOutcome, context: dict[str, Any], events: Events) -> list[dict[str, Any]]:
         actions = context["actions"]

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import BaseModel
 from temporalio import activity
+from temporalio.exceptions import ApplicationError
 
 from closeloop.activities import Activity
-from closeloop.activities.approvals import ApprovalActivities
+from closeloop.activities.approvals import UNKNOWN, ApprovalActivities
 from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.models.approvals import (
     ApprovalAnswer,
@@ -22,7 +23,14 @@ from closeloop.models.approvals import (
 )
 from closeloop.models.weights import CycleKey, RecordRevert, WeightsVerdict
 
-_STATES = {"applied": ApprovalState.approved, "reverted": ApprovalState.approved, "proposed": ApprovalState.pending}
+_STATES = {
+    "applied": ApprovalState.approved,
+    "reverted": ApprovalState.approved,
+    "proposed": ApprovalState.pending,
+    # These propose nothing; 0.1 answered a word to them all the same.
+    "no_adjustment": ApprovalState.withdrawn,
+    "preset_restored": ApprovalState.withdrawn,
+}
 
 
 class DecisionOf01(CycleKey):
@@ -56,11 +64,19 @@ class WeightsOf01:
 
     @activity.defn(name="decide_weights")
     async def decide(self, old: DecisionOf01) -> ApprovalAnswer:
-        """Approve, reject or revert."""
+        """Approve, reject or revert. A word to a cycle that proposes nothing is refused, and on record."""
         said = {"operator": old.operator, "note": old.note, "at": old.at, **old.approval.model_dump()}
         if old.verdict is WeightsVerdict.revert:
             return await self._weights.revert(RecordRevert.model_validate(said))
-        return await self._approvals.decide(RecordApproval(verdict=ApprovalVerdict(old.verdict), **said))
+        try:
+            return await self._approvals.decide(RecordApproval(verdict=ApprovalVerdict(old.verdict), **said))
+        except ApplicationError as error:
+            if error.type != UNKNOWN:
+                raise
+        reason = "nothing to decide: the cycle proposes nothing"
+        word = {"run_id": f"{old.operator}/{old.at.isoformat()}", "number": 0, "word": old.verdict, "reason": reason}
+        await self._approvals.refuse_word(RefusedApproval(**word, operator=old.operator, **old.approval.model_dump()))
+        return ApprovalAnswer(accepted=False, state=ApprovalState.withdrawn, reason=reason)
 
     @activity.defn(name="expire_weights")
     async def expire(self, key: CycleKey) -> ApprovalState:

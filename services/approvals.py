@@ -300,7 +300,7 @@ async def send_decision(
             return answer
         # The worker died between proposing and starting the workflow, or somebody terminated the workflow: start it.
         await start_waiting(client, launch)
-        if answer := await send_update(client, key.workflow_id, word):
+        if answer := await send_update(client, launch.id, word):
             return answer
     return await refuse_late_word(sessions, subject, key, verdict, operator, note)
 

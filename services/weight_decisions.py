@@ -3,6 +3,7 @@
 Everything is written in the caller's transaction, in which the book is locked.
 """
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,7 @@ from closeloop.models.weights import (
     CycleRecord,
     CycleRequest,
     CycleState,
+    CycleView,
     RecordRevert,
     Weights,
     WeightsVerdict,
@@ -148,9 +150,14 @@ class WeightsProposal:
         )
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
-        """See Subject. The cycle is on record: its workflow goes on from there."""
-        record = await _cycle(session, found)
-        return weight_cycle(CycleRequest(book=record.book, as_of=record.as_of), record.cycle_id)
+        """See Subject."""
+        return launch_again(await _cycle(session, found))
+
+
+def launch_again(cycle: CycleView) -> Launch:
+    """The workflow of a cycle that is on record, from where it goes on: under the id under which it was started."""
+    launch = weight_cycle(CycleRequest(book=cycle.book, as_of=cycle.as_of), cycle.cycle_id)
+    return replace(launch, id=cycle.workflow_id)
 
 
 # -- undoing -----------------------------------------------------------------------------------------------------------
@@ -243,7 +250,8 @@ def reason_of(what: str, operator: str, note: str) -> str:
 
 
 def _answer(record: CycleRecord, accepted: bool, reason: str) -> ApprovalAnswer:
-    return ApprovalAnswer(accepted=accepted, state=_STATES[record.state], reason=short(reason, 2_000))
+    state = _STATES.get(record.state, ApprovalState.withdrawn)  # of a cycle that proposed nothing
+    return ApprovalAnswer(accepted=accepted, state=state, reason=short(reason, 2_000))
 
 
 async def _cycle(session: AsyncSession, key: ApprovalKey) -> CycleRecord:

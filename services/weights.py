@@ -27,7 +27,7 @@ from closeloop.models.weights import (
 )
 from closeloop.services import approvals
 from closeloop.services.launching import result, start
-from closeloop.services.weight_decisions import WeightsProposal
+from closeloop.services.weight_decisions import WeightsProposal, launch_again
 from closeloop.store.database import Sessions
 
 SAME_WEIGHT_WITHIN = 1e-12
@@ -149,6 +149,7 @@ async def send_decision(
     """
     async with sessions() as session:
         view = await find(session, cycle_id)
+        last = await store.weights.last_cycle(session, view.book)
     if view.new is None:
         raise NotPossibleNow(f"The cycle {cycle_id} proposes nothing: {view.reason or view.state}.")
     key = CycleKey(cycle_id=cycle_id, book=view.book).approval
@@ -158,4 +159,8 @@ async def send_decision(
         )
     word = {"verdict": verdict, "operator": operator, "note": note}
     answer = await approvals.send_update(client, view.workflow_id, word)
+    if answer is None and view.state is CycleState.applied and last is not None and last.cycle_id == cycle_id:
+        # Somebody terminated the workflow that watches these weights: start it again.
+        await approvals.start_waiting(client, launch_again(view))
+        answer = await approvals.send_update(client, view.workflow_id, word)
     return answer or await approvals.refuse_late_word(sessions, WeightsProposal(), key, verdict, operator, note)

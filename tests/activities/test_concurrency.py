@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.activities.attribution import RefusedClose, attribute
-from closeloop.models.positions import AttributedClose, ClosedPosition, RecordedConviction
+from closeloop.activities.attribution import RefusedClose, attribute, attribute_and_learn
+from closeloop.activities.patterns import PatternEvents
+from closeloop.models.events import EventType
+from closeloop.models.positions import AttributedClose, ClosedPosition, LearnReport, RecordedConviction
 from closeloop.store.database import Sessions
 from tests.activities.attributing import (
     NOW,
@@ -211,3 +213,35 @@ def sequential(positions: list[ClosedPosition]) -> dict[str, tuple[float, int, i
         producer: (karma_of(ys, POLICY.karma.start, POLICY.karma.alpha), ys.count(1), ys.count(-1), len(ys))
         for producer, ys in outcomes.items()
     }
+
+
+async def test_learners_that_tell_of_the_same_dimensions_do_not_wait_in_a_circle(book: str, sessions: Sessions) -> None:
+    """Two transactions whose closes have the same new dimensions, in another order; a third one holds up both."""
+
+    def closes(name: str, dimensions: str) -> list[ClosedPosition]:
+        of_all = {"timeframe": "1h", "actions": [{"pattern_key": "p", "action_category": "entry"}]}
+        return [
+            closed(
+                book,
+                f"{name}-{i}",
+                signals=[],
+                conviction=None,
+                entry_context={"scope": {dimension: "x"}} | of_all,
+            )
+            for i, dimension in enumerate(dimensions)
+        ]
+
+    async def learning(session: AsyncSession, positions: list[ClosedPosition]) -> LearnReport:
+        _, report = await attribute_and_learn(session, positions, POLICY, NOW, "a test", [PatternEvents(POLICY)])
+        await session.commit()
+        return report
+
+    await meet(sessions, book)
+    async with sessions() as holding, sessions() as first, sessions() as second:
+        pids = [await backend(first), await backend(second)]
+        about = f"{book}/m"
+        await store.events.append(holding, (EventType.scope_dimension_unknown, about, {"book": book}))
+        both = asyncio.gather(learning(first, closes("a", "zmb")), learning(second, closes("c", "bmz")))
+        await wait_until_blocked(sessions, pids)
+        await holding.rollback()
+        assert await both == [LearnReport(learned=["pattern-events"])] * 2

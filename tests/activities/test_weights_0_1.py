@@ -74,12 +74,29 @@ async def test_a_word_that_cannot_be_understood(desk: Desk, book: str) -> None:
     assert (event["payload"]["word"], event["payload"]["outcome"]) == ("aprove", "there is no signal aprove")
 
 
+@pytest.mark.parametrize("verdict", ["approve", "reject", "revert"])
+async def test_a_word_to_a_cycle_that_proposes_nothing_is_refused(desk: Desk, book: str, verdict: str) -> None:
+    cycle = await desk.open(book)
+    assert cycle.state is CycleState.no_adjustment
+    key = CycleKey(cycle_id=cycle.cycle_id, book=book).approval.model_dump()
+    said = {"operator": "ann", "at": datetime.now(UTC), **key}
+    record = RecordRevert if verdict == "revert" else RecordApproval
+    for _ in range(2):
+        answer = await execute(desk, record.model_validate(said | {"verdict": verdict}))
+        assert (answer.accepted, answer.state) == (False, ApprovalState.withdrawn)
+        assert answer.reason.startswith("nothing to ")
+    [word] = await desk.events(book, "word_refused")
+    assert word["payload"]["operator"] == "ann"
+
+
 @pytest.mark.parametrize(
     ("answered", "state"),
     [
         ({"accepted": True, "state": "applied", "reason": "version 1 is in force", "version": 1}, "approved"),
         ({"accepted": True, "state": "reverted", "reason": "", "version": 2}, "approved"),
         ({"accepted": False, "state": "proposed", "reason": "", "version": None}, "pending"),
+        ({"accepted": False, "state": "no_adjustment", "reason": "already decided", "version": None}, "withdrawn"),
+        ({"accepted": False, "state": "preset_restored", "reason": "", "version": 3}, "withdrawn"),
         ("expired", "expired"),
         ("applied", "approved"),
     ],

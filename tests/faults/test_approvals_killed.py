@@ -15,8 +15,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
 from closeloop.models.approvals import ApprovalAnswer, ApprovalState, ApprovalVerdict, ApprovalView
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.overrides import OverrideRequest, OverrideStatus
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import CycleRequest, OpenedCycle, WeightsVerdict
 from closeloop.services import approvals, overrides, weights
 from closeloop.services.meta_decisions import propose_leaving_shadow
 from closeloop.store.database import Sessions
@@ -221,3 +223,23 @@ async def test_a_proposal_whose_workflow_is_gone_can_be_decided(desk: ApprovalsD
             assert (await desk.say(view, ApprovalVerdict.approve, "ann")).accepted, view
         assert await desk.in_force("b") == (1, [OverrideStatus.active], True)
         assert await desk.waiting() == []
+
+
+async def test_a_cycle_whose_workflow_is_gone_can_be_decided_and_undone_whatever_its_id(desk: Desk) -> None:
+    """An engine may start a cycle by name, under an id of its own; under that id it goes on, too."""
+    await learn_from_history(desk, "b")
+    async with desk.worker(seconds=3600):
+        request = CycleRequest(book="b", as_of=AS_OF)
+        await desk.client.start_workflow(
+            "WeightAdjustmentWorkflow", request, id="by-hand", task_queue=TASK_QUEUE, result_type=OpenedCycle
+        )
+        [view] = await eventually(desk.waiting, lambda found: len(found) == 1)
+        cycle = f"b/{view.id}"
+        await desk.client.get_workflow_handle("by-hand").terminate("by accident")
+        assert (await desk.say(view, ApprovalVerdict.approve, "ann")).accepted
+        await desk.client.get_workflow_handle("by-hand").terminate("by accident")
+        answer = await weights.say(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "ann", "")
+        assert (answer.accepted, answer.reason) == (True, "version 2 has the former weights")
+        answer = await weights.say(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "bob", "")
+        assert not answer.accepted
+        assert (await desk.in_force("b"))[0] == 2
