@@ -9,7 +9,6 @@ import numpy as np
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
@@ -24,6 +23,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import PositionKey, PositionOutcome
 from closeloop.models.refusals import describe
 from closeloop.store.database import Sessions
+from closeloop.store.errors import ends_transaction
 
 COEFFICIENTS_MODULE = "decision_maker"  # the reader of timeframe coefficients, as seed and engines call it
 ALL_TIMEFRAMES = "*"  # all timeframes together, beside their names in the sums
@@ -186,35 +186,35 @@ class MissedActivities:
     async def _chunk(
         self, learner: Learner, books: list[str] | None, last: PositionKey | None, report: LearnMissedReport
     ) -> list[PositionKey]:
-        keys: list[PositionKey] = []
-        try:
-            async with transaction(self._sessions) as session:
-                keys = await store.patterns.missed(session, learner.name, books, last, CHUNK_OUTCOMES)
-                if keys:
-                    outcomes = await store.attributions.load(session, keys)
-                    await learn_owed(session, learner, list(outcomes.values()))
+        async with transaction(self._sessions) as session:
+            keys = await store.patterns.missed(session, learner.name, books, last, CHUNK_OUTCOMES)
+            failed = await self._failure(session, learner, keys)
+        if failed is None:
             report.learned[learner.name] += len(keys)
-        except Exception as error:
-            if _passes(error) or not keys:
-                raise
-            activity.logger.warning("a chunk is learned one by one", exc_info=True, extra={"learner": learner.name})
-            for key in keys:
-                await self._one(learner, key, report)
+            return keys
+        activity.logger.warning("a chunk is learned one by one", exc_info=failed, extra={"learner": learner.name})
+        for key in keys:
+            async with transaction(self._sessions) as session:
+                failed = await self._failure(session, learner, [key])
+            if failed is None:
+                report.learned[learner.name] += 1
+            else:
+                report.failed[learner.name] = f"{key.book}/{key.position_id}: {reason(failed)}"[:REASON_CHARACTERS]
         return keys
 
-    async def _one(self, learner: Learner, key: PositionKey, report: LearnMissedReport) -> None:
+    async def _failure(self, session: AsyncSession, learner: Learner, keys: list[PositionKey]) -> Exception | None:
+        """What a learner failed on, so that it still owes these. Raises a database error that ends the transaction."""
+        if not keys:
+            return None
+        outcomes = await store.attributions.load(session, keys)
         try:
-            async with transaction(self._sessions) as session:
-                await learn_owed(session, learner, list((await store.attributions.load(session, [key])).values()))
-            report.learned[learner.name] += 1
+            async with session.begin_nested():
+                await learn_owed(session, learner, list(outcomes.values()))
         except Exception as error:
-            if _passes(error):
+            if ends_transaction(error):
                 raise
-            report.failed[learner.name] = f"{key.book}/{key.position_id}: {reason(error)}"[:REASON_CHARACTERS]
-
-
-def _passes(error: Exception) -> bool:
-    return isinstance(error, ApplicationError) and not error.non_retryable
+            return error
+        return None
 
 
 def _unreadable(events: Events, outcome: PositionOutcome, index: int | None, reason: str) -> None:

@@ -88,7 +88,9 @@ class WeightAdjustmentWorkflow(Deciding):
         request = expect(message, CycleRequest)
         cycle = await self._open(request)
         if cycle.workflow_id != workflow.info().workflow_id:
-            return cycle  # the same cycle, started under another id: that workflow carries it on
+            # The same cycle, started under another id: that workflow carries it on. A word that came here is decided.
+            await workflow.wait_condition(workflow.all_handlers_finished)
+            return cycle
         await self._end_predecessor(cycle)
         if cycle.self_approved:
             why = "every changed domain is statistically supported"

@@ -107,6 +107,10 @@ async def test_one_that_fails_is_owed_and_leaves_nothing_and_the_attribution_sta
     assert await tally(own, BOOK) == Tally(1, 1, 1, 1, convictions=1)
     assert await karma_of_book(own, BOOK) == {"ta": (1.0, 1, 0, 1)}
     assert await owed(own, BOOK) == [("broken", "p-1")]
+    missed = await learn_missed(own, None, learners)
+    assert missed.learned == {"first": 0, "broken": 0, "last": 0}
+    assert reason in missed.failed["broken"], "whoever waits for the catch-up, an import, is not held up for ever"
+    assert await owed(own, BOOK) == [("broken", "p-1")]
     mended = [Writing("first"), Writing("broken"), Writing("last")]
     assert (await learn_missed(own, None, mended)).learned == {"first": 0, "broken": 1, "last": 0}
     assert await learned(own) == [("p-1", "broken"), ("p-1", "first"), ("p-1", "last")]

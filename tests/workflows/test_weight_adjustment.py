@@ -167,6 +167,22 @@ async def test_started_ten_times_at_once_it_is_one_cycle(desk: Desk, book: str) 
     assert (await decide(handles[0], "approve")).accepted
 
 
+async def test_a_word_to_the_same_cycle_under_another_id_is_decided_before_that_ends(desk: Desk, book: str) -> None:
+    _, view = await proposing(desk, book)
+    other = await desk.client.start_workflow(
+        "WeightAdjustmentWorkflow",
+        CycleRequest(book=book, as_of=AS_OF),
+        id=f"by-hand/{book}",
+        task_queue=QUEUE,
+        result_type=OpenedCycle,
+        start_signal="approve",
+        start_signal_args=[{"operator": "ann", "note": "ok"}],
+    )
+    await result(other)
+    decided = await desk.view(view.cycle_id)
+    assert (decided.state, decided.decided_by) == (CycleState.applied, "ann")
+
+
 async def test_the_query_the_search_attributes_and_the_memo(desk: Desk, book: str) -> None:
     handle, view = await proposing(desk, book)
     told = await handle.query("cycle")
