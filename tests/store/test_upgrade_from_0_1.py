@@ -135,7 +135,7 @@ async def test_what_was_decided_stays_decided_and_its_last_word_may_be_repeated(
     answer = await upgrade.decide(expired, None, NOW + HOUR)
     assert (answer.accepted, answer.state) == (True, ApprovalState.expired)
     async with upgrade.sessions() as session:
-        refused = await store.overrides.refused(session, "b")
+        refused = await store.overrides.rejected_or_expired(session, "b")
     assert len(refused) == 2, "asked about again only where the lesson changes"
 
 
