@@ -225,7 +225,7 @@ async def test_a_proposal_whose_workflow_is_gone_can_be_decided(desk: ApprovalsD
         assert await desk.waiting() == []
 
 
-async def test_a_cycle_whose_workflow_is_gone_can_be_decided_and_undone_whatever_its_id(desk: Desk) -> None:
+async def test_a_cycle_whose_workflow_is_gone_can_be_decided_and_undone_whatever_its_id(desk: ApprovalsDesk) -> None:
     """An engine may start a cycle by name, under an id of its own; under that id it goes on, too."""
     await learn_from_history(desk, "b")
     async with desk.worker(seconds=3600):
@@ -238,8 +238,8 @@ async def test_a_cycle_whose_workflow_is_gone_can_be_decided_and_undone_whatever
         await desk.client.get_workflow_handle("by-hand").terminate("by accident")
         assert (await desk.say(view, ApprovalVerdict.approve, "ann")).accepted
         await desk.client.get_workflow_handle("by-hand").terminate("by accident")
-        answer = await weights.say(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "ann", "")
+        answer = await weights.send_decision(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "ann", "")
         assert (answer.accepted, answer.reason) == (True, "version 2 has the former weights")
-        answer = await weights.say(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "bob", "")
+        answer = await weights.send_decision(desk.client, desk.sessions, cycle, WeightsVerdict.revert, "bob", "")
         assert not answer.accepted
         assert (await desk.in_force("b"))[0] == 2
