@@ -1,4 +1,4 @@
-"""Timeframe coefficients: which timeframes have lately earned more R than all together."""
+"""Timeframe coefficients: by timeframe a decayed mean of R, and the weight that follows from it."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 

@@ -17,7 +17,7 @@ def listing(
     last: int | None = None,
     before: str | None = None,
 ) -> AsyncIterator[EventView]:
-    """Events, oldest first, as they are read: only the ``last`` of those before the event ``before``.
+    """Events, oldest first, streamed: only the ``last`` of those before the event ``before``.
 
     Raises NotAcceptable where ``before`` is no event's id.
     """

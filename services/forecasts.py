@@ -1,4 +1,4 @@
-"""Forecasts: recording what producers say, resolving what is due, and how it turned out."""
+"""Forecasts: recording them, resolving those that are due, and listing them and their outcomes."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime
@@ -90,7 +90,8 @@ def _conflict(fields: Sequence[str]) -> str:
 async def resolve(client: Client, as_of: datetime) -> ResolutionReport:
     """Run the resolution in a workflow and wait for it, or join the one of the same instant that runs already.
 
-    What was asked of the price source lately without success is asked again. Raises RunFailed.
+    Prices that the source did not have lately are asked for again now, before their next attempt is due. Raises
+    RunFailed.
     """
     launch = launches.forecast_resolution(ResolutionRequest(as_of=as_of, ask_again=True), as_of)
     report: ResolutionReport = await run(client, launch, "The resolution failed")
@@ -132,7 +133,7 @@ async def outcomes(
     last: int | None = None,
     before: str | None = None,
 ) -> AsyncIterator[OutcomeView]:
-    """How forecasts turned out, in the order of their targets, streamed; shadows are left out.
+    """Outcomes of forecasts in the order of their targets, streamed; shadows are left out.
 
     Only the newest ``last`` of those that come before the outcome of the forecast ``before`` (see ``cursors.in_book``).
     Raises NotOnRecord, NotAcceptable.

@@ -1,4 +1,4 @@
-"""Trust in producers."""
+"""Karma, the trust in each producer: listing it, and rebuilding it from the attributions."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client

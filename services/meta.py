@@ -1,4 +1,4 @@
-"""The meta-producer: its track record, what it said, and a proposal that it leaves shadow."""
+"""The meta-producer: its track record, its decisions, and a proposal that it leaves shadow."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
@@ -26,7 +26,10 @@ _MAX_ID_DIGITS = 18  # any such number fits into PostgreSQL's bigint
 
 
 async def track_record(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> TrackRecord:
-    """The gate at an instant, what the meta-producer said and would have said, and how that turned out."""
+    """A book's meta-producer at an instant: whether its gate is open, its mode, and how its forecasts turned out.
+
+    Shadow forecasts and live ones are scored apart.
+    """
     outcomes = await store.meta.count_outcomes(session, book, as_of)
     mode = await store.meta.mode(session, book)
     meanwhile = await store.meta.producers_meanwhile(session, book, timedelta(hours=policy.meta.state_hours))
@@ -68,7 +71,9 @@ async def status(session: AsyncSession, policy: LearningPolicy, book: str, as_of
 async def decisions(
     session: AsyncSession, book: str | None = None, *, last: int | None = None, before: str | None = None
 ) -> AsyncIterator[MetaDecisionView]:
-    """What it said or would have said, oldest first, streamed: the newest ``last`` of those before the id ``before``.
+    """Decisions of the meta-producer (live or in shadow), oldest first, streamed.
+
+    At most the newest ``last`` of those before the decision with the id ``before``.
 
     Raises NotOnRecord.
     """

@@ -1,4 +1,4 @@
-"""Whether a book's meta-producer speaks: an operator lets it out of shadow, and sends it back at once."""
+"""A book's meta-producer leaves shadow when an operator approves it, and is sent back to shadow at once."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

@@ -1,4 +1,4 @@
-"""What became of closed positions."""
+"""Outcomes of closed positions: listing them, and their summary by book."""
 
 from collections.abc import AsyncIterator
 
@@ -14,7 +14,7 @@ from closeloop.services.cursors import in_book
 async def listing(
     session: AsyncSession, book: str | None = None, *, last: int | None = None, before: str | None = None
 ) -> AsyncIterator[PositionOutcome]:
-    """Outcomes in the order in which the positions closed, as they are read.
+    """Outcomes in the order in which the positions closed, streamed.
 
     Only the ``last`` of those before the position ``before``: its id where a book is given, else BOOK/ID. Raises
     NotOnRecord and NotAcceptable.

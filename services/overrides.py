@@ -1,4 +1,4 @@
-"""Overrides: keeping them in line with lessons, listing them, and what they say of an action in a scope."""
+"""Overrides: bringing them in line with lessons, listing them, and matching them with an action in a scope."""
 
 from datetime import datetime
 

@@ -22,7 +22,7 @@ async def import_candles(
     rows: Iterable[Candle | RefusedRow],
     progress: Callable[[int], None] = lambda candles: None,
 ) -> PriceImport:
-    """Store the candles of a file, then try forecasts again that were given up for want of them; commits both.
+    """Store the candles of a file, then reopen the asset's forecasts that were given up without a price. Commits both.
 
     A candle that is on record stays as it is. Raises NotAcceptable, and stores nothing, where the file is damaged, and
     where most of it is refused or contradicts what is on record: another asset or interval was meant.
@@ -95,7 +95,10 @@ def _row(candle: Candle, asset: str, interval_seconds: int) -> dict[str, Any]:
 
 
 async def listing(session: AsyncSession, *, last: int | None = None, before: str | None = None) -> list[PriceSeries]:
-    """What candles are on record, by asset and interval: the ``last`` of those before a series. Raises NotOnRecord."""
+    """Series of candles on record, by asset and interval: at most the ``last`` before the series ``before``.
+
+    Raises NotOnRecord.
+    """
     if before is not None and before not in {one.id for one in await store.prices.series(session)}:
         raise NotOnRecord(f"There are no prices {before}: 'closeloop prices list --json' names them by their id.")
     return await store.prices.series(session, last, before)

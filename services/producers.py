@@ -1,4 +1,4 @@
-"""Producers: what each is worth by its forecasts, how well it is calibrated, how pairs agree, and their health."""
+"""Producers: scores of their forecasts, calibration, agreement of pairs, and health."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ async def calibration(
     regime: str | None = None,
     as_of: datetime | None = None,
 ) -> CalibrationView:
-    """Of what a producer said with a confidence, how much came true, and its last recalibration.
+    """A producer's reliability diagram (share that came true, by stated confidence) and its last recalibration.
 
     Raises NotOnRecord, and NotAcceptable where several books have a producer of that name.
     """
@@ -128,7 +128,7 @@ async def agreement(
 
 
 async def heartbeat(client: Client, message: Heartbeat) -> HeartbeatReceipt:
-    """Count a producer's sign of life (with an id of its own) in a workflow and wait for it. Raises RunFailed."""
+    """Count a producer's heartbeat in a workflow and wait for it; ``heartbeat_id`` must be set. Raises RunFailed."""
     assert message.heartbeat_id is not None, "the caller names it, so that sent again it is the same"
     counted: bool = await run(client, launches.heartbeat(message))
     return HeartbeatReceipt(counted=counted, heartbeat_id=message.heartbeat_id)
@@ -156,14 +156,14 @@ async def _as_of(
                 found[book, one.slice.producer_id] = one
     views_then = []
     for producer in known:
-        one_then = found.get((producer.book, producer.producer_id))
+        scores_then = found.get((producer.book, producer.producer_id))
         views_then.append(
             replace(producer, scores=Scores(), sums=[], as_of=None, policy_hash=None)
-            if one_then is None
+            if scores_then is None
             else replace(
                 producer,
-                scores=one_then.scores,
-                sums=one_then.sums,
+                scores=scores_then.scores,
+                sums=scores_then.sums,
                 as_of=as_of,
                 policy_hash=policy.producers.hash,
             )
@@ -190,7 +190,7 @@ def scores_of_slices(
     for i, codes_of in enumerate(all_keys.tolist()):
         part = Slice._make("" if code == ALL else names[j][code] for j, code in enumerate(codes_of))
         if codes_of[3] != ALL and part.regime == "":
-            continue  # forecasts that named no regime have no row of their own: they are in that of all regimes
+            continue  # forecasts that name no regime have no row of their own, only their share of all regimes'
         known = {name: plain_number(array[i]) for name, array in vars(scores).items()}
         found.append(
             SliceScores(part, Scores(**known, abstentions=abstentions_left.pop(part, 0)), all_sums[i].tolist())

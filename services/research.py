@@ -1,4 +1,4 @@
-"""Research: running it, listing what was said, and what that cost today."""
+"""Research: running it, listing its observations, reports and hypotheses, and what they cost today."""
 
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -22,7 +22,7 @@ from closeloop.services.launching import run as run_launch
 
 
 async def run(client: Client, request: ResearchRequest) -> ResearchReport:
-    """Study what closed in a workflow and wait for it.
+    """Study the live closes since the last run in a workflow, and wait for its report.
 
     Raises RunFailed where the model refuses, or a book that was asked for by name cannot be studied.
     """
@@ -41,7 +41,7 @@ async def listing(
     last: int | None = None,
     before: str | None = None,
 ) -> AsyncIterator[ResearchView]:
-    """What was said, oldest first, streamed: only the newest ``last``, and only what was said before ``before``.
+    """Observations, reports and hypotheses, oldest first, streamed: the newest ``last`` before the id ``before``.
 
     Raises NotOnRecord.
     """
@@ -51,7 +51,7 @@ async def listing(
 
 
 async def find(session: AsyncSession, row_id: int | str) -> ResearchView:
-    """One row of research. Raises NotOnRecord."""
+    """An observation, report or hypothesis by its id. Raises NotOnRecord."""
     number = str(row_id)
     # Nothing else can be the number of a row: PostgreSQL's bigint has at most 19 digits.
     view = await store.research.find(session, int(number)) if number.isascii() and number.isdigit() else None
@@ -61,7 +61,7 @@ async def find(session: AsyncSession, row_id: int | str) -> ResearchView:
 
 
 async def status(session: AsyncSession, model: str | None, budget: Decimal) -> ResearchStatus:
-    """Who writes (statistics where no model is asked), and what of the day's budget (USD, UTC) is spent."""
+    """Which model writes (``statistics`` where it is None), and what this UTC day has spent of its budget (USD)."""
     today = await store.model_calls.spending(session)
     return ResearchStatus(
         model=model or STATISTICS,

@@ -1,4 +1,4 @@
-"""What is up: database, schema, Temporal, workers."""
+"""Whether the parts of a stack are up: database, schema, Temporal, workers."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Governed weights: what is in force, what was proposed and decided, running a cycle."""
+"""Governed weights: those in force, proposals and history, running a cycle, and sending an operator's decision."""
 
 import asyncio
 from datetime import datetime, timedelta

@@ -40,7 +40,7 @@ TABLES = (
 
 @dataclasses.dataclass
 class Floor:
-    """See the module."""
+    """A database of one test: its candles, the activities over it, and what they wrote."""
 
     dsn: str
     engine: AsyncEngine

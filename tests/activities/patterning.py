@@ -113,7 +113,7 @@ async def facts(sessions: Sessions, book: str) -> list[RowMapping]:
 
 
 async def owed(sessions: Sessions, book: str) -> list[tuple[str, str]]:
-    """(learner, position) of what is still owed."""
+    """(learner, position) of the rows in ``unlearned``."""
     sql = "SELECT learner, position_id FROM unlearned WHERE book_id = :book ORDER BY 1, 2"
     return [(row["learner"], row["position_id"]) for row in await query(sessions, sql, book=book)]
 

@@ -32,7 +32,7 @@ RICH = Decimal(1_000_000)
 
 @dataclass
 class Laboratory:
-    """See the module."""
+    """A database of one test with live closes, and the activities of research over it."""
 
     dsn: str
     sessions: Sessions

@@ -98,7 +98,7 @@ async def test_a_retry_returns_the_karma_of_the_first_attempt(book: str, session
     assert second.karma == first.karma != []
 
 
-async def test_money_is_told_in_the_same_digits_again(book: str, sessions: Sessions) -> None:
+async def test_a_retry_answers_money_in_the_same_digits(book: str, sessions: Sessions) -> None:
     """The driver reads 120000 as 1.2E+5: a reader of JSON must not see the difference."""
     [first] = await attributed(sessions, closed(book, realized_pnl="120000"))
     [second] = await attributed(sessions, closed(book, realized_pnl="120000"))

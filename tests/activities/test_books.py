@@ -1,4 +1,4 @@
-"""A book that fails is told of and holds up none of the others."""
+"""A book that fails is reported and holds up none of the others."""
 
 from collections.abc import AsyncIterator
 
@@ -44,7 +44,7 @@ async def go_over(floor: Floor, errors: dict[str, Exception]) -> tuple[list[str]
         (ApplicationError("out of range", type=DATABASE_REFUSED, non_retryable=True), "out of range"),
     ],
 )
-async def test_a_broken_book_is_told_of_once(floor: Floor, error: Exception, reason: str) -> None:
+async def test_a_broken_book_is_reported_once(floor: Floor, error: Exception, reason: str) -> None:
     for _ in range(2):  # the activity is retried in the same run of its workflow
         assert await go_over(floor, {"b": error}) == (["a", "c"], {"b": reason})
     told = await floor.events("learning.book_failed.v1")

@@ -458,7 +458,7 @@ async def test_after_a_kill_and_an_edit_nothing_is_lost_or_counted_twice(
     assert await corpus.due() == 0
 
 
-async def test_an_edit_while_a_plan_was_due_is_told(corpus: Corpus) -> None:
+async def test_an_edit_while_a_plan_was_due_is_reported(corpus: Corpus) -> None:
     path = corpus.skill("pending/up", 0)
     await corpus.close(WIN, "up")
     await corpus.killed_at("planned, not written")

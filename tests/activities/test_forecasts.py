@@ -122,7 +122,7 @@ async def test_recorded_at_once_by_many_it_is_one(floor: Floor) -> None:
         assert answer.differing == differing
 
 
-async def test_a_shadow_is_kept_and_not_told(floor: Floor) -> None:
+async def test_a_shadow_is_recorded_without_an_event(floor: Floor) -> None:
     await floor.record(forecast("said"))
     await floor.record(forecast("thought"), shadow=True)
     await floor.trade(ADA, every(5 * MINUTE, T0, T0 + 2 * HOUR))

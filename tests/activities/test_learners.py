@@ -36,7 +36,7 @@ BROKEN = {
 
 
 class Writing:
-    """Writes down what it was told, then does what it was made to do."""
+    """A learner that writes the outcomes it is given into a table, then fails in the way it was made to."""
 
     def __init__(self, name: str, then: str = "", error: Exception | None = None) -> None:
         self.name = name
@@ -83,7 +83,7 @@ async def learned(sessions: Sessions) -> list[tuple[str, str]]:
     return [(row["position_id"], row["learner"]) for row in rows]
 
 
-async def test_every_learner_is_told_of_every_new_outcome_once(own: Sessions) -> None:
+async def test_every_learner_is_given_every_new_outcome_once(own: Sessions) -> None:
     positions = [closed(BOOK, name, entry_context=CONTEXT) for name in ("p-2", "p-1")]
     learners = [Writing("b"), Writing("a")]
     assert await close(own, learners, *positions, positions[0]) == LearnReport(learned=["b", "a"])
@@ -93,7 +93,9 @@ async def test_every_learner_is_told_of_every_new_outcome_once(own: Sessions) ->
 
 
 @pytest.mark.parametrize("case", BROKEN)
-async def test_one_that_fails_is_owed_and_leaves_nothing_and_the_attribution_stands(case: str, own: Sessions) -> None:
+async def test_a_learner_that_fails_leaves_nothing_but_its_row_in_unlearned_and_the_attribution_stands(
+    case: str, own: Sessions
+) -> None:
     then, error, reason = BROKEN[case]
     position = closed(BOOK, entry_context=CONTEXT)
     learners = [Writing("first"), Writing("broken", then, error), Writing("last")]
@@ -116,7 +118,7 @@ async def test_one_that_fails_is_owed_and_leaves_nothing_and_the_attribution_sta
     assert await learned(own) == [("p-1", "broken"), ("p-1", "first"), ("p-1", "last")]
 
 
-async def test_a_close_that_is_sent_again_is_taken_in_by_whom_it_is_owed(own: Sessions) -> None:
+async def test_a_close_that_is_sent_again_is_learned_by_the_learner_that_failed_on_it(own: Sessions) -> None:
     position = closed(BOOK, entry_context=CONTEXT)
     await close(own, [Writing("fine"), Writing("broken", error=RuntimeError())], position)
     mended = [Writing("fine"), Writing("broken")]
@@ -153,7 +155,7 @@ async def ask(sessions: Sessions, learners: Sequence[Learner], *names: str) -> L
     return await ActivityEnvironment().run(LearnerActivities(sessions, learners).learn, request)
 
 
-async def test_workflows_of_before_have_their_learners_told_one_by_one(own: Sessions) -> None:
+async def test_older_workflows_ask_for_their_learners_one_by_one(own: Sessions) -> None:
     names = ["first", "broken", "last", "from a newer worker"]
     await attribute_all(own, [closed(BOOK, entry_context=CONTEXT)], names)
     learners = [Writing("first"), Writing("broken", error=RuntimeError("not yet")), Writing("last"), Writing("other")]

@@ -184,7 +184,7 @@ async def test_only_the_last_two_hours_are_the_state(floor: Floor) -> None:
         assert page[0].evidence.n == 0
 
 
-async def test_of_an_instant_it_speaks_once(floor: Floor) -> None:
+async def test_the_meta_producer_forecasts_once_for_an_instant(floor: Floor) -> None:
     await listened(floor)
     await asyncio.gather(*(speak(floor) for _ in range(4)))
     await speak(floor)
@@ -232,7 +232,7 @@ async def mode(floor: Floor, book: str = "b") -> RowMapping | None:
         return await store.meta.mode(session, book)
 
 
-async def test_approved_it_speaks_until_it_is_sent_back(floor: Floor) -> None:
+async def test_an_approved_meta_producer_is_live_until_it_is_sent_back(floor: Floor) -> None:
     await listened(floor)
     key = await propose(floor)
     assert key == await propose(floor)  # while one waits, it is that one

@@ -293,7 +293,7 @@ async def test_nothing_that_matches_is_exactly_one(book: str, sessions: Sessions
     assert (await matched(sessions, f"{book}-other", SCOPE)).spoke == []
 
 
-async def test_all_that_are_contained_speak_by_confidence_and_specificity(
+async def test_all_overrides_in_the_scope_count_by_confidence_and_specificity(
     book: str, sessions: Sessions, client: Client
 ) -> None:
     await mined(

@@ -1,4 +1,4 @@
-"""Learners of actions and timeframes: each outcome once, whoever tells it and how often, whatever it carries."""
+"""Learners of actions and timeframes: each outcome is learned once, however often and by however many it is given."""
 
 import asyncio
 import math
@@ -73,7 +73,7 @@ async def test_an_action_becomes_a_row_with_the_scope_in_which_it_was_taken(book
     assert await owed(sessions, book) == []
 
 
-async def test_an_unknown_dimension_is_kept_and_told_of_once(book: str, sessions: Sessions) -> None:
+async def test_an_unknown_dimension_is_kept_and_reported_once(book: str, sessions: Sessions) -> None:
     await learn(sessions, [trade(book, f"p-{i}", 1, {"mood": "calm"}, FIRST) for i in range(3)])
     await learn(sessions, [trade(book, "p-9", 1, {"mood": "wild"}, FIRST)])
     assert [row["scope"]["mood"] for row in await facts(sessions, book)] == ["calm", "calm", "calm", "wild"]
@@ -99,7 +99,7 @@ async def test_a_missing_dimension_is_absent(book: str, sessions: Sessions) -> N
         ([], 0, None),
     ],
 )
-async def test_an_action_that_cannot_be_read_is_left_out_and_told_of(
+async def test_an_action_that_cannot_be_read_is_left_out_and_reported(
     book: str, sessions: Sessions, actions: Any, rows: int, reason: str | None
 ) -> None:
     await learn(sessions, [closed(book, entry_context={"timeframe": "1h", "actions": actions})])
@@ -135,7 +135,7 @@ async def test_odd_scopes_are_stored_bounded(book: str, sessions: Sessions, scop
     assert row["scope"]["timeframe"] == "1h"
 
 
-async def test_told_twice_it_learns_once(book: str, sessions: Sessions) -> None:
+async def test_an_outcome_that_is_given_twice_is_learned_once(book: str, sessions: Sessions) -> None:
     positions = trades(book, 20)
     await learn(sessions, positions)
     before = await config(sessions, book), await facts(sessions, book)
@@ -164,7 +164,7 @@ async def test_what_a_failing_transaction_learned_is_learned_again(
 
 
 @pytest.mark.parametrize("learner", LEARNERS, ids=NAMES)
-async def test_two_that_are_told_of_one_outcome_take_turns(
+async def test_two_transactions_with_one_outcome_take_turns(
     book: str, sessions: Sessions, learner: PatternEvents | TimeframeCoefficients
 ) -> None:
     positions = trades(book, 1)
@@ -185,7 +185,7 @@ async def test_two_that_are_told_of_one_outcome_take_turns(
 
 
 async def test_concurrent_closes_lose_nothing(book: str, sessions: Sessions) -> None:
-    """Eighty closes of four timeframes, each told by itself, all at once, in a random order."""
+    """Eighty closes of four timeframes, each in a transaction of its own, all at once, in a random order."""
     rng = random.Random(3)
     positions = [
         trade(
@@ -247,7 +247,7 @@ async def test_timeframes_without_end_do_not_grow_a_row_without_end(book: str, s
     assert found["global_rr"]["n"] == count, "all count in the mean of all"
 
 
-async def test_outcomes_attributed_without_learners_are_owed_by_none(book: str, sessions: Sessions) -> None:
+async def test_outcomes_attributed_without_learners_leave_no_row_in_unlearned(book: str, sessions: Sessions) -> None:
     await attribute_all(sessions, trades(book, 2), learners=[])
     assert await owed(sessions, book) == []
 

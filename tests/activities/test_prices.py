@@ -114,7 +114,7 @@ async def assert_right(floor: Floor, *forecasts: Forecast) -> None:
 
 
 async def test_what_is_missing_is_asked_for_once(floor: Floor, server: BinanceServer) -> None:
-    """A request for each asset; what is on record is asked for by nobody; again there is nothing to ask."""
+    """One request for each asset; none for prices on record; none the second time."""
     forecasts = hourly_forecasts(300)
     await floor.trade("XMR/BTC", {T0 + i * FIVE: 1.0 for i in range(20)})
     await floor.record(*forecasts, forecast("local", asset="XMR/BTC", action="flat"))
@@ -274,7 +274,7 @@ async def test_a_source_that_asks_to_wait_is_not_asked_for_other_assets(floor: F
     assert {row["attempts"] for row in (await floor.states()).values()} == {2}
 
 
-async def test_a_dead_source_is_knocked_at_once_for_everything(floor: Floor, server: BinanceServer) -> None:
+async def test_a_dead_source_is_asked_once_for_all_assets(floor: Floor, server: BinanceServer) -> None:
     forecasts = hourly_forecasts(50)
     await floor.record(*forecasts)
     server.close()

@@ -373,7 +373,7 @@ async def test_of_two_approvals_at_once_one_is_accepted(desk: Desk, book: str) -
 
 
 @pytest.mark.parametrize("operator", ["", "   ", "\t"])
-async def test_nobody_decides_nothing(desk: Desk, book: str, operator: str) -> None:
+async def test_a_decision_without_an_operator_is_refused(desk: Desk, book: str, operator: str) -> None:
     cycle = await proposed(desk, book)
     answer = await desk.decide(cycle, WeightsVerdict.approve, operator)
     assert (answer.accepted, answer.reason) == (False, "operator: must not be empty")
@@ -710,7 +710,7 @@ async def test_a_deleted_file_is_a_revert_with_its_reason(watched: Desk, book: s
 
 
 async def test_another_folder_or_none_is_no_deletion(watched: Desk, book: str, tmp_path: Path) -> None:
-    """An empty mount, another machine, a folder that is away: whoever looks there has seen nothing deleted."""
+    """An empty mount, another machine, a folder that is away: what is missing there was not deleted."""
     cycle = await approved(watched, book)
     await watched.overlays().write_overlay(_key(cycle))
     (tmp_path / "empty").mkdir()

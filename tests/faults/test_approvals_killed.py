@@ -212,7 +212,7 @@ async def test_killed_around_the_commit_of_a_decision(desk: ApprovalsDesk, mode:
 
 
 async def test_a_proposal_whose_workflow_is_gone_can_be_decided(desk: ApprovalsDesk) -> None:
-    """Whoever proposed it died before it asked, or somebody terminated the workflow by accident: it is asked again."""
+    """The worker died before it started the workflow, or somebody terminated that: the decision starts it again."""
     await learn_from_history(desk, "b")
     async with desk.worker(seconds=3600):
         await desk.propose("b", seconds=3600)

@@ -76,7 +76,7 @@ async def test_a_signal_stops_every_child_and_the_data_stays(stack: StackProcess
 
 
 async def test_supervisor_killed_alone(stack: StackProcess) -> None:
-    """Its children live on (nobody tells them); the next start ends them and takes over their ports and data."""
+    """Its children live on (they get no signal); the next start ends them and takes over their ports and data."""
     row = trades("orphaned", 1)[0]
     await (await start_close(await stack.client(), row)).result()
     children = [stack.child(name) for name in ("postgres", "temporal", "worker")]

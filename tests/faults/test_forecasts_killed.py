@@ -64,7 +64,7 @@ async def start(client: Client, as_of: datetime) -> WorkflowHandle[object, Resol
 
 
 async def test_killed_in_the_middle(dsn: str, client: Client, tmp_path: Path) -> None:
-    """Of a resolution and of asking, side by side: what waits is what the silence of a worker is noticed by."""
+    """A resolution and a price request, side by side: both wait until Temporal notices that the worker is silent."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()

@@ -200,7 +200,7 @@ async def test_twenty_clients_start_one_position_at_once(stack: StackProcess) ->
 
 
 async def test_twenty_clients_of_which_one_may_start(stack: StackProcess) -> None:
-    """An engine may ask Temporal to refuse a second start: 19 are told so, and the position is attributed."""
+    """An engine may ask Temporal to refuse a second start: 19 get that answer, and the position is attributed."""
     row = trades("one-of-twenty", 1)[0]
     clients = await asyncio.gather(*(stack.client() for _ in range(20)))
     async with held(stack, "one-of-twenty", [row]):

@@ -293,7 +293,7 @@ async def test_a_fault_leaves_nothing_behind(binance: Binance, server: BinanceSe
     assert len((await binance.candles("ADA/BTC", PAGE, NOW)).candles) == HOURS * 12
 
 
-async def test_nobody_listens() -> None:
+async def test_a_refused_connection_is_a_source_that_is_unavailable() -> None:
     server = BinanceServer()
     server.close()
     with pytest.raises(SourceUnavailable) as refusal:

@@ -243,7 +243,7 @@ def test_what_is_no_candle_file(content: bytes, because: str) -> None:
         lambda c: c + c[:10] + b"\x07" * 50,
     ],
 )
-def test_a_damaged_gzip_file_is_told_about_also_after_rows(damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_gzip_file_is_refused_also_after_rows(damage: Callable[[bytes], bytes]) -> None:
     lines = [f"{(T0 + timedelta(minutes=5 * n)).isoformat()},2,4,1,{1 + n % 300 / 100},{n}" for n in range(20_000)]
     rows = read_candles(io.BytesIO(damage(gzip.compress("\n".join([HEADER, *lines]).encode()))), 300, NOW)
     assert isinstance(next(rows), Candle)

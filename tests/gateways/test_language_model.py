@@ -131,7 +131,7 @@ async def test_a_broken_connection_may_have_been_billed(api: MessagesApi) -> Non
     assert found.usage is None
 
 
-async def test_nobody_there_cost_nothing(api: MessagesApi) -> None:
+async def test_a_refused_connection_costs_nothing(api: MessagesApi) -> None:
     async with messages_api() as gone:
         url = gone.url
     async with asking(url) as model:

@@ -169,7 +169,7 @@ def test_a_planted_ensemble_is_found() -> None:
         assert found.base_rate == pytest.approx(0.5 + 0.35 / 4, abs=0.06)
 
 
-def test_noise_seldom_speaks() -> None:
+def test_noise_seldom_passes_the_gates() -> None:
     """A 95 % interval lies above the truth 1 time in 40, for each of two directions: about 5 in 100."""
     spoke = 0
     for seed in range(300):
@@ -203,7 +203,7 @@ def test_reasons_to_abstain(given_: dict[str, float], reason: str | None) -> Non
     assert found.confidence == (found.k + 1) / (found.n + 2)
 
 
-def test_without_anyone_speaking_there_is_nothing_to_say() -> None:
+def test_without_forecasts_there_is_no_emission() -> None:
     rows, as_of = market(1, planted=True)
     assert emission(columns(rows), {}, as_of, HOUR, 5000, META, FORECASTS).abstention == "insufficient_data"
     assert emission(columns([]), {0: LONG}, as_of, HOUR, 5000, META, FORECASTS).abstention == "insufficient_data"

@@ -130,7 +130,7 @@ def test_order_does_not_matter() -> None:
     assert (found.gain, found.gain_se) == pytest.approx((shuffled.gain, shuffled.gain_se))
 
 
-def test_too_little_is_said_to_be_too_little() -> None:
+def test_too_few_outcomes_are_the_reason_given() -> None:
     few: Recalibration = recalibrate(*history(99, 1, 0.2), LATER, POLICY)
     assert (few.reason, few.map, few.gain, few.adopted) == ("too_few_outcomes", None, None, False)
     short = recalibrate(*history(400, 1, 0.2, step=HOUR // 10), LATER, POLICY)

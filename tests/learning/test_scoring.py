@@ -69,7 +69,7 @@ def test_certainty_that_is_wrong_costs_a_finite_sum() -> None:
 
 @given(confidences)
 def test_both_scores_are_proper(belief: float) -> None:
-    """Whoever believes p does worst by saying anything else than p."""
+    """The expected score of a forecaster who believes p is best when it states p."""
     said = np.linspace(0.001, 0.999, 999)
     for score in (brier, log_score):
         true, false = np.ones(999, np.bool_), np.zeros(999, np.bool_)

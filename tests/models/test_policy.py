@@ -96,7 +96,7 @@ class TestFlatNames:
         assert (policy.approvals.hours, policy.approvals.meta_hours) == (5.0, 6.0)
 
     @pytest.mark.parametrize("place", ["overrides.shrink_trades", "coefficients.shrink_trades", "edge.shrink_trades"])
-    def test_said_twice_it_is_refused(self, place: str) -> None:
+    def test_a_number_that_is_given_twice_is_refused(self, place: str) -> None:
         section, field = place.split(".")
         said = refusal({"override_shrink_trades": 20, section: {field: 20}})
         assert "override_shrink_trades" in said

@@ -1,4 +1,4 @@
-"""What is owed after an upgrade, and how a match is found."""
+"""What learners have still to learn after an upgrade, and how a match is found."""
 
 from alembic import command
 from sqlalchemy import Connection, text
@@ -15,7 +15,7 @@ from tests.store.databases import query, scratch_database
 BEFORE = "0003"
 
 
-async def test_what_was_attributed_before_the_upgrade_is_owed_and_caught_up(dsn: str) -> None:
+async def test_closes_attributed_before_the_upgrade_are_learned_by_the_catch_up(dsn: str) -> None:
     positions = trades("old", 5)
 
     def to(connection: Connection) -> None:

@@ -44,7 +44,7 @@ async def test_workers_that_start_at_once_do_not_disturb_each_other(client: Clie
     assert await missing_search_attributes(own) == []
 
 
-async def test_an_attribute_of_another_type_is_told_and_not_waited_for(client: Client) -> None:
+async def test_an_attribute_of_another_type_is_reported_and_not_waited_for(client: Client) -> None:
     own = await own_namespace(client)
     await add(own, "Book", IndexedValueType.INDEXED_VALUE_TYPE_TEXT)
     async with asyncio.timeout(PATIENCE):

@@ -240,7 +240,7 @@ async def test_a_row_that_the_database_cannot_hold_does_not_stop_the_rest(
 
 
 async def test_rows_that_pass_the_door_and_not_the_database_are_refused_one_by_one(dsn: str) -> None:
-    """A constraint of this database's own stands for what nobody has thought of."""
+    """A constraint that only this database has stands for an error that no code expects."""
     async with scratch_database(dsn) as scratch, sessions_on(scratch) as sessions:
         await query(sessions, "ALTER TABLE positions ADD CONSTRAINT whim CHECK (exit_reason <> 'poison')")
         bad = (1, 6, 7, 20, 38)

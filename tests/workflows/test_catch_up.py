@@ -79,7 +79,7 @@ class Apart:
         return {(row["book_id"], row["position_id"]): row for row in rows}
 
     async def unattributable(self) -> dict[str, list[str]]:
-        """The reasons told for each position that cannot be read."""
+        """By position that cannot be read, the reasons in its events."""
         rows = await query(self.sessions, "SELECT payload FROM events WHERE type = 'position.unattributable.v1'")
         found: dict[str, list[str]] = {}
         for row in rows:
@@ -159,7 +159,7 @@ UNREADABLE: dict[str, tuple[dict[str, str | None], str]] = {
 }
 
 
-async def test_rows_that_cannot_be_read_are_told_once_and_block_no_other(apart: Apart) -> None:
+async def test_rows_that_cannot_be_read_are_reported_once_and_block_no_other(apart: Apart) -> None:
     for name, (columns, _) in UNREADABLE.items():
         await engine_writes(apart.sessions, "b", name, **OF_THE_CLOSE | columns)
     await engine_writes(apart.sessions, "a book of mine", "its name", **OF_THE_CLOSE)

@@ -55,7 +55,7 @@ class Exchange:
         return await asyncio.wait_for((await self.start(as_of, **more)).result(), PATIENCE)
 
     def market(self, server: BinanceServer) -> Worker:
-        """A worker that asks this server, and remembers nothing of what another one was told."""
+        """A worker that asks this server, and does not know for how long another one was asked to wait."""
         source = Binance(server.url, timeout_seconds=3.0)
         prices = PriceActivities(self.floor.sessions, POLICY, source)
         return Worker(self.client, task_queue=MARKET_TASK_QUEUE, activities=[prices.fetch_prices])
@@ -182,7 +182,7 @@ async def test_with_a_dead_source_local_prices_are_enough_for_what_they_are_enou
 
 @pytest.mark.parametrize("fault", ["hang", "rate limit", "zero", "newest first"])
 async def test_a_source_that_misbehaves_costs_a_wait(exchange: Exchange, server: BinanceServer, fault: str) -> None:
-    """Each for a reason of its own; whoever asks again at once gets what is right as soon as it is there."""
+    """Each for its own reason; a resolution by hand asks again at once, and gets the right price once there is one."""
     floor, forecasts = exchange.floor, hourly_forecasts(30)
     await floor.record(*forecasts)
     server.fail(fault)

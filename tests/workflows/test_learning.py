@@ -91,7 +91,7 @@ async def test_karma_of_every_book_is_rebuilt_where_none_is_named(
 
 
 class Counting:
-    """A learner that fails as often as it is told to, and counts."""
+    """A learner that fails its first ``failures`` times, and counts the outcomes that it is given."""
 
     def __init__(self, name: str, failures: int = 0, error: Exception | None = None) -> None:
         self.name = name
@@ -107,7 +107,7 @@ class Counting:
             raise self._error
 
 
-async def test_a_failing_learner_is_told_again_by_a_catch_up_and_never_undoes_the_attribution(
+async def test_a_failing_learner_gets_the_close_again_from_the_catch_up_and_never_undoes_the_attribution(
     book: str, client: Client, engine: AsyncEngine, sessions: Sessions, tmp_path: Path
 ) -> None:
     fine, flaky = Counting(f"fine-{book}"), Counting(f"flaky-{book}", failures=1)
@@ -153,7 +153,7 @@ async def test_where_the_database_fails_a_learner_for_a_while_the_whole_is_tried
     assert await karma_of_book(sessions, book) == {"ta": (1.0, 1, 0, 1)}
 
 
-async def test_a_duplicate_is_taken_in_by_whom_it_is_owed(
+async def test_a_duplicate_is_learned_by_the_learner_that_failed_on_it(
     book: str, client: Client, engine: AsyncEngine, sessions: Sessions, tmp_path: Path
 ) -> None:
     learner, other = Counting(f"owing-{book}"), Counting("has learned it")

@@ -108,7 +108,7 @@ async def test_a_live_close_and_an_import_come_to_the_same(book: str, client: Cl
 
 
 async def test_a_catch_up_repairs_what_was_missed(book: str, client: Client, sessions: Sessions) -> None:
-    """Attributed, and the worker died before the learners were told."""
+    """Attributed, and the worker died before the learners were called."""
     await attribute_all(sessions, trades(book, 12))
     assert len(await owed(sessions, book)) == 24
     await run(client, "CatchUpWorkflow", CatchUpRequest(), CatchUpReport)

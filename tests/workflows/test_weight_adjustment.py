@@ -356,7 +356,7 @@ async def still_decidable(desk: Desk, handle: Handle, book: str, refused: int) -
     return words
 
 
-async def test_no_wrong_word_bricks_the_cycle_or_vanishes(desk: Desk, book: str) -> None:
+async def test_a_wrong_signal_is_on_record_and_the_cycle_stays_decidable(desk: Desk, book: str) -> None:
     handle, _ = await proposing(desk, book)
     plain = await Client.connect(desk.client.service_client.config.target_host)
     raw = plain.get_workflow_handle(handle.id)
@@ -367,7 +367,7 @@ async def test_no_wrong_word_bricks_the_cycle_or_vanishes(desk: Desk, book: str)
     assert all(word.get("reason") or word.get("outcome") for word in words)
 
 
-async def test_no_wrong_update_bricks_the_cycle_or_vanishes(desk: Desk, book: str) -> None:
+async def test_a_wrong_update_is_on_record_and_the_cycle_stays_decidable(desk: Desk, book: str) -> None:
     handle, _ = await proposing(desk, book)
     plain = await Client.connect(desk.client.service_client.config.target_host)
     raw = plain.get_workflow_handle(handle.id)
@@ -381,14 +381,18 @@ async def test_no_wrong_update_bricks_the_cycle_or_vanishes(desk: Desk, book: st
 
 
 @pytest.mark.parametrize("shape", [*NUL, *TWO])
-async def test_no_odd_signal_bricks_the_cycle_or_vanishes(desk: Desk, book: str, shape: str) -> None:
+async def test_a_signal_of_another_shape_is_on_record_and_the_cycle_stays_decidable(
+    desk: Desk, book: str, shape: str
+) -> None:
     handle, _ = await proposing(desk, book)
     await handle.signal("approve", args=(NUL | TWO)[shape])
     await still_decidable(desk, handle, book, 1)
 
 
 @pytest.mark.parametrize("shape", [*NUL, *TWO])
-async def test_no_odd_update_bricks_the_cycle_or_vanishes(desk: Desk, book: str, shape: str) -> None:
+async def test_an_update_of_another_shape_is_on_record_and_the_cycle_stays_decidable(
+    desk: Desk, book: str, shape: str
+) -> None:
     handle, _ = await proposing(desk, book)
     first, *others = (NUL | TWO)[shape]
     answer = await asyncio.wait_for(
@@ -420,7 +424,7 @@ async def test_a_signal_that_is_no_json_is_on_record(desk: Desk, book: str, data
 
 @pytest.mark.parametrize("name", ["settled", "next_cycle"])
 @pytest.mark.parametrize("arguments", [[], ["x"], [{"accepted": "maybe"}], [None, 1]], ids=json.dumps)
-async def test_the_projects_own_signals_sent_by_hand_do_not_brick_the_cycle(
+async def test_internal_signals_sent_by_hand_never_hang_the_cycle(
     desk: Desk, book: str, name: str, arguments: list[Any]
 ) -> None:
     """The Temporal UI offers them beside the others. The cycle decides as before, or has ended: it never hangs."""
