@@ -60,14 +60,17 @@ async def only_book(session: AsyncSession) -> str:
     """The book to match in where none is named. Raises NotAcceptable where several have overrides in force."""
     books = await store.overrides.books(session)
     if len(books) > 1:
-        raise NotAcceptable(f"say which of {', '.join(books)}")
+        raise NotAcceptable(f"several books have overrides: say which of {', '.join(books)}")
     return books[0] if books else "default"
 
 
 async def match(
     session: AsyncSession, request: OverrideMatchRequest, at: datetime, policy: LearningPolicy
 ) -> OverrideMatch:
-    """What the overrides in force at an instant say of an action in a scope: the read that engines make."""
+    """The size multiplier and threshold adjustments of an action in a scope, by the overrides in force at an instant.
+
+    Engines read this before an order. Where no override applies, the multiplier is exactly 1.0.
+    """
     scope = flatten({"scope": request.scope}, policy.patterns).values
     rows = await store.overrides.matching(
         session, request.book, request.pattern_key, request.action_category, scope, at
