@@ -4,6 +4,7 @@ from temporalio import activity
 
 from closeloop import store
 from closeloop.activities import Activity
+from closeloop.activities.books import each_book
 from closeloop.activities.transactions import transaction
 from closeloop.learning.karma import karma_step
 from closeloop.models.policy import LearningPolicy
@@ -26,18 +27,22 @@ class KarmaActivities:
     async def rebuild_karma(self, request: KarmaRebuildRequest) -> KarmaRebuildReport:
         """Compute the karma of a book (null: of each), from its outcomes by (closed_at, position_id).
 
-        Each book is one transaction.
+        Each book is one transaction. Of all books, one that fails is reported and holds up none of the others; one that
+        was asked for by its name fails the attempt.
         """
-        if request.book is not None:
-            books = [request.book]
-        else:
-            async with transaction(self._sessions) as session:
-                books = await store.books.names(session)
-        producers: dict[str, int] = {}
-        for book in books:
+        report = KarmaRebuildReport(producers={})
+
+        async def rebuild(book: str) -> None:
             activity.heartbeat(book)
-            producers[book] = await self._rebuild(book)
-        return KarmaRebuildReport(producers=producers)
+            report.producers[book] = await self._rebuild(book)
+
+        if request.book is not None:
+            await rebuild(request.book)
+            return report
+        async with transaction(self._sessions) as session:
+            books = await store.books.names(session)
+        report.failed = await each_book(self._sessions, "karma", books, rebuild)
+        return report
 
     async def _rebuild(self, book: str) -> int:
         totals: dict[str, tuple[float, int, int]] = {}

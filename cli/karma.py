@@ -9,6 +9,7 @@ from closeloop.cli.console import (
     BookOption,
     LastOption,
     at,
+    err,
     hinting,
     number,
     out,
@@ -76,12 +77,16 @@ def rebuild(
     """Recompute karma from the attributions in the order in which the positions closed."""
     report = run(hinting(_rebuild(book)))
     if as_json:
-        return print_json(report)
-    for name, producers in report.producers.items():
-        out.print(f"book {name}: karma of {producers} producers rebuilt")
-    if not report.producers:
-        out.print("There are no books yet.")
-    return None
+        print_json(report)
+    else:
+        for name, producers in report.producers.items():
+            out.print(f"book {name}: karma of {producers} producers rebuilt")
+        for name, reason in report.failed.items():
+            err.print(f"book {name}: not rebuilt: {reason}")
+        if not report.producers and not report.failed:
+            out.print("There are no books yet.")
+    if report.failed:
+        raise typer.Exit(1)
 
 
 async def _rebuild(book: str | None) -> KarmaRebuildReport:

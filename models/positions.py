@@ -313,9 +313,10 @@ class KarmaRebuildRequest(BaseModel):
 
 
 class KarmaRebuildReport(BaseModel):
-    """Books rebuilt, with the number of producers in each."""
+    """Books rebuilt, with the number of producers in each; and why others were not."""
 
     producers: dict[str, int]
+    failed: dict[str, str] = {}
 
 
 class Book(SQLModel, table=True):

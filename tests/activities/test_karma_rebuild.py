@@ -5,6 +5,8 @@ import itertools
 import random
 import uuid
 
+import pytest
+from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
@@ -46,6 +48,20 @@ async def test_rebuilt_karma_follows_the_closing_times(book: str, sessions: Sess
     assert await karma_of_book(sessions, book) == expected
     await rebuild(sessions, book)
     assert await karma_of_book(sessions, book) == expected
+
+
+async def test_a_book_that_cannot_be_rebuilt_holds_up_no_other(dsn: str) -> None:
+    async with scratch_database(dsn) as scratch, sessions_on(scratch) as own:
+        for name in ("a", "b", "c"):
+            await attributed(own, *series(name, 3))
+        await query(own, "ALTER TABLE producer_karma ADD CONSTRAINT b_is_broken CHECK (book_id <> 'b') NOT VALID")
+        activities = KarmaActivities(own, POLICY)
+        report = await ActivityEnvironment().run(activities.rebuild_karma, KarmaRebuildRequest())
+        assert report.producers == {"a": 2, "c": 2}
+        assert list(report.failed) == ["b"]
+        assert "b_is_broken" in report.failed["b"]
+        with pytest.raises(ApplicationError, match="b_is_broken"):
+            await ActivityEnvironment().run(activities.rebuild_karma, KarmaRebuildRequest(book="b"))
 
 
 async def test_ties_are_ordered_by_the_bytes_of_the_position_id(book: str, sessions: Sessions) -> None:

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import uuid
 from decimal import Decimal
 from pathlib import Path
 
@@ -32,10 +33,20 @@ def defined() -> list[str]:
 
 async def test_every_activity_is_registered(client: Client, engine: AsyncEngine, tmp_path: Path) -> None:
     policy = LearningPolicy()
+    # Queues of its own: a client takes one worker for a queue, and the session's own worker has the usual ones.
+    own = uuid.uuid4().hex
     workers = (
-        build_worker(client, engine, policy, concurrency=1, overlay_folder=tmp_path, corpus_folder=tmp_path),
-        build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
-        build_llm_worker(client, engine, policy, model=None, budget=Decimal(1)),
+        build_worker(
+            client,
+            engine,
+            policy,
+            concurrency=1,
+            overlay_folder=tmp_path,
+            corpus_folder=tmp_path,
+            task_queue=f"{own}-database",
+        ),
+        build_market_worker(client, engine, policy, binance_url=NO_SOURCE, task_queue=f"{own}-market"),
+        build_llm_worker(client, engine, policy, model=None, budget=Decimal(1), task_queue=f"{own}-model"),
     )
     registered = [
         activity._Definition.must_from_callable(each).name

@@ -34,6 +34,8 @@ from tests.waiting import PATIENCE
 from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
+SOURCE_PATIENCE_SECONDS = 3.0
+
 
 @dataclasses.dataclass
 class Exchange:
@@ -56,7 +58,7 @@ class Exchange:
 
     def market(self, server: BinanceServer) -> Worker:
         """A worker that asks this server, and does not know for how long another one was asked to wait."""
-        source = Binance(server.url, timeout_seconds=3.0)
+        source = Binance(server.url, timeout_seconds=SOURCE_PATIENCE_SECONDS)
         prices = PriceActivities(self.floor.sessions, POLICY, source)
         return Worker(self.client, task_queue=MARKET_TASK_QUEUE, activities=[prices.fetch_prices])
 
@@ -187,7 +189,7 @@ async def test_a_source_that_misbehaves_costs_a_wait(exchange: Exchange, server:
     await floor.record(*forecasts)
     server.fail(fault)
     reasons = {
-        "hang": "Binance did not answer within 1 s",
+        "hang": f"Binance did not answer within {SOURCE_PATIENCE_SECONDS:g} s",
         "rate limit": "Binance answers 429",
         "zero": "Binance's answer has a candle with impossible numbers (close: must be positive)",
         "newest first": "Binance's answer has candles that were not asked for, or out of order, or twice",
