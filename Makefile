@@ -9,7 +9,7 @@ PARTS := test-commands test-others quick-lint quick-pure quick-others
 help:
 	@echo "make demo   a simulated engine through the real stack, in about a minute"
 	@echo "make dev    PostgreSQL, Temporal and a worker, in the foreground"
-	@echo "make quick  what a change is tried with: lint, and every test that needs no server, in half a minute"
+	@echo "make quick  what a change is tried with: lint, and every test that needs no server"
 	@echo "make check  lint, and the tests of one place: make check TESTS=tests/store"
 	@echo "make test   the whole test suite, against a real PostgreSQL and Temporal"
 	@echo "make lint   ruff, mypy, import layers, container files"

@@ -26,6 +26,13 @@ from closeloop.workers.wiring import SUBJECTS
 
 app = typer.Typer(help="What waits for you, of whatever kind: look at it, approve, reject.", no_args_is_help=True)
 
+# The command that shows what a proposal of a kind rests on.
+EVIDENCE = {
+    "weights": "weights proposals --book {book}",
+    "override": "overrides list --book {book}",
+    "meta": "meta status --book {book}",
+}
+
 Name = Annotated[str, typer.Argument(metavar="KIND/BOOK/ID", help="As 'approvals list' shows it.")]
 
 
@@ -111,6 +118,8 @@ def _print(view: ApprovalView) -> None:
         return None
     if view.deadline <= datetime.now(UTC):
         return out.print(f"  its deadline was {at(view.deadline)} UTC: it expires when a worker runs, nothing changes")
+    if evidence := EVIDENCE.get(view.kind):
+        out.print(f"  the evidence: closeloop {evidence.format(book=view.book)}", soft_wrap=True)
     out.print(f"  waits until {at(view.deadline)} UTC, {_left(view.deadline)} from now; then nothing changes")
     return out.print(
         f"  closeloop approvals approve {view.workflow_id} --by NAME --note TEXT   (or reject)", soft_wrap=True

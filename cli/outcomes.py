@@ -69,7 +69,8 @@ async def _list(book: str | None, last: int | None, before: str | None, as_json:
                 ),
             )
         if count == 0:
-            out.print("No outcomes yet. Import some ('closeloop import --help') or try 'closeloop demo'.")
+            nothing = "No outcomes here." if book or before else "No outcomes yet."
+            out.print(f"{nothing} 'closeloop import --help' brings some in; 'closeloop demo' simulates some.")
         else:
             out.print(shown)
 

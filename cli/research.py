@@ -98,7 +98,7 @@ async def _list(
                 _gist(row),
             )
     if not shown.row_count:
-        return out.print("Nothing was studied yet: 'closeloop research run' studies the live closes.")
+        return out.print("Nothing of this was studied yet: 'closeloop research run' studies the live closes.")
     return out.print(shown)
 
 
