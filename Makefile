@@ -46,7 +46,7 @@ test: .venv/installed-dev
 test-commands: ; @$(call pytest,commands,$(COMMANDS))
 test-others: ; @$(call pytest,others  ,$(COMMANDS:%=--ignore=%))
 
-PURE := tests/learning tests/gateways src/closeloop/learning
+PURE := tests/learning src/closeloop/learning
 quick: .venv/installed-dev
 	$(call together,quick-lint quick-pure quick-others)
 
