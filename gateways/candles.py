@@ -43,10 +43,14 @@ class Candle:
 
 @dataclass(frozen=True)
 class RefusedRow:
-    """A line of the file that is no candle, and why. The header is line 1."""
+    """A line of the file that is no candle, and why. The header is line 1. ``start``: of the candle, where it is known.
+
+    A gap in the series beside such a row is not known to be real.
+    """
 
     line: int
     reason: str
+    start: datetime | None = None
 
 
 def candle(start: datetime, open_: str, high: str, low: str, close: str, volume: str | None) -> Candle:
@@ -76,8 +80,11 @@ def read_candles(file: BinaryIO, interval_seconds: int, now: datetime) -> Iterat
         if line is None:
             yield RefusedRow(number, f"the line is longer than {MAX_LINE_BYTES // 1024} KiB")
         elif line.strip():
+            start = None
             try:
-                found = columns.candle(line)
+                cells = columns.cells(line)
+                start = columns.start(cells)
+                found = columns.candle(start, cells)
                 seconds = int(found.start.timestamp())
                 if seconds % interval_seconds or found.start.microsecond:
                     raise ValueError(f"{columns.time}: must be a multiple of the interval ({interval_seconds} s)")
@@ -85,7 +92,7 @@ def read_candles(file: BinaryIO, interval_seconds: int, now: datetime) -> Iterat
                     raise ValueError(f"{columns.time}: the candle has not ended")
                 new = seen.add(seconds // interval_seconds, found)
             except ValueError as error:
-                yield RefusedRow(number, str(error))
+                yield RefusedRow(number, str(error), start)
             else:
                 if new:
                     yield found
@@ -125,10 +132,11 @@ class _Columns:
         if repeated := [name for name in wanted_names if names.count(name) > 1]:
             raise NotCandles(f"it has more than one column {repeated[0]}")
         self._count = len(names)
-        self._at = [names.index(name) for name in (self.time, *PRICE_COLUMNS)]
+        self._time_at = names.index(self.time)
+        self._at = [names.index(name) for name in PRICE_COLUMNS]
         self._volume_at = names.index("volume") if "volume" in names else None
 
-    def candle(self, line: bytes) -> Candle:
+    def cells(self, line: bytes) -> list[str]:
         """Raises ValueError."""
         try:
             row = next(csv.reader([line.decode()]))
@@ -138,9 +146,17 @@ class _Columns:
             raise ValueError("the line is not CSV") from None
         if len(row) != self._count:
             raise ValueError(f"the line has {len(row)} fields, the header {self._count}")
-        time, first, highest, lowest, last = (row[at].strip() for at in self._at)
-        volume = row[self._volume_at].strip() if self._volume_at is not None else ""
-        return candle(_instant(self.time, time), first, highest, lowest, last, volume or None)
+        return row
+
+    def start(self, cells: list[str]) -> datetime:
+        """Raises ValueError."""
+        return _instant(self.time, cells[self._time_at].strip())
+
+    def candle(self, start: datetime, cells: list[str]) -> Candle:
+        """Raises ValueError."""
+        first, highest, lowest, last = (cells[at].strip() for at in self._at)
+        volume = cells[self._volume_at].strip() if self._volume_at is not None else ""
+        return candle(start, first, highest, lowest, last, volume or None)
 
 
 def _columns(header: bytes | None) -> _Columns:

@@ -192,6 +192,18 @@ def test_a_line_that_is_not_utf_8() -> None:
     assert found == [RefusedRow(2, "the line is not UTF-8"), CANDLE]
 
 
+def test_a_refused_row_says_which_candle_it_would_have_been() -> None:
+    rows = [
+        "2018-01-11T00:05:00Z,2,4,1,NaN,1",
+        "yesterday,2,4,1,3,1",
+        "1515629400,2,1,4,3,1",
+        "2018-01-11T00:00:00Z,2,4,1",
+    ]
+    found = read("\n".join([HEADER, GOOD, *rows]))[1:]
+    wanted = [T0 + timedelta(minutes=5), None, T0 + timedelta(minutes=10), None]
+    assert [row.start for row in found if isinstance(row, RefusedRow)] == wanted
+
+
 def test_line_numbers_count_every_line() -> None:
     found = read(f"{HEADER}\n\n{'x' * 200_000}\n\nbad,2,4,1,3,1\n{GOOD}")
     assert [row.line for row in found if isinstance(row, RefusedRow)] == [3, 5]
