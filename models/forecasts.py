@@ -45,6 +45,17 @@ def seconds_of(length: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
+def canonical_length(length: str) -> str:
+    """The one spelling of a length, in the largest unit that divides it. Raises ValueError.
+
+    >>> [canonical_length(length) for length in ("60m", "1h", "24h", "1440m", "90m")]
+    ['1h', '1h', '1d', '1d', '90m']
+    """
+    seconds = seconds_of(length)
+    unit = next(unit for unit in ("d", "h", "m") if seconds % _SECONDS[unit] == 0)
+    return f"{seconds // _SECONDS[unit]}{unit}"
+
+
 def _horizon(value: str) -> str:
     if seconds_of(value) > MAX_HORIZON.total_seconds():
         raise ValueError("must be at most 365d")
