@@ -38,10 +38,20 @@ from closeloop.models.values import (
     Utc,
     plain_json,
 )
+from closeloop.models.values import Text as PlainText
 
 # Types of the errors with which a close's workflow fails; they are an interface.
 POSITION_CONFLICT = "PositionConflict"  # other content is on record under the same id
 POSITION_REFUSED = "PositionRefused"  # the close lies in the future
+
+
+class NotedField(BaseModel):
+    """An optional field that was left out of a close, as the message names it (``signals.0.producer_id``), and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    field: PlainText
+    reason: PlainText
 
 
 class Conviction(BaseModel):
@@ -115,6 +125,11 @@ class ClosedPosition(BaseModel):
     conviction: Conviction | None = None
     signals: Annotated[tuple[AcceptedSignal, ...], Field(max_length=1000)] = ()
     entry_context: Annotated[dict[str, JsonValue], AfterValidator(plain_json)] | None = None
+    noted: Annotated[tuple[NotedField, ...], Field(max_length=100)] = Field(
+        default=(),
+        exclude_if=lambda noted: not noted,
+        description="What a door left out of the message as it was sent; reported, and no part of the close.",
+    )
 
     @model_validator(mode="after")
     def _possible(self) -> Self:

@@ -82,6 +82,13 @@ def _positive(value: Decimal) -> Decimal:
     return value
 
 
+def _no_boolean(value: Any) -> Any:
+    # pydantic reads true as 1 and false as 0.
+    if value is True or value is False:
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
 def _text(value: str) -> str:
     if _CONTROL.search(value.translate(_LINE_BREAKS)):
         raise ValueError("must not contain control characters")
@@ -120,7 +127,10 @@ Plain = Annotated[Decimal, PlainSerializer(lambda number: format(number, "f"), r
 # NaN and infinities pass pydantic's own check, so that _bounded_decimal refuses them with a reason that a person reads.
 Money = Annotated[Plain, Field(allow_inf_nan=True), AfterValidator(_bounded_decimal)]
 PositiveMoney = Annotated[Money, AfterValidator(_positive)]
-UnitFloat = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Score = Annotated[float, Field(ge=-1.0, le=1.0, allow_inf_nan=False, description="In [-1, 1], positive = bullish.")]
-NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotBoolean = BeforeValidator(_no_boolean)
+UnitFloat = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False), NotBoolean]
+Score = Annotated[
+    float, Field(ge=-1.0, le=1.0, allow_inf_nan=False, description="In [-1, 1], positive = bullish."), NotBoolean
+]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False), NotBoolean]
+Finite = Annotated[float, Field(allow_inf_nan=False), NotBoolean]

@@ -1,0 +1,155 @@
+"""Reading a close as it was sent: what is required must hold; a bad optional field costs the field, not the trade."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from closeloop.models.positions import ClosedPosition, NotedField
+from closeloop.models.refusals import describe, path, reason_of
+from closeloop.models.values import plain_json
+
+MOST_NOTES = 20  # of one close; a last note counts the others
+_REQUIRED = {name for name, field in ClosedPosition.model_fields.items() if field.is_required()}
+# Without a key that nobody can read, the position could be taken for another one.
+_STRICT = _REQUIRED | {"position_key", "noted"}
+_REQUIRED_WITHIN = {"conviction": {"conviction_id"}, "signals": {"signal_id", "producer_id"}}
+_MONEY = ("entry_price", "exit_price", "size", "realized_pnl", "risk")
+
+Location = tuple[int | str, ...]
+
+
+class ReadClose(NamedTuple):
+    """What was made of a message: the close, with the optional fields that it had to do without; or why it is none."""
+
+    position: ClosedPosition | None
+    notes: tuple[NotedField, ...]
+    reason: str
+
+
+def read_close(payload: bytes | str | Mapping[str, Any]) -> ReadClose:
+    """Read a close. A bad optional field is left out and noted; ``reason`` says why a required one is refused.
+
+    The smallest part that can be missed is left out: one signal of ``signals``, one domain of a conviction's scores,
+    one value of ``entry_context``. The position carries the notes too (``noted``), and those that it was sent with.
+    """
+    try:
+        if isinstance(payload, Mapping):
+            position = ClosedPosition.model_validate(payload)
+        else:
+            position = ClosedPosition.model_validate_json(payload)
+    except ValidationError as error:
+        return _leniently(payload, error)
+    return ReadClose(position, position.noted, "")
+
+
+def _leniently(payload: bytes | str | Mapping[str, Any], error: ValidationError) -> ReadClose:
+    try:
+        values = _copy(payload) if isinstance(payload, Mapping) else _parsed(payload)
+    except (ValueError, RecursionError):
+        return ReadClose(None, (), describe(error))
+    notes: list[tuple[str, str]] = []
+    while True:
+        bad = _left_out(values, error.errors(include_url=False, include_context=False, include_input=False))
+        notes += bad
+        if not bad:
+            return ReadClose(None, (), describe(error))
+        try:
+            position = ClosedPosition.model_validate(values)
+        except ValidationError as again:
+            error = again
+            continue
+        noted = (*position.noted, *_bounded(notes))
+        return ReadClose(position.model_copy(update={"noted": noted}), noted, "")
+
+
+def _parsed(payload: bytes | str) -> dict[str, Any]:
+    """The message as plain values; money as text, which keeps every digit. Raises ValueError and RecursionError."""
+    values = json.loads(payload, parse_float=_Literal)
+    if not isinstance(values, dict):
+        raise ValueError("no object")
+    money = {name: values[name].literal for name in _MONEY if isinstance(values.get(name), _Literal)}
+    return values | money
+
+
+class _Literal(float):
+    """A JSON number, with the text that it was sent as."""
+
+    literal: str
+
+    def __new__(cls, text: str) -> "_Literal":
+        number = super().__new__(cls, text)
+        number.literal = text
+        return number
+
+
+def _copy(values: Any) -> Any:
+    """Its objects and lists made anew, so that the sender's own stay whole. Raises RecursionError."""
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_copy(value) for value in values]
+    return values
+
+
+def _left_out(values: dict[str, Any], errors: Sequence[ErrorDetails]) -> list[tuple[str, str]]:
+    """Take what these errors are about out of the message; returns (field, reason) of what was taken out.
+
+    Nothing is taken out for an error in what is required.
+    """
+    found: list[tuple[str, str]] = []
+    gone: set[Location] = set()
+    for item in errors:
+        where = _optional_part(item["loc"])
+        if where is None or any(where[: len(part)] == part for part in gone):
+            continue
+        if where == ("entry_context",) and isinstance(values["entry_context"], dict):
+            bad = _bad_context(values["entry_context"])
+            if bad and len(bad) < len(values["entry_context"]):
+                found += [(path(("entry_context", key)), reason) for key, reason in bad.items()]
+                values["entry_context"] = {k: v for k, v in values["entry_context"].items() if k not in bad}
+                continue
+        gone.add(where)
+        found.append((path([part for part in item["loc"] if part != "[key]"]), reason_of(item)))
+    # The last element first: taking out an earlier one would move it.
+    for where in sorted(gone, key=lambda part: [(isinstance(p, str), p) for p in part], reverse=True):
+        holder: Any = values
+        for part in where[:-1]:
+            holder = holder[part]
+        del holder[where[-1]]
+    return found
+
+
+def _optional_part(location: Location) -> Location | None:
+    """The smallest part of a message, at or above this location, that may be missing; None for what is required."""
+    if not location or location[0] in _STRICT:
+        return None
+    field, *within = location
+    if field == "conviction" and within and within[0] not in _REQUIRED_WITHIN["conviction"]:
+        return location[:3] if within[0] == "domain_scores" else location[:2]
+    if field == "signals" and within:
+        optional = len(within) > 1 and within[1] not in _REQUIRED_WITHIN["signals"]
+        return location[:3] if optional else location[:2]
+    if field == "entry_context" and within:
+        return location[:2]
+    return location[:1]
+
+
+def _bad_context(context: Mapping[str, Any]) -> dict[str, str]:
+    """The values of an entry context that no database can hold, with the reasons."""
+    bad = {}
+    for key, value in context.items():
+        try:
+            plain_json({key: value})
+        except ValueError as error:
+            bad[key] = str(error)
+    return bad
+
+
+def _bounded(notes: Sequence[tuple[str, str]]) -> list[NotedField]:
+    shown = [NotedField(field=field[:300], reason=reason[:300]) for field, reason in notes[:MOST_NOTES]]
+    if (more := len(notes) - len(shown)) > 0:
+        shown.append(NotedField(field="message", reason=f"{more} more optional fields were left out"))
+    return shown
