@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -18,14 +17,13 @@ from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
-from closeloop.models.imports import BookCounts, ImportReport, ImportRequest
+from closeloop.models.imports import BookCounts, ImportReport, ImportRequest, book_of
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.refusals import describe
-from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
-from closeloop.store.imports import RefusedImportRow, StagedRow
+from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
 
 # Most rows, and most bytes of them, that are attributed in one transaction.
 CHUNK_ROWS = 1_000
@@ -36,11 +34,12 @@ ROWS_READ_AT_ONCE = 50
 
 
 class ReadRow(NamedTuple):
-    """A staged row: the close that it holds, or why it holds none."""
+    """A staged row: the close that it holds, or why it holds none; ``notes``: each field that was left out, and why."""
 
     staged: StagedRow
     position: ClosedPosition | None
     reason: str
+    notes: Sequence[tuple[str, str]] = ()
 
 
 class ImportActivities:
@@ -147,29 +146,22 @@ class ImportActivities:
         answers, _ = await attribute_and_learn(
             session, positions, self._policy, datetime.now(UTC), import_id, self._learners
         )
+        notes: list[RowNote] = []
         for (row, position), answer in zip(readable, answers, strict=True):
             if isinstance(answer, RefusedClose):
                 refused.append(_refusal(row, answer.reason))
             else:
+                # Also of a close that was attributed before: the file has what is noted.
+                notes += [RowNote(row.staged.seq, row.staged.row_index, position.book, *note) for note in row.notes]
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
                 accepted[position.book, outcome] += 1
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for (book, outcome), number in accepted.items():
             counts[book].update({"read": number, outcome: number})
-        await store.imports.settle(session, import_id, len(rows), counts, refused)
+        await store.imports.settle(session, import_id, len(rows), counts, refused, notes)
         return sum(counts.values(), Counter())
 
 
 def _refusal(row: ReadRow, reason: str) -> RefusedImportRow:
     book = book_of(row.staged.payload) if row.position is None else row.position.book
     return RefusedImportRow(row.staged.seq, row.staged.row_index, book, reason)
-
-
-def book_of(payload: str) -> str | None:
-    """The book that a row names, if as much as that can be read."""
-    try:
-        row = from_json(payload)
-    except ValueError:
-        return None
-    book = row.get("book") if isinstance(row, dict) else None
-    return book if isinstance(book, str) and BOOK_PATTERN.fullmatch(book) else None

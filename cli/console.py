@@ -146,6 +146,30 @@ async def print_json_list(items: AsyncIterator[Any]) -> None:
     sys.stdout.write("[]\n" if separator == "[" else "]\n")
 
 
+async def print_json_streamed(value: Any) -> None:
+    """One JSON document of objects whose lists may be async iterators: they are written as they are read."""
+    await _write(value)
+    sys.stdout.write("\n")
+
+
+async def _write(value: Any) -> None:
+    if isinstance(value, dict):
+        separator = "{"
+        for key, item in value.items():
+            sys.stdout.write(separator + to_json(key).decode() + ":")
+            await _write(item)
+            separator = ","
+        sys.stdout.write("}" if value else "{}")
+    elif isinstance(value, AsyncIterator):
+        separator = "["
+        async for item in value:
+            sys.stdout.write(separator + to_json(item, inf_nan_mode="null").decode())
+            separator = ","
+        sys.stdout.write("[]" if separator == "[" else "]")
+    else:
+        sys.stdout.write(to_json(value, inf_nan_mode="null").decode())
+
+
 def table(*columns: str, title: str | None = None, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
     """A table whose ``numbers`` columns are aligned to the right; ``whole`` ones are never broken: they are copied."""
     made = Table(title=title, title_justify="left", header_style="bold")

@@ -7,20 +7,39 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from closeloop.cli.connections import database, temporal
-from closeloop.cli.console import REFUSALS_SHOWN, AsJson, book_name, err, fail, hinting, out, print_json, run, table
+from closeloop.cli.console import (
+    REFUSALS_SHOWN,
+    AsJson,
+    book_name,
+    err,
+    fail,
+    hinting,
+    out,
+    print_json_streamed,
+    run,
+    settings,
+    table,
+)
 from closeloop.cli.files import FileArgument, json_lines, open_input
 from closeloop.models.errors import NotAcceptable
-from closeloop.models.imports import ImportReport, ImportResult
+from closeloop.models.imports import ImportReport
 from closeloop.services import imports
-from closeloop.services.imports import ImportSource, RunningImport
+from closeloop.services.imports import ImportExcerpt, ImportSource, RunningImport
 from closeloop.store.errors import DATABASE_ERRORS
 
 app = typer.Typer(
-    help="Import history in bulk. A second import of the same trades attributes none of them again.",
+    help="Import history in bulk. A second import of the same trades attributes none of them again. Status 1 if a row "
+    "is refused, or the whole file.",
     no_args_is_help=True,
 )
 
 PROGRESS_EVERY_SECONDS = 0.3
+COLUMNS = ("read", "attributed", "were attributed", "still open", "corrected", "refused", "noted")
+
+AddOption = Annotated[
+    bool,
+    typer.Option("--add", help="Also into a book that holds the positions of another run. Without it, refused."),
+]
 
 
 @app.command()
@@ -30,60 +49,88 @@ def freqtrade(
         str | None,
         typer.Option("--book", help="Book for all trades. Default: the strategy's name.", callback=book_name),
     ] = None,
+    add: AddOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import trades exported by freqtrade (backtesting --export trades; .json or .zip)."""
+    """Import trades exported by freqtrade (backtesting --export trades; .json or .zip).
+
+    Rows of the report are counted from 0: row 0 is a book's first trade in the file. Status 1 if a row is refused, or
+    the whole file: a book takes in one run, unless you say --add.
+    """
     content = open_input(file).read()
     try:
         source = imports.freqtrade_source(content, book, file)
     except NotAcceptable as error:
         fail(str(error))
-    _import(source, as_json)
+    import_and_report(source, as_json, add)
 
 
 @app.command()
 def jsonl(file: FileArgument, as_json: AsJson = False) -> None:
-    """Import JSON lines of closed positions (README, "Messages"); "index" in the report counts lines from 0."""
-    _import(imports.jsonl_source(json_lines(open_input(file)), file), as_json)
+    """Import JSON lines of closed positions (README, "Messages").
+
+    Rows of the report are counted from 0: row 0 is the file's first line. Status 1 if a row is refused.
+    """
+    import_and_report(imports.jsonl_source(json_lines(open_input(file)), file), as_json)
 
 
-def _import(source: ImportSource, as_json: bool) -> None:
-    found = run(hinting(run_import(source)))
-    if as_json:
-        return print_json(found)
-    if not found.books and not found.rejected:
+def import_and_report(source: ImportSource, as_json: bool, add: bool = False) -> None:
+    """Run an import and print its report; status 1 if a row was refused."""
+    report = run(_import(source, as_json, add))
+    if report.rejected:
+        raise typer.Exit(1)
+
+
+async def _import(source: ImportSource, as_json: bool, add: bool) -> ImportReport:
+    running, report = await hinting(run_import(source, add))
+    async with database() as session:
+        if as_json:
+            await print_json_streamed(imports.whole(session, running, report))
+        else:
+            _show(report, await imports.excerpt(session, report, REFUSALS_SHOWN))
+    return report
+
+
+def _show(report: ImportReport, excerpt: ImportExcerpt) -> None:
+    if not report.books and not report.rejected:
         return err.print("closeloop: there was nothing to import in the input.")
-    shown = table(
-        "book",
-        "read",
-        "attributed",
-        "were attributed",
-        "refused",
-        numbers=("read", "attributed", "were attributed", "refused"),
-    )
-    for name, b in found.books.items():
-        shown.add_row(name, str(b.read), str(b.attributed), str(b.already_attributed), str(len(b.rejected)))
-    if found.books:
+    shown = table("book", *COLUMNS, numbers=COLUMNS)
+    for name, b in report.books.items():
+        noted = excerpt.notes.get(name, 0)
+        counts = (b.read, b.attributed, b.already_attributed, b.still_open, b.corrected, b.refused, noted)
+        shown.add_row(name, *map(str, counts))
+    if report.books:
         out.print(shown)
-    refusals = [(name, row) for name, b in found.books.items() for row in b.rejected]
-    refusals += [("-", row) for row in found.rejected]
-    for name, row in refusals[:REFUSALS_SHOWN]:
-        err.print(f"refused: book {name}, row {row.index}: {row.reason}")
-    if len(refusals) > REFUSALS_SHOWN:
-        err.print(f"refused: {len(refusals) - REFUSALS_SHOWN} more rows; --json lists all of them")
+    if corrected := sum(b.corrected for b in report.books.values()):
+        err.print(f"corrected: the PnL of {_trades(corrected)} in the file was before fees; the net value was taken")
+    if still_open := sum(b.still_open for b in report.books.values()):
+        err.print(f"still open: {_trades(still_open)} had not closed when the file was written, and were left out")
+    for book, row in excerpt.rejected:
+        err.print(f"refused: book {book or '-'}, row {row.index}: {row.reason}")
+    if (more := report.rejected - len(excerpt.rejected)) > 0:
+        err.print(f"refused: {more} more rows; --json lists all of them")
+    for book, note in excerpt.noted:
+        err.print(f"noted: book {book}, row {note.index}: {note.field}: {note.reason}; the rest of the trade was taken")
+    if (more := sum(excerpt.notes.values()) - len(excerpt.noted)) > 0:
+        err.print(f"noted: {more} more fields; --json lists all of them")
+    if excerpt.rejected or excerpt.noted:
+        err.print("Rows are counted from 0: row 0 is the first.")
     return None
 
 
-async def run_import(source: ImportSource) -> ImportResult:
+def _trades(number: int) -> str:
+    return "1 trade" if number == 1 else f"{number} trades"
+
+
+async def run_import(source: ImportSource, add: bool = False) -> tuple[RunningImport, ImportReport]:
     """Run an import, or join the one that runs already, with its progress shown."""
+    policy = settings().learning_policy().imports
     async with temporal() as client:
         async with database() as session:
-            running = await imports.begin(client, session, source)
+            running = await imports.begin(client, session, source, policy, add)
         if running.joined:
             err.print("This import is running already: waiting for it.")
-        report = await _watched(running)
-    async with database() as session:
-        return await imports.result(session, running, report)
+        return running, await _watched(running)
 
 
 async def _watched(running: RunningImport) -> ImportReport:

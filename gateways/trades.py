@@ -37,12 +37,17 @@ class FileTrade:
 
 @dataclass(frozen=True, slots=True)
 class FileRun:
-    """What the file says of the run that made a book's trades: a backtest has an id, a period and a currency."""
+    """What the file says of the run that made a book's trades: a backtest has an id, a period and a currency.
+
+    ``live``: the trades are a bot's that goes on trading, not a backtest's. A book that is in no run at all (as with
+    JSON lines) is taken without asking which run it is.
+    """
 
     run_id: str | None = None
     begins: datetime | None = None
     ends: datetime | None = None
     currency: str | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,13 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import from_json
 from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Integer, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
+
+from closeloop.models.values import BOOK_PATTERN
 
 
 class ImportRequest(BaseModel):
@@ -17,11 +20,21 @@ class ImportRequest(BaseModel):
 
 
 class BookCounts(BaseModel):
-    """What became of one book's rows."""
+    """What became of one book's rows. ``read`` counts all of them; ``still_open`` ones are no closes, and left out.
+
+    ``corrected``: the file's own PnL was before fees, and the net one was taken.
+    """
 
     read: int = 0
     attributed: int = 0
     already_attributed: int = 0
+    still_open: int = 0
+    corrected: int = 0
+
+    @property
+    def refused(self) -> int:
+        """How many rows of the book were refused."""
+        return self.read - self.attributed - self.already_attributed - self.still_open
 
 
 class ImportReport(BaseModel):
@@ -39,18 +52,22 @@ class RejectedRow(BaseModel):
     reason: str
 
 
-class ImportedBook(BookCounts):
-    """What became of one book's rows, with those that were refused."""
+class NotedRow(BaseModel):
+    """An optional field that was left out of a row, by the input's own name for it; ``index`` as in RejectedRow."""
 
-    rejected: list[RejectedRow] = []
+    index: int
+    field: str
+    reason: str
 
 
-class ImportResult(BaseModel):
-    """What an import did, as its command reports it. ``rejected``: refused rows from which no book could be read."""
-
-    books: dict[str, ImportedBook] = {}
-    workflow_id: str
-    rejected: list[RejectedRow] = []
+def book_of(payload: str) -> str | None:
+    """The book that a row names, if as much as that can be read."""
+    try:
+        row = from_json(payload)
+    except ValueError:
+        return None
+    book = row.get("book") if isinstance(row, dict) else None
+    return book if isinstance(book, str) and BOOK_PATTERN.fullmatch(book) else None
 
 
 class ImportProgress(BaseModel):
@@ -98,4 +115,18 @@ class ImportRejection(SQLModel, table=True):
     seq: int = Col(sa_column=Column(Integer, primary_key=True))
     row_index: int = Col(sa_column=Column(Integer, nullable=False))
     book: str | None = Col(default=None, sa_column=Column(Text))
+    reason: str = Col(sa_column=Column(Text, nullable=False))
+
+
+class ImportNote(SQLModel, table=True):
+    """An optional field that was left out of a row, and why. A row's field is noted once."""
+
+    __tablename__ = "import_notes"
+    __table_args__ = (ForeignKeyConstraint(["import_id"], ["imports.import_id"], ondelete="CASCADE"),)
+
+    import_id: str = Col(sa_column=Column(Text, primary_key=True))
+    seq: int = Col(sa_column=Column(Integer, primary_key=True))
+    field: str = Col(sa_column=Column(Text, primary_key=True))
+    row_index: int = Col(sa_column=Column(Integer, nullable=False))
+    book: str = Col(sa_column=Column(Text, nullable=False))
     reason: str = Col(sa_column=Column(Text, nullable=False))

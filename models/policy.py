@@ -459,6 +459,17 @@ FLAT_NAMES: dict[str, tuple[str, ...]] = {
 }
 
 
+class ImportsPolicy(PolicySection):
+    """What an import may do. No number learned depends on it."""
+
+    max_new_books: int = Field(
+        default=100,
+        ge=1,
+        description="Most books that one import creates (count). A file that names more has a producer's or a trade's "
+        "id for its book.",
+    )
+
+
 class LearningPolicy(BaseModel):
     """What shapes learning. Overridden by a YAML file (``CLOSELOOP_POLICY``); unknown or impossible values are refused.
 
@@ -500,6 +511,7 @@ class LearningPolicy(BaseModel):
         default=CoefficientsPolicy(), description="How timeframes are weighed by their R."
     )
     corpus: CorpusPolicy = Field(default=CorpusPolicy(), description="At which scores skills move.")
+    imports: ImportsPolicy = Field(default=ImportsPolicy(), description="What an import may do.")
     research: ResearchPolicy = Field(
         default=ResearchPolicy(),
         description="What research tells of trades, and how much of them a prompt holds. No number learned depends on "

@@ -3,8 +3,10 @@
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
@@ -16,13 +18,18 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
 from closeloop.gateways.freqtrade import NotAnExport, read_export
+from closeloop.gateways.trades import FileRun, FileTrade, NotTrades, TradeFile
 from closeloop.models import launches
 from closeloop.models.errors import NotAcceptable, RunFailed
-from closeloop.models.imports import ImportedBook, ImportProgress, ImportReport, ImportRequest, ImportResult
+from closeloop.models.imports import ImportProgress, ImportReport, ImportRequest, NotedRow, RejectedRow, book_of
+from closeloop.models.policy import ImportsPolicy
 from closeloop.models.refusals import TOO_LONG
+from closeloop.models.runs import RunKind
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.services.launching import start
-from closeloop.store.imports import RefusedImportRow, StagedRow
+from closeloop.services.runs import StagedRun, admit, check_currency
+from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
+from closeloop.store.runs import Run
 
 STAGED_ROWS_AT_ONCE = 2_000
 STAGED_CHARACTERS_AT_ONCE = 8_000_000  # a batch ends with the row that exceeds it: memory stays bounded
@@ -30,20 +37,37 @@ SERVER_AWAY_AT_MOST_SECONDS = 600  # after this, waiting for an import's result 
 SERVER_WAS_BACK_AFTER_SECONDS = 30  # a question that waited this long was heard: the time away is counted anew
 _AWAY_STATUSES = (RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED)
 
-Row = StagedRow | RefusedImportRow
 Digest = Any  # of hashlib, which has no public name for it
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRow:
+    """A row of the input: ``row`` is what is staged or refused, None for a trade that is still open.
+
+    ``book`` is None where none could be read; ``opened_at`` and ``closed_at`` are of a trade whose run is known.
+    """
+
+    row: StagedRow | RefusedImportRow | None
+    book: str | None
+    corrected: bool = False
+    notes: tuple[RowNote, ...] = ()
+    opened_at: datetime | None = None
+    closed_at: datetime | None = None
 
 
 @dataclass(frozen=True)
 class ImportSource:
-    """What is to be imported: its rows, which can be read once, and its name for the audit trail.
+    """What is to be imported: its rows, which can be read once, its name for the audit trail, and for a sentence.
 
-    Once all rows are read, ``digest`` is of the whole content: the same content is the same import.
+    Once all rows are read, ``digest`` is of the whole content: the same content is the same import. ``runs``: of the
+    books whose trades are known to be of one run.
     """
 
     name: str
-    rows: Iterator[Row]
+    file: str
+    rows: Iterator[SourceRow]
     digest: Digest
+    runs: Mapping[str, FileRun] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,30 +84,66 @@ def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> Import
     """JSON lines of closed positions: (index from 0, line; None for one that is too long)."""
     digest = hashlib.sha256(b"jsonl\0")
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SourceRow]:
         for seq, (index, line) in enumerate(lines):
             digest.update(b"too long" if line is None else line)
             digest.update(b"\n")
-            yield _jsonl_row(seq, index, line)
+            row = _jsonl_row(seq, index, line)
+            yield SourceRow(row, book_of(row.payload) if isinstance(row, StagedRow) else None)
 
-    return ImportSource(f"jsonl {name}", rows(), digest)
+    return ImportSource(f"jsonl {name}", _spoken(name), rows(), digest)
 
 
 def freqtrade_source(content: bytes, book: str | None, name: str) -> ImportSource:
     """Trades that freqtrade exported, in ``book``, or else in a book of the strategy's name. Raises NotAcceptable."""
     try:
-        rows = list(_freqtrade_rows(content, book))
+        trades = [
+            FileTrade(book or t.strategy, t.index, message=t.message, reason=t.reason)
+            for t in read_export(content, book)
+        ]
     except NotAnExport as error:
         raise NotAcceptable(f"{name} is no freqtrade export: {error}.") from None
-    digest = hashlib.sha256(b"freqtrade\0" + (book or "").encode() + b"\0" + content)
-    return ImportSource(f"freqtrade {name}", iter(rows), digest)
+    return trades_source(TradeFile(trades), "freqtrade", name)
 
 
-async def begin(client: Client, session: AsyncSession, source: ImportSource) -> RunningImport:
-    """Stage the rows and start the import's workflow, or join the one that imports the same content. Commits."""
+def trades_source(file: TradeFile, kind: str, name: str) -> ImportSource:
+    """Trades that a reader found in a file. ``kind`` is what reads it, the word behind ``closeloop import``.
+
+    Where the file turns out to be none of trades, while it is read, NotAcceptable is raised.
+    """
+    digest = hashlib.sha256(kind.encode() + b"\0")
+    runs = {book: run for book, run in file.runs.items() if BOOK_PATTERN.fullmatch(book)}
+    for book in sorted(runs):
+        digest.update(repr((book, runs[book])).encode(errors="replace"))
+
+    def rows() -> Iterator[SourceRow]:
+        try:
+            for seq, trade in enumerate(file.trades):
+                row = _trade_row(seq, trade, trade.book in runs)
+                payload = row.row.payload if isinstance(row.row, StagedRow) else ""
+                digest.update(f"{trade.book}\0{trade.index}\0{trade.reason}\0{payload}\n".encode(errors="replace"))
+                yield row
+        except NotTrades as error:
+            raise NotAcceptable(f"{_spoken(name)}: {error}") from None
+
+    return ImportSource(f"{kind} {name}", _spoken(name), rows(), digest, runs)
+
+
+async def begin(
+    client: Client, session: AsyncSession, source: ImportSource, policy: ImportsPolicy, add: bool = False
+) -> RunningImport:
+    """Stage the rows and start the import's workflow, or join the one that imports the same content. Commits.
+
+    ``add``: also where a book holds another run's positions. Raises NotPossibleNow where one does and this is not
+    said, or where the book is in another currency; NotAcceptable where the file is not what it should be, or names more
+    new books than the policy allows. Then nothing of the file is stored.
+    """
     import_id = uuid.uuid4().hex
     async with session.begin():
-        total = await _stage(session, import_id, source)
+        for book in sorted(source.runs):
+            await store.locks.book_runs(session, book)
+            await check_currency(session, book, source.runs[book].currency, source.file)
+        total = await _stage(session, import_id, source, policy, add)
     launch = launches.backfill(ImportRequest(import_id=import_id), source.digest.hexdigest(), total, source.name)
     try:
         return RunningImport(import_id, total, False, await start(client, launch))
@@ -122,18 +182,50 @@ async def outcome(running: RunningImport) -> ImportReport:
             await asyncio.sleep(1)
 
 
-async def result(session: AsyncSession, running: RunningImport, report: ImportReport) -> ImportResult:
-    """The report with the rows that were refused, book by book."""
-    found = ImportResult(
-        books={book: ImportedBook(**counts.model_dump()) for book, counts in report.books.items()},
-        workflow_id=running.handle.id,
+@dataclass(frozen=True)
+class ImportExcerpt:
+    """The first rows of an import that were refused or noted, each with its book, and how many notes each book has."""
+
+    rejected: list[tuple[str | None, RejectedRow]]
+    noted: list[tuple[str, NotedRow]]
+    notes: dict[str, int]
+
+
+async def excerpt(session: AsyncSession, report: ImportReport, rows: int) -> ImportExcerpt:
+    """At most ``rows`` of what was refused, and of what was noted."""
+    return ImportExcerpt(
+        rejected=[found async for found in store.imports.rejections(session, report.import_id, rows)],
+        noted=[note async for note in store.imports.notes(session, report.import_id, limit=rows)],
+        notes=await store.imports.note_counts(session, report.import_id),
     )
-    async for book, row in store.imports.rejections(session, report.import_id):
-        (found.rejected if book is None else found.books[book].rejected).append(row)
-    return found
 
 
-def _jsonl_row(seq: int, index: int, line: bytes | None) -> Row:
+def whole(session: AsyncSession, running: RunningImport, report: ImportReport) -> dict[str, Any]:
+    """The whole report: ``books`` by name, each with its counts, ``rejected`` and ``noted``; ``rejected`` rows from
+    which no book could be read; ``workflow_id``.
+
+    The lists may be long: each is an iterator that reads from the database, to be read one after the other.
+    """
+    return {
+        "books": {
+            book: {
+                **counts.model_dump(),
+                "rejected": store.imports.rejections_of(session, report.import_id, book),
+                "noted": _without_book(store.imports.notes(session, report.import_id, book)),
+            }
+            for book, counts in report.books.items()
+        },
+        "rejected": store.imports.rejections_of(session, report.import_id, None),
+        "workflow_id": running.handle.id,
+    }
+
+
+async def _without_book(notes: AsyncIterator[tuple[str, NotedRow]]) -> AsyncIterator[NotedRow]:
+    async for _, note in notes:
+        yield note
+
+
+def _jsonl_row(seq: int, index: int, line: bytes | None) -> StagedRow | RefusedImportRow:
     if line is None:
         return RefusedImportRow(seq, index, None, TOO_LONG)
     try:
@@ -145,38 +237,128 @@ def _jsonl_row(seq: int, index: int, line: bytes | None) -> Row:
     return StagedRow(seq, index, text)
 
 
-def _freqtrade_rows(content: bytes, book: str | None) -> Iterator[Row]:
-    for seq, trade in enumerate(read_export(content, book)):
-        name = book or trade.strategy
-        readable = name if BOOK_PATTERN.fullmatch(name) else None
-        if trade.message is None:
-            yield RefusedImportRow(seq, trade.index, readable, trade.reason or "")
-        elif readable is None:
-            reason = f"book: the strategy's name {name!r} is no book's name; choose one with --book"
-            yield RefusedImportRow(seq, trade.index, None, reason)
-        else:
-            yield StagedRow(seq, trade.index, to_json(trade.message).decode())
+def _spoken(name: str) -> str:
+    return "the input" if name == "-" else name
 
 
-async def _stage(session: AsyncSession, import_id: str, source: ImportSource) -> int:
+def _trade_row(seq: int, trade: FileTrade, of_a_run: bool) -> SourceRow:
+    if not BOOK_PATTERN.fullmatch(trade.book):
+        reason = trade.reason or f"book: {trade.book[:80]!r} is no book's name; choose one with --book"
+        return SourceRow(RefusedImportRow(seq, trade.index, None, reason), None)
+    if trade.still_open:
+        return SourceRow(None, trade.book)
+    if trade.message is None:
+        return SourceRow(
+            RefusedImportRow(seq, trade.index, trade.book, trade.reason or "it cannot be read"), trade.book
+        )
+    return SourceRow(
+        StagedRow(seq, trade.index, to_json(trade.message).decode()),
+        trade.book,
+        corrected=trade.corrected,
+        notes=tuple(RowNote(seq, trade.index, trade.book, n.field, n.reason) for n in trade.notes),
+        opened_at=_instant(trade.message.get("opened_at")) if of_a_run else None,
+        closed_at=_instant(trade.message.get("closed_at")) if of_a_run else None,
+    )
+
+
+def _instant(value: Any) -> datetime | None:
+    """A time of a message; None where it is none, for which the message will be refused."""
+    try:
+        found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return None
+    return found if found.tzinfo is not None else None
+
+
+class _Staging:
+    """What is known of the rows that are being staged."""
+
+    def __init__(self, source: ImportSource, policy: ImportsPolicy) -> None:
+        self._source = source
+        self._policy = policy
+        self._known: set[str] = set()
+        self._new: set[str] = set()
+        self._spans: dict[str, tuple[datetime, datetime]] = {}
+        self._closes: Counter[str] = Counter()
+
+    async def take(self, session: AsyncSession, import_id: str, batch: list[SourceRow]) -> None:
+        """Stage some rows. Raises NotAcceptable where they name too many new books."""
+        await self._count_books(session, {row.book for row in batch if row.book is not None})
+        counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for row in batch:
+            if row.book is not None and row.row is None:
+                counts[row.book]["still_open"] += 1
+            elif row.book is not None and row.corrected:
+                counts[row.book]["corrected"] += 1
+            if row.book is not None and row.book in self._source.runs:
+                self._note_span(row.book, row)
+        await store.imports.stage(
+            session,
+            import_id,
+            [row.row for row in batch if isinstance(row.row, StagedRow)],
+            [row.row for row in batch if isinstance(row.row, RefusedImportRow)],
+            counts,
+            [note for row in batch for note in row.notes],
+        )
+
+    def runs(self, import_id: str) -> Iterator[StagedRun]:
+        """The runs of what was staged, once all of it is."""
+        content = self._source.digest.hexdigest()
+        for book, (first, last) in sorted(self._spans.items()):
+            said = self._source.runs[book]
+            run = Run(
+                kind=RunKind.live if said.live else RunKind.backtest,
+                run_id=said.run_id,
+                begins=min(first, said.begins or first),
+                ends=max(last, said.ends or last),
+                currency=said.currency,
+                source=self._source.name[:500],
+                content=content,
+            )
+            yield StagedRun(import_id, book, run, self._closes[book])
+
+    def _note_span(self, book: str, row: SourceRow) -> None:
+        if row.opened_at is None or row.closed_at is None:
+            return
+        first, last = self._spans.get(book, (row.opened_at, row.closed_at))
+        self._spans[book] = min(first, row.opened_at), max(last, row.closed_at)
+        self._closes[book] += 1
+
+    async def _count_books(self, session: AsyncSession, named: set[str]) -> None:
+        if unknown := named - self._known - self._new:
+            existing = await store.books.existing(session, unknown)
+            self._known |= existing
+            self._new |= unknown - existing
+        if len(self._new) > self._policy.max_new_books:
+            examples = ", ".join(sorted(self._new)[:3])
+            raise NotAcceptable(
+                f"{self._source.file} would create more than {self._policy.max_new_books} books ({examples}, ...): is "
+                "what it has for a book the strategy's name, and no id of a producer or a trade? Nothing of it was "
+                "taken. The policy's imports.max_new_books sets the limit."
+            )
+
+
+async def _stage(session: AsyncSession, import_id: str, source: ImportSource, policy: ImportsPolicy, add: bool) -> int:
     await store.imports.create(session, import_id, source.name[:500])
+    if source.runs:  # a book of the file is reported also where it has no trades
+        await store.imports.settle(session, import_id, 0, {book: {"read": 0} for book in source.runs}, [])
+    staging = _Staging(source, policy)
     total = 0
     while batch := _next_batch(source.rows):
-        staged = [row for row in batch if isinstance(row, StagedRow)]
-        await store.imports.stage(
-            session, import_id, staged, [row for row in batch if isinstance(row, RefusedImportRow)]
-        )
+        await staging.take(session, import_id, batch)
         total += len(batch)
+    for staged in staging.runs(import_id):
+        await admit(session, staged, source.file, add)
     return total
 
 
-def _next_batch(rows: Iterator[Row]) -> list[Row]:
+def _next_batch(rows: Iterator[SourceRow]) -> list[SourceRow]:
     """The next rows, not more than memory should hold at once."""
-    batch: list[Row] = []
+    batch: list[SourceRow] = []
     size = 0
     for row in islice(rows, STAGED_ROWS_AT_ONCE):
         batch.append(row)
-        size += len(row.payload) if isinstance(row, StagedRow) else 0
+        size += len(row.row.payload) if isinstance(row.row, StagedRow) else 0
         if size > STAGED_CHARACTERS_AT_ONCE:
             break
     return batch

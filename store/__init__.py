@@ -24,6 +24,7 @@ from closeloop.store import (
     research,
     resolution,
     rows,
+    runs,
     schema,
     weights,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "research",
     "resolution",
     "rows",
+    "runs",
     "schema",
     "weights",
 ]

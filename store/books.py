@@ -23,6 +23,12 @@ async def names(session: AsyncSession) -> list[str]:
     return list((await session.execute(text("SELECT book_id FROM books ORDER BY book_id"))).scalars())
 
 
+async def existing(session: AsyncSession, books: Collection[str]) -> set[str]:
+    """Those of these books that exist."""
+    query = text("SELECT book_id FROM books WHERE book_id = ANY(CAST(:books AS text[]))")
+    return set((await session.execute(query, {"books": list(books)})).scalars())
+
+
 async def hold(session: AsyncSession, book: str) -> BookView:
     """Lock a book's row until the transaction ends, so that one decision on it is made at a time; returns the book.
 

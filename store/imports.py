@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from closeloop.models.imports import ImportProgress, ImportRejection, ImportRow, RejectedRow
+from closeloop.models.imports import ImportNote, ImportProgress, ImportRejection, ImportRow, NotedRow, RejectedRow
 from closeloop.store.rows import execute, insertion
 
 
@@ -32,6 +32,17 @@ class RefusedImportRow:
     reason: str
 
 
+@dataclass(frozen=True)
+class RowNote:
+    """An optional field that was left out of a row, and why."""
+
+    seq: int
+    row_index: int
+    book: str
+    field: str
+    reason: str
+
+
 async def create(session: AsyncSession, import_id: str, source: str) -> None:
     """Open an import; its total is set when all its rows are staged."""
     await session.execute(
@@ -41,17 +52,30 @@ async def create(session: AsyncSession, import_id: str, source: str) -> None:
 
 
 async def stage(
-    session: AsyncSession, import_id: str, rows: Sequence[StagedRow], refused: Sequence[RefusedImportRow]
+    session: AsyncSession,
+    import_id: str,
+    rows: Sequence[StagedRow],
+    refused: Sequence[RefusedImportRow],
+    counts: Mapping[str, Mapping[str, int]] | None = None,
+    notes: Sequence[RowNote] = (),
 ) -> None:
-    """Add rows to an import that has not been started; some may be refused as they are read."""
+    """Add rows to an import that has not been started; some may be refused as they are read.
+
+    ``counts``, by book: ``still_open`` rows, which are read and settled with that, and how many of the staged ones are
+    ``corrected``.
+    """
+    found = {book: dict(more) for book, more in (counts or {}).items()}
+    still_open = sum(more.get("still_open", 0) for more in found.values())
+    for more in found.values():
+        more["read"] = more.get("still_open", 0)
     staged = [{"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "payload": r.payload} for r in rows]
     await execute(session, insertion(ImportRow, staged))
     await session.execute(
         text("UPDATE imports SET total = total + :rows WHERE import_id = :id"),
-        {"id": import_id, "rows": len(rows) + len(refused)},
+        {"id": import_id, "rows": len(rows) + len(refused) + still_open},
     )
-    if refused:
-        await settle(session, import_id, len(refused), {}, refused)
+    if refused or found or notes:
+        await settle(session, import_id, len(refused) + still_open, found, refused, notes)
 
 
 async def is_staged(session: AsyncSession, import_id: str) -> bool:
@@ -104,8 +128,11 @@ async def settle(
     done: int,
     counts: Mapping[str, Mapping[str, int]],
     refused: Sequence[RefusedImportRow],
+    notes: Sequence[RowNote] = (),
 ) -> None:
     """Record what became of ``done`` rows: ``counts`` by book of those that were not refused, and the refused ones.
+
+    What was noted of a row that is refused after all is forgotten: nothing of it was taken.
 
     The caller holds the import's lock, or has just created the import, so that nobody else can know it.
     """
@@ -113,7 +140,27 @@ async def settle(
         {"import_id": import_id, "seq": r.seq, "row_index": r.row_index, "book": r.book, "reason": r.reason[:2000]}
         for r in refused
     ]
-    await execute(session, insertion(ImportRejection, rejections))
+    noted = [
+        {
+            "import_id": import_id,
+            "seq": n.seq,
+            "field": n.field[:200],
+            "row_index": n.row_index,
+            "book": n.book,
+            "reason": n.reason[:2000],
+        }
+        for n in notes
+    ]
+    if refused:
+        await session.execute(
+            text("DELETE FROM import_notes WHERE import_id = :id AND seq = ANY(CAST(:refused AS int[]))"),
+            {"id": import_id, "refused": [r.seq for r in refused]},
+        )
+    await execute(
+        session,
+        insertion(ImportRejection, rejections),
+        insertion(ImportNote, noted, on_conflict="(import_id, seq, field) DO NOTHING"),
+    )
     query = text("SELECT counts FROM imports WHERE import_id = :id")
     totals = {book: Counter(c) for book, c in (await session.execute(query, {"id": import_id})).scalar_one().items()}
     for book, more in [*counts.items(), *((r.book, {"read": 1}) for r in refused if r.book is not None)]:
@@ -144,26 +191,70 @@ async def rejection_count(session: AsyncSession, import_id: str) -> int:
     return int((await session.execute(query, {"id": import_id})).scalar_one())
 
 
-async def rejections(session: AsyncSession, import_id: str) -> AsyncIterator[tuple[str | None, RejectedRow]]:
-    """Refused rows in the file's order, each with its book, if one could be read."""
-    result = await session.stream(
-        text("SELECT row_index, book, reason FROM import_rejections WHERE import_id = :id ORDER BY seq"),
-        {"id": import_id},
-    )
-    async for row in result:
+async def rejections(
+    session: AsyncSession, import_id: str, limit: int | None = None
+) -> AsyncIterator[tuple[str | None, RejectedRow]]:
+    """Refused rows in the file's order, streamed, each with its book, if one could be read; at most ``limit``."""
+    query = "SELECT row_index, book, reason FROM import_rejections WHERE import_id = :id ORDER BY seq LIMIT :limit"
+    async for row in _streamed(session, query, {"id": import_id, "limit": limit}):
         yield row.book, RejectedRow(index=row.row_index, reason=row.reason)
 
 
+async def rejections_of(session: AsyncSession, import_id: str, book: str | None) -> AsyncIterator[RejectedRow]:
+    """Refused rows of a book (None: those from which no book could be read) in the file's order, streamed."""
+    query = (
+        "SELECT row_index, reason FROM import_rejections "
+        "WHERE import_id = :id AND book IS NOT DISTINCT FROM CAST(:book AS text) ORDER BY seq"
+    )
+    async for row in _streamed(session, query, {"id": import_id, "book": book}):
+        yield RejectedRow(index=row.row_index, reason=row.reason)
+
+
+async def notes(
+    session: AsyncSession, import_id: str, book: str | None = None, limit: int | None = None
+) -> AsyncIterator[tuple[str, NotedRow]]:
+    """What was noted of rows (of a book, or of all) in the file's order, streamed, each with its book."""
+    query = (
+        "SELECT row_index, book, field, reason FROM import_notes WHERE import_id = :id "
+        "AND (CAST(:book AS text) IS NULL OR book = :book) ORDER BY seq, field LIMIT :limit"
+    )
+    async for row in _streamed(session, query, {"id": import_id, "book": book, "limit": limit}):
+        yield row.book, NotedRow(index=row.row_index, field=row.field, reason=row.reason)
+
+
+async def note_counts(session: AsyncSession, import_id: str) -> dict[str, int]:
+    """How many fields were noted, by book; a book without notes is left out."""
+    query = text("SELECT book, count(*) AS fields FROM import_notes WHERE import_id = :id GROUP BY book")
+    return {row.book: int(row.fields) for row in await session.execute(query, {"id": import_id})}
+
+
+async def _streamed(session: AsyncSession, query: str, values: dict[str, Any]) -> AsyncIterator[Any]:
+    result = await session.stream(text(query), values, execution_options={"yield_per": 1000})
+    async for batch in result.partitions():
+        for row in batch:
+            yield row
+
+
 async def drop(session: AsyncSession, import_id: str) -> None:
-    """Delete an import that was staged and never started."""
+    """Delete an import that was staged and never started, and what it said of its run."""
+    await session.execute(text("DELETE FROM book_runs WHERE import_id = :id"), {"id": import_id})
     await session.execute(text("DELETE FROM imports WHERE import_id = :id"), {"id": import_id})
 
 
 async def drop_older_than(session: AsyncSession, days: int) -> int:
     """Delete imports created more than ``days`` days ago, with their refusals; returns how many.
 
-    The attributions that they wrote stay.
+    The attributions that they wrote stay, and the runs that these are of. What never came to its end took no run in.
     """
+    await session.execute(
+        text(
+            "DELETE FROM book_runs r USING imports i WHERE r.import_id = i.import_id AND i.done < i.total "
+            "AND i.created_at < clock_timestamp() - make_interval(days => :days) "
+            "AND NOT EXISTS (SELECT 1 FROM attributions a WHERE a.book_id = r.book_id "
+            "AND a.attributed_by = i.import_id)"
+        ),
+        {"days": days},
+    )
     result = await session.execute(
         text("DELETE FROM imports WHERE created_at < clock_timestamp() - make_interval(days => :days) RETURNING 1"),
         {"days": days},

@@ -40,5 +40,10 @@ async def book_lessons(session: AsyncSession, book: str) -> None:
     await _of_book(session, "hashtextextended(:book, 314159)", book)
 
 
+async def book_runs(session: AsyncSession, book: str) -> None:
+    """Lock the runs of a book: one import at a time finds out whether its run is the book's, and records it."""
+    await _of_book(session, "hashtextextended('closeloop/runs/' || :book, 0)", book)
+
+
 async def _of_book(session: AsyncSession, lock: str, book: str) -> None:
     await session.execute(text(f"SELECT pg_advisory_xact_lock({lock})"), {"book": book})

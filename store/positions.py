@@ -24,6 +24,14 @@ _IMPOSSIBLE = (
     "closed_at < '1800-01-01Z' OR opened_at < '1800-01-01Z' OR opened_at >= '9999-12-31Z' OR closed_at = 'infinity'"
 )
 _IDENTITY = ("symbol", "direction", "opened_at")
+# What two exports of one trade may tell differently: it is still the same trade.
+_OTHERWISE_DESCRIBED = frozenset(ClosedPosition.model_fields) - {
+    *_IDENTITY,
+    "closed_at",
+    "entry_price",
+    "exit_price",
+    "realized_pnl",
+}
 # A row that an engine wrote at the open is replaced by the close; one that is closed is never overwritten.
 _REPLACE_IF_OPEN = (
     "(book_id, position_id) DO UPDATE SET "
@@ -87,6 +95,24 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
     except ValidationError as error:
         return [f"the row on record cannot be read ({describe(error)})"]
     return [name for name in ClosedPosition.model_fields if not _same(getattr(stored, name), getattr(sent, name))]
+
+
+async def compare(
+    session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]
+) -> tuple[set[PositionKey], dict[PositionKey, list[str]]]:
+    """Which of these closes are on record as the same trade, and which as another: in what fields they differ.
+
+    Only what makes it that trade is compared: symbol, direction, times, prices and PnL.
+    """
+    same: set[PositionKey] = set()
+    differing: dict[PositionKey, list[str]] = {}
+    for key, row in (await _load(session, list(positions))).items():
+        fields = [name for name in _differing(row, positions[key]) if name not in _OTHERWISE_DESCRIBED]
+        if fields:
+            differing[key] = fields
+        else:
+            same.add(key)
+    return same, differing
 
 
 async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) -> None:

@@ -47,7 +47,7 @@ async def test_bad_lines_are_reported_and_the_rest_goes_on(stack: StackProcess, 
     file = tmp_path / "lines.jsonl"
     file.write_bytes(b"\n".join(text for text, _ in lines))
     result = await stack.cli("import", "jsonl", file, "--json")
-    assert result.status == 0
+    assert result.status == 1
     report = result.json()
     assert set(report["books"]) == {"im"}
     counts = report["books"]["im"]
@@ -70,8 +70,10 @@ async def test_bad_lines_are_reported_and_the_rest_goes_on(stack: StackProcess, 
     assert await stack.sql("SELECT 1 FROM import_rows") == []
 
     text = await stack.cli("import", "jsonl", file)
-    assert text.status == 0
+    assert text.status == 1
     assert "refused: book im, row 12: direction" in text.err
+    assert text.err.count("refused: ") == len(counts["rejected"]) + len(report["rejected"])
+    assert "row 0 is the first" in text.err
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])
@@ -98,7 +100,8 @@ async def test_the_real_freqtrade_export(
     file = shared_data("freqtrade-backtest-2018.json")
     trades_ = json.loads(file.read_bytes())["strategy"]["StrategyTestV3"]["trades"]
     first = await stack.json("import", "freqtrade", file)
-    book = {"read": 179, "attributed": 179, "already_attributed": 0, "rejected": []}
+    book = {"read": 179, "attributed": 179, "already_attributed": 0, "still_open": 0, "corrected": 0}
+    book |= {"rejected": [], "noted": []}
     assert first["books"] == {"StrategyTestV3": book}
     packed = tmp_path / "backtest.zip"
     with zipfile.ZipFile(packed, "w") as archive:
@@ -161,7 +164,9 @@ async def test_freqtrade_trades_that_cannot_be_read(stack: StackProcess) -> None
             "no book's name": {"trades": [TRADE]},
         }
     }
-    report = await stack.json("import", "freqtrade", "-", stdin=json.dumps(export))
+    result = await stack.cli("import", "freqtrade", "-", "--json", stdin=json.dumps(export))
+    assert result.status == 1
+    report = result.json()
     assert set(report["books"]) == {"im.odd"}
     counts = report["books"]["im.odd"]
     assert (counts["read"], counts["attributed"]) == (7, 2)  # two positions of one pair at once are two positions
@@ -172,7 +177,9 @@ async def test_freqtrade_trades_that_cannot_be_read(stack: StackProcess) -> None
 
 async def test_a_freqtrade_trade_with_half_a_surrogate_pair(stack: StackProcess) -> None:
     export = {"strategy": {"im.half": {"trades": [TRADE | {"enter_tag": "a\ud800b"}, TRADE]}}}
-    report = await stack.json("import", "freqtrade", "-", stdin=json.dumps(export))
+    result = await stack.cli("import", "freqtrade", "-", "--json", stdin=json.dumps(export))
+    assert result.status == 1
+    report = result.json()
     counts = report["books"]["im.half"]
     assert (counts["attributed"], [r["index"] for r in counts["rejected"]]) == (1, [0])
 

@@ -86,7 +86,8 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
         )
     )
     for path, result in zip(tried, results, strict=True):
-        assert (result.status, result.err if "Traceback" in result.err else "") == (0, ""), (path, result)
+        status = 1 if path == ("import", "jsonl") else 0  # one of its rows is refused
+        assert (result.status, result.err if "Traceback" in result.err else "") == (status, ""), (path, result)
         assert isinstance(result.json(), dict | list), path
         assert result.out.endswith("\n"), path
 

@@ -139,7 +139,8 @@ async def _assert_import_exact(stack: StackProcess, book: str, killed: KilledPar
     assert 0 < killed.stored < len(killed.rows)
     assert result.status == 0, result.err
     count = len(killed.rows)
-    counts = {"read": count, "attributed": count, "already_attributed": 0, "rejected": []}
+    counts = {"read": count, "attributed": count, "already_attributed": 0, "still_open": 0, "corrected": 0}
+    counts |= {"rejected": [], "noted": []}
     assert result.json()["books"] == {book: counts}
     await assert_attributed_once(stack, book, killed.rows)
     await assert_karma_in_order(stack, book, killed.rows)

@@ -182,7 +182,7 @@ async def test_two_imports_of_the_same_rows_at_once_attribute_each_once(
         assert report.rejected == 0
         assert report.books[book].read == 600
         total.update(report.books[book].model_dump())
-    assert total == {"read": 1200, "attributed": 600, "already_attributed": 600}
+    assert +total == {"read": 1200, "attributed": 600, "already_attributed": 600}
     assert await tally(sessions, book) == Tally(600, 600, 600, 600, convictions=600)
     assert await karma_of_book(sessions, book) == sequential(positions)
 
