@@ -25,6 +25,21 @@ def open_input(name: str) -> BinaryIO:
         raise typer.BadParameter(f"{name} cannot be read: {error.strerror}") from None
 
 
+def file_or_input(name: str) -> Path | BinaryIO:
+    """A file or folder by its path, anything else (standard input, a pipe) open for reading bytes.
+
+    A usage error (status 2) if there is no such file.
+    """
+    path = Path(name)
+    if name != "-" and path.is_dir():
+        return path
+    opened = open_input(name)
+    if name == "-" or not path.is_file():
+        return opened
+    opened.close()
+    return path
+
+
 def json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
     """(index from 0, line) of each line that is not blank; None for one over the size of a message.
 

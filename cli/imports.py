@@ -20,7 +20,7 @@ from closeloop.cli.console import (
     settings,
     table,
 )
-from closeloop.cli.files import FileArgument, json_lines, open_input
+from closeloop.cli.files import FileArgument, file_or_input, json_lines, open_input
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.imports import ImportReport
 from closeloop.services import imports
@@ -47,19 +47,27 @@ def freqtrade(
     file: FileArgument,
     book: Annotated[
         str | None,
-        typer.Option("--book", help="Book for all trades. Default: the strategy's name.", callback=book_name),
+        typer.Option(
+            "--book",
+            help="Book for all trades. Default: the strategy's name (of a dry run, with -dry-run behind it).",
+            callback=book_name,
+        ),
     ] = None,
     add: AddOption = False,
     as_json: AsJson = False,
 ) -> None:
-    """Import trades exported by freqtrade (backtesting --export trades; .json or .zip).
+    """Import freqtrade's trades, with their PnL net of fees, funding and slippage.
+
+    FILE: a backtest's result (.json, .zip, or its folder, of which the latest is taken), or a bot's trades: the answer
+    of /api/v1/trades, what show-trades --print-json prints, or tradesv3.sqlite, which is only read. Trades that are
+    still open, or that only the end of a backtest closed, are left out and counted.
 
     Rows of the report are counted from 0: row 0 is a book's first trade in the file. Status 1 if a row is refused, or
     the whole file: a book takes in one run, unless you say --add.
     """
-    content = open_input(file).read()
     try:
-        source = imports.freqtrade_source(content, book, file)
+        split_tags = settings().learning_policy().imports.split_tags
+        source = imports.freqtrade_source(file_or_input(file), book, file, split_tags)
     except NotAcceptable as error:
         fail(str(error))
     import_and_report(source, as_json, add)

@@ -460,13 +460,17 @@ FLAT_NAMES: dict[str, tuple[str, ...]] = {
 
 
 class ImportsPolicy(PolicySection):
-    """What an import may do. No number learned depends on it."""
+    """What an import may do, and how it reads other engines' files."""
 
     max_new_books: int = Field(
         default=100,
         ge=1,
         description="Most books that one import creates (count). A file that names more has a producer's or a trade's "
         "id for its book.",
+    )
+    split_tags: bool = Field(
+        default=False,
+        description="Whether an enter tag of freqtrade's with several words is of several producers, one a word.",
     )
 
 

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from pydantic_core import to_json
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,7 +18,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
-from closeloop.gateways.freqtrade import NotAnExport, read_export
+from closeloop.gateways.freqtrade import read_freqtrade
+from closeloop.gateways.freqtrade.files import MAX_BYTES
 from closeloop.gateways.trades import FileRun, FileTrade, NotTrades, TradeFile
 from closeloop.models import launches
 from closeloop.models.errors import NotAcceptable, RunFailed
@@ -94,16 +96,16 @@ def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> Import
     return ImportSource(f"jsonl {name}", _spoken(name), rows(), digest)
 
 
-def freqtrade_source(content: bytes, book: str | None, name: str) -> ImportSource:
-    """Trades that freqtrade exported, in ``book``, or else in a book of the strategy's name. Raises NotAcceptable."""
+def freqtrade_source(file: Path | BinaryIO, book: str | None, name: str, split_tags: bool = False) -> ImportSource:
+    """Trades of one of freqtrade's files, in ``book``, or else in a book of the strategy's name. Raises NotAcceptable.
+
+    ``split_tags``: an enter tag of several words is of several producers.
+    """
     try:
-        trades = [
-            FileTrade(book or t.strategy, t.index, message=t.message, reason=t.reason)
-            for t in read_export(content, book)
-        ]
-    except NotAnExport as error:
-        raise NotAcceptable(f"{name} is no freqtrade export: {error}.") from None
-    return trades_source(TradeFile(trades), "freqtrade", name)
+        content = file if isinstance(file, Path) else file.read(MAX_BYTES + 1)
+        return trades_source(read_freqtrade(content, book, split_tags), "freqtrade", name)
+    except NotTrades as error:
+        raise NotAcceptable(f"{_spoken(name)} cannot be imported as freqtrade's: {error}.") from None
 
 
 def trades_source(file: TradeFile, kind: str, name: str) -> ImportSource:

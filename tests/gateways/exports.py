@@ -5,7 +5,8 @@ import json
 import zipfile
 from typing import Any
 
-from closeloop.gateways.freqtrade import ExportedTrade, read_export
+from closeloop.gateways.freqtrade import read_freqtrade
+from closeloop.gateways.trades import FileTrade
 from closeloop.models.positions import ClosedPosition
 
 
@@ -56,8 +57,8 @@ def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> 
     return archive.getvalue()
 
 
-def read(content: bytes, book: str | None = None) -> list[ExportedTrade]:
-    return list(read_export(content, book))
+def read(content: bytes, book: str | None = None) -> list[FileTrade]:
+    return list(read_freqtrade(content, book).trades)
 
 
 def messages(content: bytes, book: str | None = None) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def other(value: Any) -> Any:
         return 0.01
     if isinstance(value, str):
         return {"market": "trade", "decayed_mean": "seed"}.get(value, f"{value}2")
+    if isinstance(value, bool):
+        return not value
     return value - 1 if isinstance(value, int) else value * 0.99 or 0.01
 
 
