@@ -69,8 +69,8 @@ class ProducerActivities:
                         policy.producers.recalibration_min_outcomes,
                         policy.producers.recalibration_growth,
                     )
-                for producer, outcomes, version in due:
-                    if await self._recalibrate(book, producer, version + 1, outcomes, request.as_of):
+                for producer, outcomes, version, as_of in due:
+                    if await self._recalibrate(book, producer, version + 1, outcomes, as_of):
                         report.recalibrations.append(f"{book}/{producer}/{version + 1}")
                 report.books.append(book)
 
@@ -103,15 +103,22 @@ class ProducerActivities:
         return timedelta(hours=self._policy.producers.agreement_block_hours)
 
     async def _write(self, book: str, as_of: datetime) -> None:
+        """Replace the book's scores by those as of an instant, or as of the later one for which they stand already."""
         policy = self._policy
-        window = Window(after=as_of - timedelta(days=policy.producers.window_days), until=as_of)
-        stamp = {"book_id": book, "as_of": as_of, "policy_hash": policy.producers.hash}
-        slices, pairs = await asyncio.gather(self._slices(book, window), self._pairs(book, window))
-        scores = [one.slice._asdict() | one.scores.model_dump() | {"sums": one.sums} for one in slices]
-        async with transaction(self._sessions) as session:
-            await store.performance.lock_book(session, book)
-            await store.performance.write_performance(session, book, [stamp | row for row in scores])
-            await store.performance.write_correlation(session, book, [stamp | row for row in pairs])
+        while True:
+            async with transaction(self._sessions) as session:
+                seen = await store.performance.written_window(session, book)
+            until = max(as_of, seen.as_of)
+            window = Window(after=until - timedelta(days=policy.producers.window_days), until=until)
+            stamp = {"book_id": book, "as_of": until, "policy_hash": policy.producers.hash}
+            slices, pairs = await asyncio.gather(self._slices(book, window), self._pairs(book, window))
+            scores = [one.slice._asdict() | one.scores.model_dump() | {"sums": one.sums} for one in slices]
+            async with transaction(self._sessions) as session:
+                if await store.performance.take_window(session, book, until, seen):
+                    await store.performance.write_performance(session, book, [stamp | row for row in scores])
+                    await store.performance.write_correlation(session, book, [stamp | row for row in pairs])
+                    return
+            activity.heartbeat(book, "another resolution wrote meanwhile")
 
     async def _slices(self, book: str, window: Window) -> list[SliceScores]:
         async with transaction(self._sessions) as session:

@@ -154,6 +154,8 @@ def show(
     confidence = "" if found.confidence is None else f" at {found.confidence:.1%}"
     out.print(f"{found.book}/{found.forecast_id}: {found.producer_id} said {found.asset} {found.action}{confidence}")
     out.print(f"  issued {at(found.issued_at)} UTC, over {found.horizon}: until {at(found.target_at)} UTC")
+    if (found.asset_sent, found.horizon_sent) != (found.asset, found.horizon):
+        out.print(f"  sent as {found.asset_sent} over {found.horizon_sent}")
     if outcome := found.outcome:
         out.print(
             f"  {'right' if outcome.direction_correct else 'wrong'}: {outcome.price_at_issue:f} to "

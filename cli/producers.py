@@ -1,6 +1,7 @@
 """What producers are worth by their forecasts."""
 
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,7 @@ from closeloop.models.producers import (
     RecalibrationView,
     ReliabilityBin,
     Scores,
+    SpokenOf,
 )
 from closeloop.models.refusals import describe
 from closeloop.services import producers as services
@@ -43,9 +45,11 @@ from closeloop.services import producers as services
 app = typer.Typer(help="What producers are worth by their forecasts.")
 
 ProducerId = Annotated[str, typer.Argument(metavar="PRODUCER", help="The producer's id.")]
-Asset = Annotated[str | None, typer.Option("--asset", help="Only forecasts of this asset. Default: all together.")]
+Asset = Annotated[
+    str | None, typer.Option("--asset", help="Only of this asset, however spelled. Default: all together.")
+]
 Horizon = Annotated[
-    str | None, typer.Option("--horizon", help="Only forecasts over this horizon. Default: all together.")
+    str | None, typer.Option("--horizon", help="Only over this horizon; 60m is 1h. Default: all together.")
 ]
 Regime = Annotated[
     str | None, typer.Option("--regime", help="Only forecasts that named this regime. Default: all together.")
@@ -64,15 +68,37 @@ def producers(
     before: BeforeOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """Each producer's forecasts over the rolling window: how often right, how well calibrated, and its health."""
+    """Each producer's forecasts over the rolling window: how often right, how well calibrated, and its health.
+
+    --as-of computes the window that ended then; karma and health are those of now.
+    """
     if context.invoked_subcommand is None:
         rows = run(_list(book, as_of, last, before, asset=asset, horizon=horizon, regime=regime))
         if as_json:
             return print_json(rows)
         if not rows:
             return out.print("No producers yet: they appear with their first resolved forecast, signal or heartbeat.")
+        asked = {"asset": asset, "horizon": horizon, "regime": regime}
+        if any(asked.values()) and not any(row.outcomes or row.abstentions for row in rows):
+            return out.print(_nothing_matches(asked, run(_spoken_of(book, as_of))))
         _print(rows)
     return None
+
+
+def _nothing_matches(asked: Mapping[str, str | None], there: SpokenOf) -> str:
+    """What was asked for, and what there is instead."""
+    wanted = " ".join(f"--{name} {value}" for name, value in asked.items() if value)
+    kinds = {"assets": there.assets, "horizons": there.horizons, "regimes": there.regimes}
+    named = "; ".join(f"{kind}: {', '.join(values)}" for kind, values in kinds.items() if values)
+    return f"No outcome in the rolling window matches {wanted}. " + (
+        f"There are {named}." if named else "There is none of anything else either."
+    )
+
+
+async def _spoken_of(book: str | None, as_of: datetime | None) -> SpokenOf:
+    policy = settings().learning_policy()
+    async with database() as session:
+        return await services.spoken_of(session, policy, book, as_of, datetime.now(UTC))
 
 
 async def _list(
@@ -94,10 +120,10 @@ def _print(views: list[ProducerView]) -> None:
             number(v.resolution), number(v.uncertainty), number(v.log_score), _ece(v),
             number(v.correlation, 2), number(v.karma), v.health.state,
         )  # fmt: skip
+    out.print(_as_of_line({v.book: v.as_of for v in views}))
     out.print(shown)
-    if old := [v for v in views if not v.outcomes and v.last_outcome_at is not None]:
-        latest = ", ".join(f"{v.producer_id} ({at(v.last_outcome_at)} UTC)" for v in old[:10])
-        out.print(f"No outcome in the rolling window; the last one before it: {latest}. --as-of TIME looks back.")
+    if all(v.asset is v.horizon is v.regime is None for v in views):
+        _say_why_none(views)
     out.print(
         "n: outcomes in the rolling window. Brier: 0 is perfect, 0.25 a coin that says 50 %; it is REL\n"
         "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
@@ -105,6 +131,31 @@ def _print(views: list[ProducerView]) -> None:
         "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
         "interval counts outcomes that do not overlap in time."
     )
+
+
+def _as_of_line(books: Mapping[str, datetime | None]) -> str:
+    """As of when the rows of a table are, by book where that differs."""
+    if len(set(books.values())) == 1:
+        instant = next(iter(books.values()))
+        return "Not scored yet" if instant is None else f"As of {at(instant)} UTC"
+    return "As of: " + ", ".join(
+        f"{book} " + ("not scored yet" if instant is None else f"{at(instant)} UTC") for book, instant in books.items()
+    )
+
+
+def _say_why_none(views: list[ProducerView]) -> None:
+    """Of producers without an outcome in the window: is the last one older, or not counted yet?"""
+    none = [v for v in views if not v.outcomes and v.last_outcome_at is not None]
+    later = [v for v in none if v.as_of is None or (v.last_outcome_at and v.last_outcome_at > v.as_of)]
+    for these, sentence in (
+        (
+            [v for v in none if v not in later],
+            "No outcome in the rolling window; the last one before it: {}. --as-of TIME looks back.",
+        ),
+        (later, "Not counted yet, with a last outcome after the window: {}. 'closeloop forecasts resolve' counts it."),
+    ):
+        if these:
+            out.print(sentence.format(", ".join(f"{v.producer_id} ({at(v.last_outcome_at)} UTC)" for v in these[:10])))
 
 
 def _interval(of: Scores | ReliabilityBin) -> str:
@@ -148,7 +199,9 @@ def calibration(
         if b.outcomes:
             shown.add_row(f"{b.low:.1f} to {b.high:.1f}", str(b.outcomes), f"{b.mean_confidence:.1%}", _interval(b))
     if not shown.row_count:
-        out.print(f"{producer} has no outcomes of this kind yet.")
+        asked = {"asset": asset, "horizon": horizon, "regime": regime}
+        there = run(_spoken_of(found.book, as_of)) if slices else None
+        out.print(_nothing_matches(asked, there) if there else f"{producer} has no outcomes yet.")
     else:
         out.print(shown)
         out.print(f"Expected calibration error (of a perfect forecaster): {_ece(found)}")
@@ -212,6 +265,7 @@ def agreement(
             p.book, p.asset, p.horizon, p.first, p.second, str(p.samples), number(p.agreement, 2),
             number(p.hit_agreed, 2), number(p.hit_first_disagreed, 2), number(p.hit_second_disagreed, 2),
         )  # fmt: skip
+    out.print(_as_of_line({p.book: p.as_of for p in pairs}))
     out.print(shown)
     return out.print("first right, second right: of each, when they do not agree.")
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -24,6 +25,7 @@ from sqlalchemy import (
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.assets import canonical_asset
 from closeloop.models.prices import PricesFetched
 from closeloop.models.values import BookId, Identifier, Plain, UnitFloat, Utc
 from closeloop.models.values import Text as PlainText
@@ -45,6 +47,7 @@ def seconds_of(length: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
+@lru_cache(maxsize=1024)
 def canonical_length(length: str) -> str:
     """The one spelling of a length, in the largest unit that divides it. Raises ValueError.
 
@@ -85,7 +88,9 @@ class ForecastKey:
 class Forecast(BaseModel):
     """What a producer forecasts for an asset over a horizon, with its confidence that the action will prove right.
 
-    ``regime`` is a label that the producer chooses; its scores are also reported by it.
+    ``asset`` and ``horizon`` are as the producer spells them: forecasts of ``BTCUSDT`` over ``60m`` are recorded and
+    scored as those of ``BTC/USDT`` over ``1h``. ``regime`` is a label that the producer chooses; its scores are also
+    reported by it.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -125,6 +130,17 @@ class Forecast(BaseModel):
         return ForecastKey(self.book, self.forecast_id)
 
     @property
+    def spellings(self) -> dict[str, str | None]:
+        """Its asset and horizon under their one name, and as they were sent where that differs."""
+        asset, horizon = canonical_asset(self.asset), canonical_length(self.horizon)
+        return {
+            "asset": asset,
+            "horizon": horizon,
+            "asset_sent": None if asset == self.asset else self.asset,
+            "horizon_sent": None if horizon == self.horizon else self.horizon,
+        }
+
+    @property
     def target_at(self) -> datetime:
         """When its horizon has elapsed."""
         return self.issued_at + timedelta(seconds=seconds_of(self.horizon))
@@ -162,13 +178,18 @@ class ForecastState(StrEnum):
 
 
 class ForecastView(BaseModel):
-    """A forecast and where it stands; ``reason`` says why one that is due has no outcome."""
+    """A forecast and where it stands; ``reason`` says why one that is due has no outcome.
+
+    ``asset`` and ``horizon`` are what it is recorded under, ``asset_sent`` and ``horizon_sent`` as they were sent.
+    """
 
     book: str
     forecast_id: str
     producer_id: str
     asset: str
+    asset_sent: str
     horizon: str
+    horizon_sent: str
     action: ForecastAction
     confidence: float | None
     issued_at: datetime
@@ -288,7 +309,10 @@ class ResolutionKey(BaseModel):
 
 
 class StoredForecast(SQLModel, table=True):
-    """A forecast as it was sent. ``shadow``: what the meta-producer would have said."""
+    """A forecast as it was sent, its asset and horizon under their one name.
+
+    ``..._sent``: the sender's spelling, null where it is that name. ``shadow``: what the meta-producer would have said.
+    """
 
     __tablename__ = "forecasts"
     __table_args__ = (
@@ -303,6 +327,8 @@ class StoredForecast(SQLModel, table=True):
     producer_id: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     asset: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
     horizon: str = Col(sa_column=Column(Text(collation="C"), nullable=False))
+    asset_sent: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
+    horizon_sent: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
     action: str = Col(sa_column=Column(Text, nullable=False))
     confidence: float | None = Col(default=None, sa_column=Column(Double))
     issued_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))

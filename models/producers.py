@@ -122,8 +122,19 @@ class HealthView(BaseModel):
     last_error: str | None
 
 
+class SpokenOf(BaseModel):
+    """What the outcomes of a window are of, at most 20 of each kind, by name."""
+
+    assets: list[str]
+    horizons: list[str]
+    regimes: list[str]
+
+
 class ProducerView(Scores):
-    """A producer over the rolling window, of a slice (null: of all assets, horizons or regimes), and its health."""
+    """A producer over the rolling window, of a slice (null: of all assets, horizons or regimes), and its health.
+
+    ``as_of``: the end of the window, null where none was scored yet. Karma and health are those of now.
+    """
 
     id: str = Field(description="The book and the producer: default/ta.")
     book: str
@@ -224,6 +235,16 @@ class Heartbeat(BaseModel):
         if self.successes + self.failures == 0:
             raise ValueError("successes: at least one success or failure is needed")
         return self
+
+
+class PerformanceWindow(SQLModel, table=True):
+    """As of when a book's producers are scored: it never goes backwards. ``written`` counts how often they were."""
+
+    __tablename__ = "performance_windows"
+
+    book_id: str = Col(sa_column=Column(Text, primary_key=True))
+    as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    written: int = Col(sa_column=Column(BigInteger, nullable=False))
 
 
 class PerformanceDue(SQLModel, table=True):

@@ -14,7 +14,9 @@ from closeloop import store
 from closeloop.learning.calibration import ALL, COLUMNS, dense, performance, reliability, with_all
 from closeloop.learning.health import assess
 from closeloop.models import launches
+from closeloop.models.assets import canonical_asset
 from closeloop.models.errors import NotAcceptable, NotOnRecord
+from closeloop.models.forecasts import canonical_length
 from closeloop.models.policy import LearningPolicy, ProducersPolicy
 from closeloop.models.producers import (
     CalibrationView,
@@ -27,6 +29,7 @@ from closeloop.models.producers import (
     Scores,
     Slice,
     SliceScores,
+    SpokenOf,
 )
 from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
@@ -49,13 +52,15 @@ async def listing(
 ) -> list[ProducerView]:
     """Producers of a book or of all over the rolling window, of a slice, with their health at ``now``.
 
-    ``as_of`` computes the window that ended then instead of showing the last one that was written. Only the ``last`` of
-    those before the producer ``before`` (see ``cursors.in_book``). Raises NotOnRecord, NotAcceptable.
+    ``as_of`` computes the window that ended then instead of showing the last one that was written. Any spelling of an
+    asset or horizon selects it. Only the ``last`` of those before the producer ``before`` (see ``cursors.in_book``).
+    Raises NotOnRecord, NotAcceptable.
     """
+    asset, horizon = one_name(asset, horizon)
     if before is not None:
         before = await _cursor(session, book, before)
     known = await store.producers.listing(
-        session, book, asset=asset, horizon=horizon, regime=regime, last=last, before=before
+        session, book, asset=asset, horizon=horizon, regime=regime, as_of=as_of, last=last, before=before
     )
     if as_of is not None:
         known = await _as_of(session, policy, known, as_of, asset=asset, horizon=horizon, regime=regime)
@@ -77,6 +82,22 @@ async def listing(
         )
         for one in known
     ]
+
+
+def one_name(asset: str | None, horizon: str | None) -> tuple[str | None, str | None]:
+    """The asset and horizon that a slice is recorded under. Raises NotAcceptable where the horizon is none."""
+    try:
+        return asset and canonical_asset(asset), horizon and canonical_length(horizon)
+    except ValueError as error:
+        raise NotAcceptable(f"horizon: {error}") from None
+
+
+async def spoken_of(
+    session: AsyncSession, policy: LearningPolicy, book: str | None, as_of: datetime | None, now: datetime
+) -> SpokenOf:
+    """What the outcomes of the rolling window are of, for who asked for something else."""
+    until = as_of or now
+    return await store.performance.spoken_of(session, book, until - timedelta(days=policy.producers.window_days), until)
 
 
 async def _cursor(session: AsyncSession, book: str | None, before: str) -> str:
@@ -108,7 +129,7 @@ async def calibration(
         raise NotOnRecord(f"There is no producer {producer}: 'closeloop producers' shows which there are.")
     if len(found) > 1:
         raise NotAcceptable(f"Several books have a producer {producer}: say which with --book.")
-    maps = await store.recalibration.latest(session, found[0].book, producer)
+    maps = await store.recalibration.latest(session, found[0].book, producer, as_of)
     return CalibrationView(
         **found[0].model_dump(include=CalibrationView.model_fields.keys() - {"recalibration"}),
         recalibration=maps[0] if maps else None,
@@ -158,7 +179,7 @@ async def _as_of(
     for producer in known:
         scores_then = found.get((producer.book, producer.producer_id))
         views_then.append(
-            replace(producer, scores=Scores(), sums=[], as_of=None, policy_hash=None)
+            replace(producer, scores=Scores(), sums=[], as_of=as_of, policy_hash=None)
             if scores_then is None
             else replace(
                 producer,

@@ -19,7 +19,7 @@ OUTCOME_COLUMNS = (
 )
 _SENT = (
     "book_id, forecast_id, producer_id, asset, horizon, action, confidence, issued_at, target_at, regime, "
-    "abstention_reason, shadow"
+    "abstention_reason, shadow, asset_sent, horizon_sent"
 )
 _RECORD = text(
     f"WITH sent AS (SELECT {_SENT} FROM {recordset(StoredForecast)}), "  # noqa: S608
@@ -28,7 +28,8 @@ _RECORD = text(
     "SELECT book_id, forecast_id, asset, target_at FROM new), "
     "appended AS (INSERT INTO events (type, source, payload, dedupe_key) SELECT 'forecast.v1', 'closeloop', "
     "jsonb_strip_nulls(jsonb_build_object('book', book_id, 'forecast_id', forecast_id, 'producer_id', producer_id, "
-    "'asset', asset, 'horizon', horizon, 'action', action, 'confidence', confidence, 'issued_at', issued_at, "
+    "'asset', asset, 'asset_sent', asset_sent, 'horizon', horizon, 'horizon_sent', horizon_sent, 'action', action, "
+    "'confidence', confidence, 'issued_at', issued_at, "
     "'regime', regime, 'abstention_reason', abstention_reason)), "
     "'forecast.v1/' || book_id || '/' || forecast_id FROM new WHERE NOT shadow ON CONFLICT (dedupe_key) DO NOTHING) "
     "SELECT book_id, forecast_id FROM new"
@@ -59,16 +60,19 @@ async def record(session: AsyncSession, forecasts: Sequence[Forecast], shadow: b
     for row in await _on_record(session, list(others)):
         sent = others[ForecastKey(row["book_id"], row["forecast_id"])]
         wanted = _row(sent, shadow)
-        if fields := [_SENT_NAMES.get(name, name) for name in wanted if row[name] != wanted[name]]:
-            differing[sent.key] = [field for field in fields if field != "target_at"]
+        fields = [name for name in wanted if row[name] != wanted[name] and name not in _NOT_COMPARED]
+        if fields:
+            differing[sent.key] = [_SENT_NAMES.get(name, name) for name in fields]
     return ForecastsRecorded(new, differing)
 
 
 _SENT_NAMES = {"book_id": "book"}
+# Another spelling of the same asset or horizon is the same forecast; the target follows from the issue and the horizon.
+_NOT_COMPARED = {"asset_sent", "horizon_sent", "target_at"}
 
 
 def _row(forecast: Forecast, shadow: bool) -> dict[str, Any]:
-    row = forecast.model_dump() | {"target_at": forecast.target_at, "shadow": shadow}
+    row = forecast.model_dump() | forecast.spellings | {"target_at": forecast.target_at, "shadow": shadow}
     row["book_id"] = row.pop("book")
     return row
 
@@ -92,7 +96,8 @@ _FILTER = (
     "AND (CAST(:producer AS text) IS NULL OR f.producer_id = :producer) "
 )
 _FORECASTS = (
-    "SELECT f.book_id AS book, f.forecast_id, f.producer_id, f.asset, f.horizon, f.action, f.confidence, "  # noqa: S608
+    "SELECT f.book_id AS book, f.forecast_id, f.producer_id, f.asset, coalesce(f.asset_sent, f.asset) AS asset_sent, "  # noqa: S608
+    "f.horizon, coalesce(f.horizon_sent, f.horizon) AS horizon_sent, f.action, f.confidence, "
     f"f.issued_at, f.target_at, f.regime, f.abstention_reason, {_STATE} AS state, s.reason, s.attempts, "
     "s.next_attempt_at FROM forecasts f LEFT JOIN forecast_resolution_state s USING (book_id, forecast_id) "
     "WHERE NOT f.shadow "

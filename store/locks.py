@@ -30,11 +30,6 @@ async def one_at_a_time(session: AsyncSession, lock: str) -> None:
     await session.execute(text(f"SELECT pg_advisory_xact_lock({lock})"))
 
 
-async def book_performance(session: AsyncSession, book: str) -> None:
-    """Lock the performance and agreement of a book's producers: one run at a time replaces them."""
-    await _of_book(session, "hashtextextended('closeloop/performance/' || :book, 0)", book)
-
-
 async def book_lessons(session: AsyncSession, book: str) -> None:
     """Lock the lessons and overrides of a book: one run or decision at a time changes them."""
     await _of_book(session, "hashtextextended(:book, 314159)", book)

@@ -10,8 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.learning.agreement import PAIR_COLUMNS
 from closeloop.learning.calibration import BIN_EDGES, COLUMNS
-from closeloop.models.producers import ProducerCorrelation, ProducerPerformance, Slice
-from closeloop.store import locks
+from closeloop.models.producers import ProducerCorrelation, ProducerPerformance, Slice, SpokenOf
 from closeloop.store.rows import execute, insertion
 
 DAYS_AT_ONCE = 8  # days (UTC) that are added up in one transaction
@@ -169,9 +168,40 @@ async def books_with_outcomes(session: AsyncSession) -> list[str]:
     return list(result.scalars())
 
 
-async def lock_book(session: AsyncSession, book: str) -> None:
-    """Lock the performance of a book until the transaction ends, so that one run at a time replaces it."""
-    await locks.book_performance(session, book)
+class WrittenWindow(NamedTuple):
+    """As of when a book's producers were last scored, and how often they have been."""
+
+    as_of: datetime
+    written: int
+
+
+_NEVER_WRITTEN = WrittenWindow(datetime(1, 1, 1, tzinfo=UTC), 0)
+
+
+async def written_window(session: AsyncSession, book: str) -> WrittenWindow:
+    """The window over which a book's producers were last scored; one before all time if none ever was."""
+    result = await session.execute(
+        text("SELECT as_of, written FROM performance_windows WHERE book_id = :book"), {"book": book}
+    )
+    row = result.first()
+    return WrittenWindow._make(row) if row else _NEVER_WRITTEN
+
+
+async def take_window(session: AsyncSession, book: str, as_of: datetime, seen: WrittenWindow) -> bool:
+    """Whether this transaction may replace a book's scores by those as of ``as_of``, computed after ``seen`` was read.
+
+    Not where another one has written meanwhile, which may have known more, nor where those on record are of a later
+    instant. Until the transaction ends, no other one may.
+    """
+    result = await session.execute(
+        text(
+            "INSERT INTO performance_windows AS w (book_id, as_of, written) VALUES (:book, :as_of, 1) "
+            "ON CONFLICT (book_id) DO UPDATE SET as_of = excluded.as_of, written = w.written + 1 "
+            "WHERE w.written = :seen AND w.as_of <= excluded.as_of RETURNING 1"
+        ),
+        {"book": book, "as_of": as_of, "seen": seen.written},
+    )
+    return result.first() is not None
 
 
 async def _set_planner_options(session: AsyncSession) -> None:
@@ -260,6 +290,20 @@ async def abstentions(session: AsyncSession, book: str, window: Window) -> list[
         {"book": book, "after": window.after, "until": window.until},
     )
     return [Abstentions(Slice._make(row[:4]), row[4]) for row in result]
+
+
+async def spoken_of(session: AsyncSession, book: str | None, after: datetime, until: datetime) -> SpokenOf:
+    """Assets, horizons and regimes of the outcomes on the days of a window, of a book or of all."""
+    query = (
+        "SELECT DISTINCT {name} FROM producer_daily_bins WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
+        "AND day BETWEEN CAST(:after AS date) AND CAST(:until AS date) AND {name} <> '' ORDER BY 1 LIMIT 20"
+    )
+    values = {"book": book, "after": after.date(), "until": until.date()}
+    found = [
+        list((await session.execute(text(query.format(name=name)), values)).scalars())
+        for name in ("asset", "horizon", "regime")
+    ]
+    return SpokenOf(assets=found[0], horizons=found[1], regimes=found[2])
 
 
 async def write_performance(session: AsyncSession, book: str, rows: Sequence[Mapping[str, Any]]) -> None:

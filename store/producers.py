@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,7 +25,7 @@ class HeartbeatCounts(NamedTuple):
 
 @dataclass(frozen=True)
 class KnownProducer:
-    """A producer and its scores as they were last written (``as_of``), of the slice that was asked for."""
+    """A producer and its scores of the slice that was asked for, as they were last written for its book (``as_of``)."""
 
     book: str
     producer_id: str
@@ -46,12 +46,13 @@ _LISTING = page(
     "UNION SELECT book_id, producer_id FROM producer_health "
     "UNION SELECT book_id, producer_id FROM producer_karma) "
     "SELECT k.book_id || '/' || k.producer_id AS id, k.book_id AS book, k.producer_id, "
-    f"{', '.join(f'p.{name}' for name in Scores.model_fields)}, p.sums, p.as_of, p.policy_hash, "
+    f"{', '.join(f'p.{name}' for name in Scores.model_fields)}, p.sums, w.as_of, p.policy_hash, "
     "s.last_outcome_at, a.karma, h.successes, h.failures, h.last_success_at, h.last_failure_at, h.last_error "
     "FROM known k "
     "LEFT JOIN producer_performance p ON p.book_id = k.book_id AND p.producer_id = k.producer_id "
     "AND p.asset = coalesce(CAST(:asset AS text), '') AND p.horizon = coalesce(CAST(:horizon AS text), '') "
     "AND p.regime = coalesce(CAST(:regime AS text), '') "
+    "LEFT JOIN performance_windows w ON w.book_id = k.book_id "
     "LEFT JOIN scored s ON s.book_id = k.book_id AND s.producer_id = k.producer_id "
     "LEFT JOIN producer_karma a ON a.book_id = k.book_id AND a.producer_id = k.producer_id "
     "LEFT JOIN producer_health h ON h.book_id = k.book_id AND h.producer_id = k.producer_id "
@@ -70,15 +71,19 @@ async def listing(
     horizon: str | None = None,
     regime: str | None = None,
     producer: str | None = None,
+    as_of: datetime | None = None,
     last: int | None = None,
     before: str | None = None,
 ) -> list[KnownProducer]:
     """Producers of a book or of all, the best Brier score of the slice first. See ``pages.page``; ``before``: an id.
 
+    Outcomes after ``as_of`` are not the last one.
+
     A producer that only has karma, heartbeats or outcomes of long ago is listed, too.
     """
-    values = {"book": book, "asset": asset, "horizon": horizon, "regime": regime, "producer": producer}
-    result = await session.execute(text(_LISTING), values | {"last": last, "before": before})
+    values: dict[str, Any] = {"book": book, "asset": asset, "horizon": horizon, "regime": regime, "producer": producer}
+    values |= {"as_of": as_of, "last": last, "before": before}
+    result = await session.execute(text(_LISTING), values)
     return [
         KnownProducer(
             book=row["book"],

@@ -12,11 +12,12 @@ from closeloop.store.rows import execute, insertion
 
 
 class RecalibrationDue(NamedTuple):
-    """A producer with enough new outcomes since its last map (version 0: it has none)."""
+    """A producer with enough new outcomes since its last map (version 0: it has none), and as of when to count them."""
 
     producer_id: str
     outcomes: int
     version: int
+    as_of: datetime
 
 
 async def due(
@@ -24,17 +25,19 @@ async def due(
 ) -> list[RecalibrationDue]:
     """Producers with at least ``min_outcomes`` outcomes, of which enough are new since their last map.
 
-    ``growth``: least number of new ones, as a share of the outcomes that the last map was fitted to.
+    ``growth``: least number of new ones, as a share of the outcomes that the last map was fitted to. A map is never of
+    an earlier instant than the one before it.
     """
     result = await session.execute(
         text(
-            "SELECT o.producer_id, o.outcomes, coalesce(m.version, 0) AS version FROM "
-            "(SELECT producer_id, count(*) AS outcomes FROM forecast_outcomes "
-            "WHERE book_id = :book AND target_at <= :as_of AND NOT shadow GROUP BY 1) o "
-            "LEFT JOIN LATERAL (SELECT version, n FROM recalibration_maps m WHERE m.book_id = :book "
-            "AND m.producer_id = o.producer_id ORDER BY version DESC LIMIT 1) m ON true "
-            "WHERE o.outcomes >= :least AND (m.n IS NULL OR o.outcomes - m.n >= m.n * CAST(:growth AS float8)) "
-            "ORDER BY 1"
+            "WITH last AS (SELECT DISTINCT ON (producer_id) producer_id, version, n, as_of FROM recalibration_maps "
+            "WHERE book_id = :book ORDER BY producer_id, version DESC), "
+            "counted AS (SELECT o.producer_id, count(*) AS outcomes, coalesce(max(m.version), 0) AS version, "
+            "max(m.n) AS n, greatest(max(m.as_of), CAST(:as_of AS timestamptz)) AS as_of "
+            "FROM forecast_outcomes o LEFT JOIN last m USING (producer_id) WHERE o.book_id = :book "
+            "AND o.target_at <= greatest(m.as_of, CAST(:as_of AS timestamptz)) AND NOT o.shadow GROUP BY 1) "
+            "SELECT producer_id, outcomes, version, as_of FROM counted WHERE outcomes >= :least "
+            "AND (n IS NULL OR outcomes - n >= n * CAST(:growth AS float8)) ORDER BY 1"
         ),
         {"book": book, "as_of": as_of, "least": min_outcomes, "growth": growth},
     )
@@ -66,16 +69,19 @@ async def write(session: AsyncSession, row: Mapping[str, Any]) -> bool:
     return bool(written)
 
 
-async def latest(session: AsyncSession, book: str | None, producer: str | None = None) -> list[RecalibrationView]:
-    """The last map of each producer."""
+async def latest(
+    session: AsyncSession, book: str | None, producer: str | None = None, as_of: datetime | None = None
+) -> list[RecalibrationView]:
+    """The last map of each producer, or the one that was the last at an instant."""
     result = await session.execute(
         text(
             "SELECT DISTINCT ON (book_id, producer_id) book_id AS book, producer_id, version, adopted, stated, "
             "recalibrated, evidence, n, as_of, policy_hash FROM recalibration_maps "
             "WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
             "AND (CAST(:producer AS text) IS NULL OR producer_id = :producer) "
+            "AND (CAST(:as_of AS timestamptz) IS NULL OR as_of <= :as_of) "
             "ORDER BY book_id, producer_id, version DESC"
         ),
-        {"book": book, "producer": producer},
+        {"book": book, "producer": producer, "as_of": as_of},
     )
     return [RecalibrationView.model_validate(dict(row)) for row in result.mappings()]

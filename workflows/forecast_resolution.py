@@ -15,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.prices import PriceActivities
     from closeloop.activities.producers import ProducerActivities
     from closeloop.models import search_attributes as sa
+    from closeloop.models.assets import canonical_asset
     from closeloop.models.forecasts import (
         Forecast,
         ForecastReport,
@@ -175,7 +176,7 @@ class ForecastWorkflow:
             [
                 sa.LIFECYCLE.value_set("forecast"),
                 sa.BOOK.value_set(forecast.book),
-                sa.SYMBOL.value_set(forecast.asset),
+                sa.SYMBOL.value_set(canonical_asset(forecast.asset)),
                 sa.DIRECTION.value_set(forecast.action),
                 sa.PRODUCERS.value_set([forecast.producer_id]),
             ]

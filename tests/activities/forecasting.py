@@ -33,8 +33,9 @@ TICK = timedelta(microseconds=1)
 POLICY = LearningPolicy()
 TABLES = (
     "forecasts, forecast_resolution_state, forecast_outcomes, resolutions, price_history, price_coverage, "
-    "performance_due, producer_daily_bins, pair_daily, producer_performance, producer_correlation, "
-    "recalibration_maps, producer_health, producer_heartbeats, meta_decisions, meta_modes, meta_proposals, events"
+    "performance_windows, performance_due, producer_daily_bins, pair_daily, producer_performance, "
+    "producer_correlation, recalibration_maps, producer_health, producer_heartbeats, meta_decisions, meta_modes, "
+    "meta_proposals, events"
 )
 
 

@@ -16,6 +16,7 @@ from closeloop.activities.forecasts import FORECAST_CONFLICT, ForecastActivities
 from closeloop.models.forecasts import Forecast, ForecastKey, ResolvePages
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import PricesFetched
+from closeloop.services import forecasts as services
 from tests.activities.forecasting import (
     DAY,
     HOUR,
@@ -82,12 +83,28 @@ async def test_a_forecast_is_recorded_once(floor: Floor) -> None:
     }
 
 
+async def test_another_spelling_is_the_same_forecast_and_the_senders_is_kept(floor: Floor) -> None:
+    sent = forecast("f", asset="btcusdt", horizon="60m")
+    activities = ForecastActivities(floor.sessions, POLICY)
+    assert not (await activities.record_forecast(sent)).already_recorded
+    for asset, horizon in (("BTC/USDT", "1h"), ("BTC-USDT", "60m")):
+        again = sent.model_copy(update={"asset": asset, "horizon": horizon})
+        assert (await activities.record_forecast(again)).already_recorded
+    async with floor.sessions() as session:
+        shown = await services.show(session, "f")
+    assert (shown.asset, shown.asset_sent) == ("BTC/USDT", "btcusdt")
+    assert (shown.horizon, shown.horizon_sent) == ("1h", "60m")
+    await floor.trade("BTC/USDT", {T0: 100, T0 + HOUR: 101}, 5 * MINUTE)
+    await floor.resolve(T0 + 2 * HOUR)
+    assert (await floor.outcomes())["f"]["return_pct"] == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("producer_id", "other"),
         ("asset", "ETH/BTC"),
-        ("horizon", "60m"),
+        ("horizon", "61m"),
         ("action", "short"),
         ("confidence", 0.7000000001),
         ("issued_at", T0 + TICK),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import RowMapping
 
+from closeloop import store
 from closeloop.activities.forecasts import ForecastActivities
 from closeloop.learning.calibration import reliability
 from closeloop.models.forecasts import Forecast
@@ -213,7 +214,7 @@ def spoken(rng: random.Random, count: int) -> list[Forecast]:
 
 @pytest.mark.parametrize("seed", range(2))
 async def test_performance_is_that_of_the_outcomes_whatever_came_when(floor: Floor, seed: int) -> None:
-    """Forecasts come late, in any order; windows are cut in the middle of days; some looks are back in time."""
+    """Forecasts come late, in any order; windows are cut in the middle of days, by resolutions of any order."""
     rng = random.Random(seed)
     await prices(floor, rng)
     said = spoken(rng, 1600)
@@ -222,10 +223,12 @@ async def test_performance_is_that_of_the_outcomes_whatever_came_when(floor: Flo
         await floor.record(*piece)
         now = T0 + timedelta(seconds=rng.randrange(4 * 86400, 11 * 86400))
         await floor.resolve(now)
+        await floor.sql("DELETE FROM performance_windows RETURNING 1")
         await floor.perform(now)
         compared += await assert_as_computed(floor, now)
     for as_of in (T0 + 5.37 * DAY, T0 + 6 * DAY - TICK, T0 + 30 * HOUR, END, END):
         await floor.resolve(END + DAY)
+        await floor.sql("DELETE FROM performance_windows RETURNING 1")
         await floor.perform(as_of)
         compared += await assert_as_computed(floor, as_of)
     assert compared > 600
@@ -247,6 +250,57 @@ async def test_brought_up_to_date_at_once_and_while_others_resolve(floor: Floor)
     await assert_as_computed(floor, END)
     assert all(report.books == ["b"] for report in reports)
     assert (await floor.perform(END)).days == 0
+
+
+async def test_an_older_instant_never_replaces_a_newer_one_and_its_outcomes_count(floor: Floor) -> None:
+    rng = random.Random(21)
+    await prices(floor, rng)
+    said = spoken(rng, 400)
+    await floor.record(*said[:300])
+    await floor.resolve(END)
+    await floor.perform(END)
+    before = await floor.sql("SELECT * FROM producer_performance ORDER BY 1, 2, 3, 4, 5")
+    await floor.perform(T0 + 3 * DAY)
+    assert await floor.sql("SELECT * FROM producer_performance ORDER BY 1, 2, 3, 4, 5") == before
+    await floor.record(*said[300:])  # they come late, and a backfill of earlier runs resolves them
+    for days in (2, 5, 9, 4):
+        await floor.resolve(T0 + days * DAY)
+        await floor.perform(T0 + days * DAY)
+    assert await assert_as_computed(floor, END) > 0
+
+
+async def test_of_two_instants_at_once_the_newer_stays(floor: Floor) -> None:
+    rng = random.Random(22)
+    await prices(floor, rng)
+    await floor.record(*spoken(rng, 300))
+    await floor.resolve(END)
+    await asyncio.gather(*(floor.perform(END - hours * HOUR) for hours in (30, 0, 50, 7, 90, 3)))
+    await assert_as_computed(floor, END)
+
+
+async def test_what_was_computed_before_another_one_wrote_is_not_written(floor: Floor) -> None:
+    async with floor.sessions.begin() as session:
+        seen = await store.performance.written_window(session, "b")
+        assert await store.performance.take_window(session, "b", END, seen)
+    async with floor.sessions.begin() as session:
+        assert not await store.performance.take_window(session, "b", END + DAY, seen)
+        now = await store.performance.written_window(session, "b")
+        assert not await store.performance.take_window(session, "b", END - TICK, now)
+        assert await store.performance.take_window(session, "b", END, now)
+
+
+async def test_a_recalibration_is_never_of_an_earlier_instant_than_the_one_before(floor: Floor) -> None:
+    rng = random.Random(23)
+    await prices(floor, rng)
+    said = [one for one in spoken(rng, 1600) if one.horizon != "3d"]
+    await floor.record(*said[:800])
+    await floor.resolve(END + DAY)
+    assert await floor.recalibrate(END)
+    await floor.record(*said[800:])
+    await floor.resolve(END + DAY)
+    assert await floor.recalibrate(T0 + 8 * DAY)
+    maps = await floor.sql("SELECT DISTINCT as_of, version FROM recalibration_maps ORDER BY version")
+    assert [row["as_of"] for row in maps] == [END, END]
 
 
 async def test_a_late_outcome_changes_the_share_of_one_on_a_later_day(floor: Floor) -> None:
