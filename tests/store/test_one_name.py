@@ -59,7 +59,7 @@ async def outcome(sessions: Sessions, name: str, producer: str, asset: str, hori
         sessions,
         "INSERT INTO producer_daily_bins (book_id, day, producer_id, asset, horizon, regime, bin, outcomes, correct, "
         "independent, confidence, confidence_squared, confidence_correct, brier_squared, log_score, log_score_squared) "
-        f"VALUES ('b', CAST({at} AS date), :producer, :asset, :horizon, '', 7, 1, 1, 1, 0.6, 0.36, 0.6, 0.03, 0.5, 0.2)",
+        f"VALUES ('b', CAST({at} AS date), :producer, :asset, :horizon, '', 7, 1, 1, 1, 0.6, 0.36, 0.6, 0.1, 0.5, 0.2)",
         **{name: value for name, value in values.items() if name != "id"},
     )
 

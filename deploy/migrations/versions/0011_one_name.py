@@ -11,7 +11,7 @@ from closeloop.models.assets import canonical_asset
 from closeloop.models.forecasts import canonical_length
 
 revision = "0011"
-down_revision = "0007"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
