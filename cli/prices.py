@@ -1,7 +1,10 @@
 """Prices, by which forecasts are resolved."""
 
-from datetime import UTC, datetime
-from typing import Annotated, BinaryIO
+from collections.abc import Iterator
+from datetime import UTC, datetime, tzinfo
+from enum import Enum
+from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -10,7 +13,7 @@ from rich.progress import Progress, TextColumn
 from closeloop.cli.connections import database
 from closeloop.cli.console import REFUSALS_SHOWN, AsJson, BeforeOption, LastOption, at, err, out, print_json, run, table
 from closeloop.cli.files import FileArgument, open_input
-from closeloop.gateways.candles import read_candles
+from closeloop.gateways.candles import Candle, RefusedRow, read_candles
 from closeloop.models.forecasts import seconds_of
 from closeloop.models.prices import PriceImport, PriceSeries
 from closeloop.models.values import Identifier
@@ -39,21 +42,66 @@ def _interval(value: str) -> str:
     return value
 
 
+def _zone(value: str) -> tzinfo:
+    try:
+        return ZoneInfo(value)
+    except (ValueError, OSError, KeyError):
+        raise typer.BadParameter("must be a time zone such as UTC or Europe/Athens") from None
+
+
+class TimestampsOf(Enum):
+    """Which moment of a candle its time is."""
+
+    start = "start"
+    end = "end"
+
+
 @app.command(name="import")
 def import_(
     file: FileArgument,
     asset: Annotated[str, typer.Option("--asset", help="The asset, as forecasts name it: ADA/BTC.", callback=_asset)],
     interval: Annotated[str, typer.Option("--interval", help="The candles' length: 5m.", callback=_interval)],
+    symbol: Annotated[
+        str | None, typer.Option("--symbol", help="Of a file of several symbols, the rows of this one.")
+    ] = None,
+    timestamps: Annotated[
+        TimestampsOf | None,
+        typer.Option(
+            "--timestamps", help="Which moment of a candle its time is: its start, which is the default, or its end."
+        ),
+    ] = None,
+    timezone: Annotated[
+        tzinfo | None,
+        typer.Option(
+            "--timezone",
+            help="Whose times those without an offset are: UTC, Europe/Athens.",
+            parser=_zone,
+            metavar="ZONE",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Import candles from a CSV file (also gzipped), with columns date, open, high, low, close and maybe volume.
+    """Import candles: CSV (also gzipped or zipped), JSON lists, Feather, as exchanges and engines write them.
+
+    A header such as date,open,high,low,close,volume says what is where; a time is the start of its candle, unless
+    --timestamps or the file itself says that it is the end. docs/forecasts.md lists the formats.
 
     A candle that is on record stays as it is. Forecasts that were given up for want of a price are tried again.
     """
     seconds = seconds_of(interval)
     if seconds > LONGEST_PRICING_INTERVAL_SECONDS:
         err.print(f"closeloop: candles of {interval} are stored, but price no forecast: at most 30m do.")
-    report = run(_import(open_input(file), asset, seconds))
+    source = open_input(file)
+    rows = read_candles(
+        source,
+        seconds,
+        datetime.now(UTC),
+        asset=asset,
+        symbol=symbol,
+        timestamps=timestamps.value if timestamps else None,
+        timezone=timezone,
+    )
+    report = run(_import(rows, asset, seconds))
     if as_json:
         print_json(report)
     else:
@@ -65,8 +113,7 @@ def import_(
         err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more lines; --json lists all of them")
 
 
-async def _import(file: BinaryIO, asset: str, seconds: int) -> PriceImport:
-    rows = read_candles(file, seconds, datetime.now(UTC))
+async def _import(rows: Iterator[Candle | RefusedRow], asset: str, seconds: int) -> PriceImport:
     with Progress(TextColumn("{task.description}"), console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("0 candles")
 
