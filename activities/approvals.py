@@ -8,8 +8,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 
 from closeloop.activities import Activity
+from closeloop.activities.books import on_record
 from closeloop.activities.transactions import transaction
 from closeloop.models.approvals import (
     ApprovalAnswer,
@@ -18,12 +20,14 @@ from closeloop.models.approvals import (
     RecordApproval,
     RefusedApproval,
     SignalTimeRequest,
+    StartedAgain,
 )
 from closeloop.models.errors import NotOnRecord
 from closeloop.services import approvals
 from closeloop.services.approvals import Subject, Subjects
 from closeloop.store.database import Sessions
 
+NAMED = 20  # at most, in a report
 UNKNOWN = "ApprovalUnknown"
 """The type of the error where something was never proposed."""
 
@@ -38,7 +42,7 @@ class ApprovalActivities:
 
     def activities(self) -> list[Activity]:
         """What a worker registers."""
-        return [self.decide, self.standing, self.remind, self.refuse_word, self.when_signalled]
+        return [self.decide, self.standing, self.remind, self.refuse_word, self.when_signalled, self.start_what_waits]
 
     @activity.defn(name="decide_approval")
     async def decide(self, record: RecordApproval) -> ApprovalAnswer:
@@ -82,6 +86,30 @@ class ApprovalActivities:
                     return event.event_time.ToDatetime(tzinfo=UTC)
                 number += 1
         return None
+
+    @activity.defn(name="start_what_waits")
+    async def start_what_waits(self) -> StartedAgain:
+        """Start the workflow of everything that waits or is watched by the record and has none that runs.
+
+        Somebody terminated or cancelled it, or a worker died before it could start it. Each on its own.
+        """
+        report = StartedAgain()
+        for subject in self._subjects:
+            async with transaction(self._sessions) as session:
+                launches = await approvals.should_run(session, subject)
+            for launch in launches:
+                try:
+                    async with on_record(self._sessions, "decision", launch.id):
+                        started = await approvals.start_waiting(self._client, launch)
+                except RPCError as error:
+                    if len(report.failed) < NAMED:
+                        report.failed[launch.id] = error.message[:300]
+                    continue
+                if started:
+                    report.started += 1
+                    report.names += [launch.id] if len(report.names) < NAMED else []
+                activity.heartbeat(launch.id)
+        return report
 
     @asynccontextmanager
     async def _about(self, key: ApprovalKey) -> AsyncIterator[tuple[AsyncSession, Subject]]:

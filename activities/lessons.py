@@ -18,6 +18,7 @@ from temporalio.exceptions import ApplicationError
 from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.books import known_book, on_record
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.decay import half_life
@@ -41,6 +42,7 @@ from closeloop.models.lessons import (
 from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.store.database import Sessions
 
+REFUSED = "LessonsRefused"
 SKIPPED_GROUPS_LISTED = 20  # most groups that a report names as not mined
 
 GroupKey = tuple[str, str]
@@ -74,8 +76,9 @@ class LessonActivities:
         if request.as_of > datetime.now(UTC) + CLOCK_TOLERANCE:
             raise _refused("as_of: must not be in the future")
         run = activity.info().workflow_run_id or ""
-        async with beating():
+        async with on_record(self._sessions, "lessons", request.book, refusal=REFUSED), beating():
             async with transaction(self._sessions) as session:
+                await known_book(session, request.book, REFUSED)
                 await store.lessons.carry_over_hash(
                     session, request.book, self._policy.flat_hash, mining_hash(self._policy)
                 )
@@ -301,4 +304,4 @@ def _skipped(key: GroupKey, trades: int, before: int) -> SkippedGroup:
 
 
 def _refused(reason: str) -> ApplicationError:
-    return ApplicationError(reason, type="LessonsRefused", non_retryable=True)
+    return ApplicationError(reason, type=REFUSED, non_retryable=True)

@@ -9,12 +9,12 @@ from temporalio.service import RPCError
 
 from closeloop import store
 from closeloop.activities import Activity
+from closeloop.activities.books import each_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.models.approvals import ApprovalAnswer, ApprovalState
-from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import CycleKey, OverlayReport, RecordRevert
-from closeloop.services.weight_decisions import revert, revert_to_preset
+from closeloop.services.weight_decisions import revert_to_preset
 from closeloop.store.database import Sessions
 from closeloop.store.weights import OverlayState
 
@@ -22,12 +22,14 @@ OVERLAY_DELETED = "overlay file deleted"
 """The operator's name in the audit trail where a file was deleted: who deleted it is not known."""
 
 
+TASK = "overlay"  # its name where an overlay file cannot be looked at or written
+
+
 class OverlayActivities:
     """Makes each book's overlay file say what is in force. A write holds the book, so that there is one at a time."""
 
-    def __init__(self, sessions: Sessions, policy: LearningPolicy, overlays: OverlayFolder, client: Client) -> None:
+    def __init__(self, sessions: Sessions, overlays: OverlayFolder, client: Client) -> None:
         self._sessions = sessions
-        self._policy = policy
         self._overlays = overlays
         self._client = client
 
@@ -38,11 +40,16 @@ class OverlayActivities:
     @activity.defn(name="write_overlay")
     async def write_overlay(self, key: CycleKey) -> None:
         """Write the weights in force to the book's overlay file, or remove it where the preset is. Safe to repeat."""
-        async with transaction(self._sessions) as session:
-            await store.books.hold(session, key.book)
-            await self._bring_up_to_date(session, key.book)
+        with contextlib.suppress(OSError):  # on record as due: the watch tries again
+            async with on_record(self._sessions, TASK, key.book), transaction(self._sessions) as session:
+                await store.books.hold(session, key.book)
+                await self._bring_up_to_date(session, key.book)
 
     async def _bring_up_to_date(self, session: AsyncSession, book: str) -> None:
+        found = await store.weights.overlay_state(session, book)
+        if found is not None and found.overlay == "due" and self._was_deleted_before(book, found):
+            # An operator's revert met a deletion: the former weights are not written again, nobody approved them since.
+            await revert_to_preset(session, self._deletion(book, found.cycle_id))
         active = await store.weights.active(session, book)
         if active is None:
             return
@@ -60,18 +67,37 @@ class OverlayActivities:
         report = OverlayReport()
         async with transaction(self._sessions) as session:
             books = await store.weights.books_with_versions(session)
-        for book in books:
+
+        async def look(book: str) -> None:
             async with transaction(self._sessions) as session:
                 await store.books.hold(session, book)
                 found = await store.weights.overlay_state(session, book)
                 if found is None:
-                    continue
+                    return
                 if found.overlay == "due":
                     await self._bring_up_to_date(session, book)
                     report.repaired.append(book)
                 elif self._is_deleted(book, found):
                     report.deleted.append(CycleKey(cycle_id=found.cycle_id, book=book))
+
+        report.failed = await each_book(self._sessions, TASK, books, look)
         return report
+
+    def _was_deleted_before(self, book: str, found: OverlayState) -> bool:
+        """Whether an operator's revert is due to be written, and the file that it replaces was deleted meanwhile."""
+        return (
+            found.reverted_over == "written"
+            and found.reverted_over_folder == self._overlays.identity()
+            and not self._overlays.exists(book)
+        )
+
+    def _deletion(self, book: str, cycle_id: str) -> RecordRevert:
+        return RecordRevert(
+            **CycleKey(cycle_id=cycle_id, book=book).approval.model_dump(),
+            operator=OVERLAY_DELETED,
+            note=f"{self._overlays.path(book).name} was deleted",
+            at=activity.info().scheduled_time,
+        )
 
     def _is_deleted(self, book: str, found: OverlayState) -> bool:
         """Whether the overlay in force is on record as written, in this very folder, and is not there."""
@@ -83,16 +109,10 @@ class OverlayActivities:
 
     @activity.defn(name="revert_deleted_overlay")
     async def revert_deleted_overlay(self, key: CycleKey) -> ApprovalAnswer:
-        """Somebody deleted the book's overlay file: revert the adjustment, as if an operator had said so."""
-        word = RecordRevert(
-            **key.approval.model_dump(),
-            operator=OVERLAY_DELETED,
-            note=f"{self._overlays.path(key.book).name} was deleted",
-            at=activity.info().scheduled_time,  # of the first attempt: a retry is the same decision
-            while_watched=False,  # a file may be deleted at any time
-        )
-        async with transaction(self._sessions) as session:
-            book = await store.books.hold(session, key.book)
+        """Somebody deleted the book's overlay file: the preset is in force until an operator approves weights again."""
+        word = self._deletion(key.book, key.cycle_id)  # of the first attempt: a retry is the same decision
+        async with on_record(self._sessions, TASK, key.book), transaction(self._sessions) as session:
+            await store.books.hold(session, key.book)
             found = await store.weights.overlay_state(session, key.book)
             if found is None or found.cycle_id != key.cycle_id or not self._is_deleted(key.book, found):
                 # Since it was seen missing, another version came into force, or the file came back.
@@ -100,10 +120,7 @@ class OverlayActivities:
                     await self._bring_up_to_date(session, key.book)
                 reason = "the file is not missing any more"
                 return ApprovalAnswer(accepted=False, state=ApprovalState.approved, reason=reason)
-            answer = await revert(session, word)
-            if not answer.accepted and book.preset_weights is not None:
-                # What is in force came from an earlier revert: there is only the preset to go back to.
-                answer = await revert_to_preset(session, word, book.preset_weights, self._policy.weights.hash)
+            answer = await revert_to_preset(session, word)
             await self._bring_up_to_date(session, key.book)
             record = await store.weights.cycle(session, key.cycle_id)
         if record is not None:

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.books import known_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overrides import expires_at, needs_approval, sizing
 from closeloop.models.approvals import ApprovalVerdict
@@ -33,6 +34,7 @@ from closeloop.services.override_decisions import OverrideProposal, override_key
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
+REFUSED = "OverridesRefused"
 _DONE = EventType.overrides_materialized
 _NUMBERS = ["lesson_version", "size_multiplier", "threshold_adjustments", "confidence", "expires_at", "policy_hash"]
 
@@ -54,8 +56,13 @@ class OverrideActivities:
         """One transaction makes and closes a book's overrides; then operators are asked about those that wait."""
         if request.as_of > datetime.now(UTC) + CLOCK_TOLERANCE:
             raise _refused("as_of: must not be in the future")
+        async with on_record(self._sessions, "overrides", request.book, refusal=REFUSED):
+            return await self._materialize(request)
+
+    async def _materialize(self, request: MaterializeOverrides) -> Materialized:
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
+            await known_book(session, request.book, REFUSED)
             await store.lessons.hold(session, request.book)
             await store.overrides.carry_over_hash(
                 session, request.book, self._policy.flat_hash, self._policy.overrides.hash
@@ -211,4 +218,4 @@ def _approved_before(active: OverrideView | None, proposed: ProposedOverride) ->
 
 
 def _refused(reason: str) -> ApplicationError:
-    return ApplicationError(reason, type="OverridesRefused", non_retryable=True)
+    return ApplicationError(reason, type=REFUSED, non_retryable=True)

@@ -10,9 +10,18 @@ from temporalio.exceptions import ApplicationError
 from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
+from closeloop.activities.books import known_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overfitting import ClosedTrade, CyclePerformance, cycle_performance, degradation_streak
-from closeloop.learning.weights import DomainCorrelation, InfeasibleBounds, adjusted, correlate, with_q_values
+from closeloop.learning.weights import (
+    SAME_WEIGHT_WITHIN,
+    DomainCorrelation,
+    InfeasibleBounds,
+    adjusted,
+    correlate,
+    preset_weights,
+    with_q_values,
+)
 from closeloop.models.books import BookView
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
@@ -32,9 +41,11 @@ from closeloop.models.weights import (
     Weights,
 )
 from closeloop.services.weight_decisions import SUPERSEDED
-from closeloop.services.weights import SAME_WEIGHT_WITHIN, preset_version, preset_weights
+from closeloop.services.weights import preset_version
 from closeloop.store.database import Sessions
 from closeloop.store.weights import CycleClose
+
+REFUSED = "CycleRefused"
 
 
 class WeightCycleActivities:
@@ -55,10 +66,17 @@ class WeightCycleActivities:
         now = datetime.now(UTC)
         if request.as_of > now + CLOCK_TOLERANCE:
             raise _refused("as_of: must not be in the future")
-        async with transaction(self._sessions) as session:
+        task = on_record(self._sessions, "weights", request.book, refusal=REFUSED)
+        async with task, transaction(self._sessions) as session:
+            await known_book(session, request.book, REFUSED)
             book = await store.books.hold(session, request.book)
             cycle_id = f"{request.book}/{book.cadence.period(request.as_of)}"
-            if existing := await store.weights.cycle(session, cycle_id):
+            existing = await store.weights.cycle(session, cycle_id) or await store.weights.cycle_as_of(
+                session,
+                request.book,
+                request.as_of,  # started again after the book got another cadence
+            )
+            if existing is not None:
                 return await self._opened(session, existing)
             last = await store.weights.last_cycle(session, request.book)
             if last is not None and last.as_of >= request.as_of:
@@ -110,7 +128,7 @@ class WeightCycleActivities:
         if book.preset is not None and book.preset_weights is not None:
             return book.preset_weights
         try:
-            weights = preset_weights(self._preset, self._policy)
+            weights = preset_weights(self._preset, self._policy.weights)
         except InfeasibleBounds as error:
             raise _infeasible(error) from None
         await store.books.set_preset(session, book.book, self._preset.name, weights, None)
@@ -247,10 +265,12 @@ class WeightCycleActivities:
 
     @activity.defn(name="books_due")
     async def books_due(self, request: CurrentCyclesRequest) -> list[CurrentCycle]:
-        """The cycle that each book is in, by its own cadence."""
+        """The cycle that each book is in, by its own cadence, where it is not on record yet."""
         async with transaction(self._sessions) as session:
             books = await store.books.listing(session)
-        return [CurrentCycle(book=b.book, cycle_id=f"{b.book}/{b.cadence.period(request.as_of)}") for b in books]
+            current = {f"{b.book}/{b.cadence.period(request.as_of)}": b.book for b in books}
+            held = await store.weights.cycles_on_record(session, list(current))
+        return [CurrentCycle(book=book, cycle_id=name) for name, book in current.items() if name not in held]
 
 
 def _sentence(record: CycleRecord) -> str:
@@ -278,4 +298,4 @@ def _infeasible(error: InfeasibleBounds) -> ApplicationError:
 
 
 def _refused(reason: str) -> ApplicationError:
-    return ApplicationError(reason, type="CycleRefused", non_retryable=True)
+    return ApplicationError(reason, type=REFUSED, non_retryable=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from closeloop.cli.connections import database, temporal
-from closeloop.cli.console import AsJson, fail, out, print_json, run, set_home, settings, table
+from closeloop.cli.console import AsJson, at, fail, out, print_json, run, set_home, settings, table
 from closeloop.models.errors import ServiceError
 from closeloop.models.status import Addresses, Status, WorkerStatus
 from closeloop.services.status import status as look_at_everything
@@ -84,6 +84,8 @@ def status(as_json: AsJson = False) -> None:
             )
         out.print(f"home {report.home}: {'a stack runs here' if report.stack_running else 'no stack runs here'}")
         out.print(shown)
+        for one in report.failing:
+            out.print(f"fails since {at(one.since)} UTC: {one.task} of {one.subject}: {one.reason}", soft_wrap=True)
         if not report.up:
             for hint in _hints(report):
                 out.print(hint, soft_wrap=True)

@@ -42,11 +42,14 @@ class OverlayFolder:
         return self.ensure_identity()
 
     def exists(self, book: str) -> bool:
-        """Whether the book's file is there."""
-        return self.path(book).exists()
+        """Whether the book's file is there. Raises OSError where something else is in its place, such as a folder."""
+        path = self.path(book)
+        if path.exists() and not path.is_file():
+            raise OSError(f"{path} is no file: move it away")
+        return path.exists()
 
     def write(self, active: ActiveWeights) -> None:
-        """Replace the book's file."""
+        """Replace the book's file. Raises OSError where that cannot be done: what is there stays as it is."""
         since: datetime | None = active.since
         content = {
             "book": active.book,
@@ -60,13 +63,17 @@ class OverlayFolder:
         self._replace(self.path(active.book), header + yaml.safe_dump(content, sort_keys=False))
 
     def remove(self, book: str) -> None:
-        """Delete the book's file: the preset is in force."""
+        """Delete the book's file: the preset is in force. Raises OSError where that cannot be done."""
         self.path(book).unlink(missing_ok=True)
 
     def _replace(self, path: Path, content: str) -> None:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-        with temporary.open("w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        try:
+            with temporary.open("w") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise

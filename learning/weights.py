@@ -15,6 +15,10 @@ from closeloop.learning.correlation import correlation_p, pearson
 from closeloop.learning.intervals import fisher_interval
 from closeloop.learning.significance import benjamini_hochberg
 from closeloop.models.policy import WeightsPolicy
+from closeloop.models.weights import Preset, Weights
+
+SAME_WEIGHT_WITHIN = 1e-12
+"""Two weights that differ by less than this are the same: the grid on which weights lie (2^-50) is finer."""
 
 UNITS_OF_ONE = 2**50  # units of weight in 1
 _ROUNDING = 1e-12  # by which n times a bound may miss 1 (share of 1)
@@ -160,3 +164,11 @@ def _on_grid(exact: _Point, low: Mapping[str, Fraction], high: Mapping[str, Frac
                 units[name] += step
                 missing -= step
     return {name: units[name] / UNITS_OF_ONE for name in exact}
+
+
+def preset_weights(preset: Preset, policy: WeightsPolicy) -> Weights:
+    """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
+    allowed = project(preset.weights, policy)
+    if all(abs(allowed[domain] - weight) < SAME_WEIGHT_WITHIN for domain, weight in preset.weights.items()):
+        return dict(preset.weights)
+    return allowed

@@ -130,6 +130,17 @@ class RefusedApproval(ApprovalKey):
     operator: str = Field(default="", description="Who said it, where that can be told.")
 
 
+class StartedAgain(BaseModel):
+    """How many workflows listen to operators again that had ended before their time; why others could not be started.
+
+    ``names`` and ``failed`` name at most 20 each.
+    """
+
+    started: int = 0
+    names: list[str] = []
+    failed: dict[str, str] = {}
+
+
 class SignalTimeRequest(BaseModel):
     """When did the n-th signal (from 0) of this name reach the server?"""
 

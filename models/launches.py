@@ -91,26 +91,24 @@ def karma_rebuild(request: KarmaRebuildRequest) -> Launch:
 
 
 def weight_cycle(request: CycleRequest, cycle_id: str) -> Launch:
-    """A cycle is held once; one that failed may be held again."""
+    """A cycle is held once, by its record: a run after the first goes on from that, or tries again what failed."""
     return Launch(
         workflow="WeightAdjustmentWorkflow",
         message=request,
         id=f"weights/{cycle_id}",
         summary=f"Weights of {request.book}, cycle {cycle_id}",
         attributes=_attributes("weights", request.book),
-        reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
     )
 
 
 def approval(request: ApprovalRequest) -> Launch:
-    """What waits for an operator waits once."""
+    """What waits for an operator waits once: a run after the first looks at the record and goes on from that."""
     return Launch(
         workflow="ApprovalWorkflow",
         message=request,
         id=request.workflow_id,
         summary=short(request.proposal),
         attributes=_attributes(request.kind, request.book),
-        reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
     )
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
+from closeloop.models.failures import FailingView
+
 
 class Addresses(BaseModel):
     """Where the parts are, as far as this process knows; what ``status`` is asked about."""
@@ -68,6 +70,7 @@ class Status(BaseModel):
     schema_: SchemaStatus = Field(serialization_alias="schema")
     temporal: TemporalStatus
     worker: WorkerStatus
+    failing: list[FailingView] = Field(default=[], description="Work that fails for one book or proposal, and why.")
 
     def parts(self) -> dict[str, PartStatus]:
         """The parts by name."""

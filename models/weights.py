@@ -227,6 +227,7 @@ class OverlayReport(BaseModel):
 
     repaired: list[str] = []
     deleted: list[CycleKey] = []
+    failed: dict[str, str] = Field(default={}, description="Why a book's file could not be looked at or written.")
 
 
 class CurrentCyclesRequest(BaseModel):

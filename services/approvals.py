@@ -31,6 +31,7 @@ from closeloop.models.approvals import (
 from closeloop.models.errors import NotOnRecord, RunFailed
 from closeloop.models.events import EventType
 from closeloop.models.launches import Launch, approval
+from closeloop.services import books
 from closeloop.services.launching import start
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
@@ -98,6 +99,10 @@ class Subject(Protocol):
         """The workflow that waits for the operator."""
         ...
 
+    async def watched(self, session: AsyncSession) -> list[Launch]:
+        """Workflows that listen to operators after the decision, because what was approved may be undone."""
+        ...
+
 
 Subjects = Sequence[Subject]
 
@@ -128,6 +133,7 @@ async def waiting(
 
     ``before`` is the ``kind/book/id`` of a proposal, waiting or decided. Raises NotOnRecord where there is none.
     """
+    await books.find_if_named(session, book)
     cursor = None
     if before is not None:
         found = await show(session, subjects, before)
@@ -274,6 +280,12 @@ async def start_waiting(client: Client, launch: Launch) -> bool:
     except WorkflowAlreadyStartedError:
         return False
     return True
+
+
+async def should_run(session: AsyncSession, subject: Subject) -> list[Launch]:
+    """The workflows of a subject that listen to operators, by the record: of what waits, and of what is watched."""
+    waits = [await subject.launch(session, found) for found in await subject.waiting(session, WaitingPage())]
+    return waits + await subject.watched(session)
 
 
 async def send_decision(

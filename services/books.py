@@ -1,15 +1,20 @@
 """Books: one for each strategy, with its preset of domain weights."""
 
+from difflib import get_close_matches
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.gateways.presets import UnknownPreset, load_preset, names
-from closeloop.learning.weights import InfeasibleBounds
+from closeloop.learning.weights import InfeasibleBounds, preset_weights
 from closeloop.models.books import BookSetUp, BookSummary, BookView
 from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import Cadence, Preset
-from closeloop.services.weights import preset_weights
+
+NEAREST_NAMED = 5
+BOOKS_COMPARED = 1_000
+_WHERE = "'closeloop books list' shows them, 'closeloop books add' sets one up."
 
 
 async def set_up(
@@ -22,7 +27,7 @@ async def set_up(
     """
     chosen = preset or preset_named(policy.weights.default_preset)
     try:
-        weights = preset_weights(chosen, policy)
+        weights = preset_weights(chosen, policy.weights)
     except InfeasibleBounds as error:
         raise NotAcceptable(f"The preset {chosen.name} cannot be used with this policy: {error}.") from None
     book = await store.books.hold(session, name)
@@ -42,13 +47,25 @@ async def set_up(
 
 
 async def find(session: AsyncSession, name: str) -> BookView:
-    """A book. Raises NotOnRecord."""
+    """A book. Raises NotOnRecord, which names the books that there are, those with the most similar names first.
+
+    Whatever only reads or decides asks here first: a name that was typed wrong must not look like an empty book.
+    """
     found = await store.books.find(session, name)
     if found is None:
+        there_are = await store.books.names(session, BOOKS_COMPARED)
+        nearest = get_close_matches(name, there_are, n=NEAREST_NAMED, cutoff=0)
+        named = ", ".join(nearest) + (", ..." if len(there_are) > len(nearest) else "")
         raise NotOnRecord(
-            f"There is no book {name}: 'closeloop books list' shows them, 'closeloop books add' sets one up."
+            f"There is no book {name}. " + (f"There are: {named}. " if nearest else "There are none yet. ") + _WHERE
         )
     return found
+
+
+async def find_if_named(session: AsyncSession, name: str | None) -> None:
+    """Refuse a book that does not exist, where one was named at all. Raises NotOnRecord."""
+    if name is not None:
+        await find(session, name)
 
 
 async def listing(session: AsyncSession, last: int | None = None, before: str | None = None) -> list[BookSummary]:

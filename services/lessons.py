@@ -20,6 +20,7 @@ from closeloop.models.lessons import (
     LessonView,
     TradesSummary,
 )
+from closeloop.services import books
 from closeloop.services.launching import run
 
 PERIODS_SHOWN = 6
@@ -38,6 +39,7 @@ async def listing(
 
     Only the ``last`` of them, and only what comes before the lesson ``before``. Raises NotOnRecord.
     """
+    await books.find_if_named(session, book)
     if before is not None:
         await find(session, before)
     return await store.lessons.listing(session, book, last=last, before=before)

@@ -19,6 +19,7 @@ from closeloop.models.meta import (
     TrackRecord,
 )
 from closeloop.models.policy import LearningPolicy
+from closeloop.services import books
 from closeloop.services.meta_decisions import propose_leaving_shadow
 from closeloop.store.database import Sessions
 
@@ -63,6 +64,7 @@ def _interval(correct: int, n: int) -> dict[str, float | None]:
 
 async def status(session: AsyncSession, policy: LearningPolicy, book: str, as_of: datetime) -> MetaStatus:
     """The track record of a book's meta-producer, and the proposal to leave shadow that waits."""
+    await books.find(session, book)
     record = await track_record(session, policy, book, as_of)
     waiting = await store.meta.proposals(session, book, "pending")
     return MetaStatus(**record.model_dump(), proposals=[MetaProposalView.model_validate(dict(row)) for row in waiting])
@@ -77,6 +79,7 @@ async def decisions(
 
     Raises NotOnRecord.
     """
+    await books.find_if_named(session, book)
     number = None
     if before is not None:
         number = int(before) if before.isascii() and before.isdecimal() and len(before) <= _MAX_ID_DIGITS else None
@@ -94,6 +97,7 @@ async def propose(
     Asked again while a proposal waits, it is the same proposal. Raises NotPossibleNow where it is live already.
     """
     async with sessions() as session:
+        await books.find(session, book)
         record = await track_record(session, policy, book, as_of)
     if record.mode == "live":
         raise NotPossibleNow(f"The meta-producer of {book} is live already, since {record.since:%Y-%m-%d %H:%M} UTC.")

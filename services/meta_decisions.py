@@ -12,6 +12,7 @@ from closeloop.models.approvals import ApprovalKey, ApprovalState, ApprovalVerdi
 from closeloop.models.events import EventType
 from closeloop.models.launches import Launch
 from closeloop.models.policy import LearningPolicy
+from closeloop.services import books
 from closeloop.services.approvals import ApprovalEvents, DecisionEffect, approval_launch, outcome_of, start_waiting
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
@@ -72,6 +73,10 @@ class LeavingShadow:
         """See Subject."""
         return approval_launch(found)
 
+    async def watched(self, session: AsyncSession) -> list[Launch]:
+        """See Subject. None: it ends with the decision."""
+        return []
+
 
 async def propose_leaving_shadow(
     client: Client, sessions: Sessions, policy: LearningPolicy, book: str, evidence: dict[str, Any]
@@ -106,6 +111,7 @@ async def back_to_shadow(sessions: Sessions, book: str, operator: str, note: str
     """
     now = datetime.now(UTC)
     async with sessions.begin() as session:
+        await books.find(session, book)
         await store.books.hold(session, book)
         mode = await store.meta.mode(session, book)
         if not (mode and mode["live"]):

@@ -78,6 +78,10 @@ class OverrideProposal:
         """See Subject."""
         return approval_launch(found)
 
+    async def watched(self, session: AsyncSession) -> list[Launch]:
+        """See Subject. None: it ends with the decision."""
+        return []
+
 
 def _view(override: OverrideView) -> ApprovalView | None:
     # 0.1 did not record it: of what has ended since, nobody can tell whether an operator was asked.

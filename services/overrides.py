@@ -18,6 +18,7 @@ from closeloop.models.overrides import (
     OverrideView,
 )
 from closeloop.models.policy import LearningPolicy
+from closeloop.services import books
 from closeloop.services.launching import run
 
 
@@ -43,6 +44,7 @@ async def listing(
 
     Only the ``last`` of them, and only what comes before the override ``before``. Raises NotOnRecord.
     """
+    await books.find_if_named(session, book)
     if before is not None:
         await find(session, before)
     return await store.overrides.listing(session, book, closed, last=last, before=before)
@@ -58,10 +60,10 @@ async def find(session: AsyncSession, override_id: str) -> OverrideView:
 
 async def only_book(session: AsyncSession) -> str:
     """The book to match in where none is named. Raises NotAcceptable where several have overrides in force."""
-    books = await store.overrides.books(session)
-    if len(books) > 1:
-        raise NotAcceptable(f"several books have overrides: say which of {', '.join(books)}")
-    return books[0] if books else "default"
+    found = await store.overrides.books(session)
+    if len(found) > 1:
+        raise NotAcceptable(f"several books have overrides: say which of {', '.join(found[:20])}")
+    return found[0] if found else "default"
 
 
 async def match(
@@ -69,8 +71,10 @@ async def match(
 ) -> OverrideMatch:
     """The size multiplier and threshold adjustments of an action in a scope, by the overrides in force at an instant.
 
-    Engines read this before an order. Where no override applies, the multiplier is exactly 1.0.
+    Engines read this before an order. Where no override applies, the multiplier is exactly 1.0. Raises
+    NotOnRecord where there is no such book.
     """
+    await books.find(session, request.book)
     scope = flatten({"scope": request.scope}, policy.patterns).values
     rows = await store.overrides.matching(
         session, request.book, request.pattern_key, request.action_category, scope, at

@@ -13,6 +13,7 @@ from temporalio.client import Client
 
 from closeloop import store
 from closeloop.models.errors import ServiceError
+from closeloop.models.failures import FailingView
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.status import (
     Addresses,
@@ -30,6 +31,7 @@ from closeloop.models.status import (
 WORKFLOW_POLL_AT_MOST_AGO = timedelta(seconds=75)
 ACTIVITY_POLL_AT_MOST_AGO = timedelta(minutes=5)
 TEMPORAL_ANSWERS_WITHIN_SECONDS = 10
+FAILING_LISTED = 50
 
 
 async def status(
@@ -40,12 +42,15 @@ async def status(
     """Look at every part. ``database`` and ``temporal`` connect; why they cannot is the answer, never an error."""
     postgres = PostgresStatus(data=addresses.postgres_data)
     schema = SchemaStatus(needed=store.schema.newest())
+    failing: list[FailingView] = []
     try:
         async with database() as session:
             postgres.version = await store.database.server_version(session)
             postgres.up = True
             schema.revision = await store.schema.revision(session)
             schema.up = schema.revision == schema.needed
+            if schema.up:
+                failing = await store.failures.listing(session, FAILING_LISTED)
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
@@ -69,6 +74,7 @@ async def status(
         schema_=schema,
         temporal=server,
         worker=worker,
+        failing=failing,
     )
 
 

@@ -153,6 +153,10 @@ class WeightsProposal:
         """See Subject."""
         return launch_again(await _cycle(session, found))
 
+    async def watched(self, session: AsyncSession) -> list[Launch]:
+        """See Subject. What was applied may be reverted until the book's next cycle begins."""
+        return [launch_again(cycle) for cycle in await store.weights.watched(session)]
+
 
 def launch_again(cycle: CycleView) -> Launch:
     """The workflow of a cycle that is on record, from where it goes on: under the id under which it was started."""
@@ -187,17 +191,20 @@ async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
     return _answer(record, True, f"version {version} has the former weights")
 
 
-async def revert_to_preset(
-    session: AsyncSession, word: RecordRevert, preset_weights: Weights, policy_hash: str
-) -> ApprovalAnswer:
-    """Bring the preset's weights into force, whatever is in force now.
+async def revert_to_preset(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
+    """Bring the preset's weights into force, whatever is in force now; a cycle that had applied those is reverted.
 
-    For where :func:`revert` refuses: what is in force came from an earlier revert, and only the preset is left to go
-    back to. Raises NotOnRecord.
+    For where the overlay file was deleted: an engine is on its own defaults then, until somebody approves again. Raises
+    NotOnRecord.
     """
+    book = await store.books.hold(session, word.book)
     record, active = await _cycle(session, word), await store.weights.active(session, word.book)
     assert active is not None, "what is undone has a version"
-    version = await _go_back(session, word, active, preset_weights, "preset", word.at, policy_hash)
+    assert book.preset_weights is not None, "a book with a cycle has a preset"
+    since = _in_the_cycles_time(record, word.at)
+    version = await _go_back(session, word, active, book.preset_weights, "preset", since, record.policy_hash)
+    if record.state is CycleState.applied and record.version == active.version:
+        await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
     return _answer(record, True, f"version {version} has the preset's weights")
 
 

@@ -8,14 +8,13 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from closeloop import store
-from closeloop.learning.weights import InfeasibleBounds, project
+from closeloop.learning.weights import InfeasibleBounds, preset_weights
 from closeloop.models.approvals import ApprovalAnswer, ApprovalVerdict
 from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
 from closeloop.models.launches import weight_cycle
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import (
     ActiveWeights,
-    Cadence,
     CycleKey,
     CycleRequest,
     CycleState,
@@ -25,13 +24,10 @@ from closeloop.models.weights import (
     WeightsHistory,
     WeightsVerdict,
 )
-from closeloop.services import approvals
+from closeloop.services import approvals, books
 from closeloop.services.launching import result, start
 from closeloop.services.weight_decisions import WeightsProposal, launch_again
 from closeloop.store.database import Sessions
-
-SAME_WEIGHT_WITHIN = 1e-12
-"""Two weights that differ by less than this are the same: the grid on which weights lie (2^-50) is finer."""
 
 READ_RECORD_EVERY_SECONDS = 0.2
 """How often a cycle's record is looked for while its workflow evaluates it."""
@@ -43,13 +39,13 @@ READ_RECORD_EVERY_SECONDS = 0.2
 async def in_force(session: AsyncSession, policy: LearningPolicy, preset: Preset, book: str) -> ActiveWeights:
     """The weights that an engine reads. Where the book has none yet: those of ``preset``, brought inside the bounds.
 
-    Raises NotAcceptable where the policy's bounds leave no weights.
+    Raises NotOnRecord where there is no such book, NotAcceptable where the policy's bounds leave no weights.
     """
+    found = await books.find(session, book)
     if active := await store.weights.active(session, book):
         return active
-    found = await store.books.find(session, book)
     try:
-        weights = (found and found.preset_weights) or preset_weights(preset, policy)
+        weights = found.preset_weights or preset_weights(preset, policy.weights)
     except InfeasibleBounds as error:
         raise NotAcceptable(f"The policy cannot be used: {error}") from None
     return preset_version(book, weights, policy)
@@ -60,6 +56,7 @@ async def proposals(
 ) -> list[CycleView]:
     """Cycles whose proposals wait for a decision, with the evidence, by ``as_of``; at most the ``last`` ones of those
     before the cycle ``before``. Raises NotOnRecord."""
+    await books.find_if_named(session, book)
     if before is not None:
         await find(session, before)
     return await store.weights.cycles(session, book, CycleState.proposed, last, before)
@@ -72,6 +69,7 @@ async def history(
 
     Raises NotOnRecord.
     """
+    await books.find(session, book)
     if before is not None:
         await find(session, before)
     return WeightsHistory(
@@ -92,14 +90,6 @@ async def find(session: AsyncSession, cycle_id: str) -> CycleView:
     return found.view
 
 
-def preset_weights(preset: Preset, policy: LearningPolicy) -> Weights:
-    """A preset's weights as they are if they keep to the bounds, else the nearest that do. Raises InfeasibleBounds."""
-    allowed = project(preset.weights, policy.weights)
-    if all(abs(allowed[domain] - weight) < SAME_WEIGHT_WITHIN for domain, weight in preset.weights.items()):
-        return dict(preset.weights)
-    return allowed
-
-
 def preset_version(book: str, weights: Weights, policy: LearningPolicy) -> ActiveWeights:
     """What is in force before anything was learned: version 0."""
     return ActiveWeights(
@@ -116,11 +106,11 @@ async def run_cycle(
     """Run a book's cycle of the week (or month) that ``as_of`` is in; returns once it has proposed, or not proposed.
 
     A cycle that was started before is not started again. ``deadline``: how long the proposal waits; None: as long as
-    the policy says. Raises RunFailed.
+    the policy says. Raises NotOnRecord where there is no such book, RunFailed.
     """
     async with sessions() as session:
-        found = await store.books.find(session, book)
-    cycle_id = f"{book}/{(found.cadence if found else Cadence.weekly).period(as_of)}"
+        found = await books.find(session, book)
+    cycle_id = f"{book}/{found.cadence.period(as_of)}"
     launch = weight_cycle(CycleRequest(book=book, as_of=as_of, deadline=deadline), cycle_id)
     handle: WorkflowHandle[object, object]
     try:

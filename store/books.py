@@ -18,9 +18,10 @@ def creating(books: Collection[str]) -> Write | None:
     return insertion(Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
 
 
-async def names(session: AsyncSession) -> list[str]:
-    """All books, by name."""
-    return list((await session.execute(text("SELECT book_id FROM books ORDER BY book_id"))).scalars())
+async def names(session: AsyncSession, limit: int | None = None) -> list[str]:
+    """All books, or the first ``limit``, by name."""
+    query = text("SELECT book_id FROM books ORDER BY book_id LIMIT CAST(:n AS bigint)")
+    return list((await session.execute(query, {"n": limit})).scalars())
 
 
 async def existing(session: AsyncSession, books: Collection[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """Governed weights: versions, cycles and what they are computed from."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -34,12 +35,15 @@ class CycleClose(NamedTuple):
 
 class OverlayState(NamedTuple):
     """What is on record of a version's overlay file: ``overlay`` is ``due``, ``written`` or ``removed``, and
-    ``overlay_folder`` the identity of the folder that it was written to or removed from."""
+    ``overlay_folder`` the identity of the folder that it was written to or removed from. ``reverted_over``: where
+    an operator's revert put it in force, the same of the version before; else None."""
 
     version: int
     cycle_id: str
     overlay: str
     overlay_folder: str | None
+    reverted_over: str | None = None
+    reverted_over_folder: str | None = None
 
 
 async def active(session: AsyncSession, book: str) -> ActiveWeights | None:
@@ -137,6 +141,26 @@ _CYCLE = (
 async def cycle(session: AsyncSession, cycle_id: str) -> CycleRecord | None:
     """A cycle by its id; None if there is none."""
     return await _one_cycle(session, "WHERE cycle_id = :id", {"id": cycle_id})
+
+
+async def cycle_as_of(session: AsyncSession, book: str, as_of: datetime) -> CycleRecord | None:
+    """The book's cycle of this very instant; None if there is none."""
+    return await _one_cycle(session, "WHERE book_id = :book AND as_of = :as_of", {"book": book, "as_of": as_of})
+
+
+async def cycles_on_record(session: AsyncSession, cycle_ids: Sequence[str]) -> set[str]:
+    """Which of these cycles are on record."""
+    result = await session.execute(
+        text("SELECT cycle_id FROM weight_cycles WHERE cycle_id = ANY(CAST(:ids AS text[]))"), {"ids": list(cycle_ids)}
+    )
+    return set(result.scalars())
+
+
+async def watched(session: AsyncSession) -> list[CycleRecord]:
+    """The last cycle of each book where its proposal was applied: it may be reverted until the next one begins."""
+    newest = "SELECT DISTINCT ON (book_id) cycle_id FROM weight_cycles ORDER BY book_id, as_of DESC"
+    result = await session.execute(text(_CYCLE + f"WHERE state = 'applied' AND cycle_id IN ({newest})"))
+    return [_record(row) for row in result.mappings()]
 
 
 async def last_cycle(session: AsyncSession, book: str) -> CycleRecord | None:
@@ -261,8 +285,10 @@ async def overlay_state(session: AsyncSession, book: str) -> OverlayState | None
     """The overlay of the version in force, as recorded; None if the book never had a version."""
     result = await session.execute(
         text(
-            "SELECT version, cycle_id, overlay, overlay_folder FROM weight_versions WHERE book_id = :book "
-            "ORDER BY version DESC LIMIT 1"
+            "SELECT v.version, v.cycle_id, v.overlay, v.overlay_folder, b.overlay, b.overlay_folder "
+            "FROM weight_versions v LEFT JOIN weight_cycles c ON c.cycle_id = v.cycle_id LEFT JOIN weight_versions b "
+            "ON b.book_id = v.book_id AND b.version = v.version - 1 AND c.state = 'reverted' AND c.version = v.version "
+            "AND v.source = 'learned' WHERE v.book_id = :book ORDER BY v.version DESC LIMIT 1"
         ),
         {"book": book},
     )

@@ -206,7 +206,7 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
     await save(client, nothing, "WeightAdjustmentWorkflow.one-decision-insufficient-data")
     for workflow in ("WeightDispatchWorkflow", "OverlayWatchWorkflow"):
         handle = await client.start_workflow(workflow, id=f"recorded/{workflow}", task_queue=TASK_QUEUE)
-        await save(client, handle, f"{workflow}.once")
+        await save(client, handle, f"{workflow}.what-waits")
 
 
 async def record_research(client: Client, engine: AsyncEngine) -> None:
@@ -264,7 +264,7 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
         await approval.signal("approve", "not an object")
         await approval.signal("look")
         await approval.execute_update("decide", {"verdict": verdict, "operator": "ann", "note": "ok"})
-        await save(client, approval, f"ApprovalWorkflow.one-decision-{verdict}")
+        await save(client, approval, f"ApprovalWorkflow.record-decides-{verdict}")
     waiting = await _ask(client, sessions, "o-expired")
     key = {"kind": "override", "book": "o-expired", "id": waiting.id.rsplit("/", 1)[1]}
     request = ApprovalRequest.model_validate(key | {"proposal": "x", "deadline": datetime.now(UTC)})
@@ -276,7 +276,7 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
         start_signal="approve",
         start_signal_args=[{"operator": "ann", "note": "a word that reaches the server after the deadline"}],
     )
-    await save(client, late, "ApprovalWorkflow.one-decision-late-word")
+    await save(client, late, "ApprovalWorkflow.record-decides-late-word")
 
 
 async def _ask(client: Client, sessions: Sessions, book: str) -> Any:

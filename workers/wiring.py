@@ -183,7 +183,7 @@ def build_worker(
         KarmaActivities(sessions, policy),
         CorpusActivities(sessions, policy, SkillFolder(corpus_folder)),
         WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset)),
-        OverlayActivities(sessions, policy, OverlayFolder(overlay_folder), client),
+        OverlayActivities(sessions, OverlayFolder(overlay_folder), client),
         approvals,
         decisions,
         WeightsOf01(approvals, decisions),

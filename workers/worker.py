@@ -11,8 +11,7 @@ from temporalio.service import RPCError
 
 from closeloop import store
 from closeloop.gateways.presets import UnknownPreset, load_preset
-from closeloop.learning.weights import InfeasibleBounds
-from closeloop.services.weights import preset_weights
+from closeloop.learning.weights import InfeasibleBounds, preset_weights
 from closeloop.store.database import sessions_of
 from closeloop.store.errors import DATABASE_ERRORS
 from closeloop.workers.garbage import collect_rarely
@@ -42,7 +41,7 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
             begun.cancel()
             return
         try:
-            preset_weights(load_preset(policy.weights.default_preset), policy)
+            preset_weights(load_preset(policy.weights.default_preset), policy.weights)
         except (InfeasibleBounds, UnknownPreset) as error:
             raise StackError(f"The policy cannot be used: {error}") from None
         collect_rarely()

@@ -40,6 +40,8 @@ class ApprovalWorkflow(Deciding):
         self._request = request = expect(message, ApprovalRequest)
         self._enter(ApprovalState.pending, request.proposal)
         self._begun_by_0_1 = not workflow.patched("reminder")
+        if workflow.patched("record-decides"):
+            await self._look()  # started again after the run before it ended, perhaps decided meanwhile
         if not self._begun_by_0_1:
             answer = await self._wait_for_decision(request.deadline)
         elif not await self._decided_within(request.deadline - workflow.now()):

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 from temporalio import workflow
 from temporalio.common import RawValue
+from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE
+from closeloop.workflows.retries import LONGEST_TRANSACTION, TWO_ATTEMPTS, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -258,6 +259,22 @@ class Deciding(ABC):
             return self.verdicts(name)
         except ValueError:
             raise ValueError(f"{what.format(name)}: must be one of {', '.join(self.verdicts)}") from None
+
+
+async def start_what_waits() -> None:
+    """Start again what listens to operators by the record and was ended in Temporal; the next look is minutes away."""
+    try:
+        await workflow.execute_activity_method(
+            ApprovalActivities.start_what_waits,
+            start_to_close_timeout=timedelta(minutes=4),
+            heartbeat_timeout=timedelta(seconds=30),
+            retry_policy=TWO_ATTEMPTS,
+            summary="Does everything that waits have a workflow that runs?",
+        )
+    except ActivityError as error:
+        if is_cancelled_exception(error):
+            raise
+        workflow.logger.warning("what waits could not be started again", exc_info=True)
 
 
 def scheduled_time() -> datetime:

@@ -1,18 +1,19 @@
 """A book's weight cycle: propose with evidence, wait for a person, apply, watch, undo."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop.workflows import weights_0_1
-from closeloop.workflows.decisions import Deciding, Word, scheduled_time
+from closeloop.workflows.books import reporting, sentences_of
+from closeloop.workflows.decisions import Deciding, Word, scheduled_time, start_what_waits
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import LONGEST_TRANSACTION, UNTIL_DONE
+from closeloop.workflows.retries import FIVE_ATTEMPTS, LONGEST_TRANSACTION, UNTIL_DONE
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
@@ -276,7 +277,7 @@ class WeightDispatchWorkflow:
                     WeightAdjustmentWorkflow.run,
                     request,
                     id=launch.id,
-                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    id_reuse_policy=launch.reuse,
                     parent_close_policy=workflow.ParentClosePolicy.ABANDON,
                     static_summary=launch.summary,
                     search_attributes=launch.attributes,
@@ -284,13 +285,18 @@ class WeightDispatchWorkflow:
             except WorkflowAlreadyStartedError:
                 continue
             report.started.append(due.cycle_id)
+        if workflow.patched("what-waits"):
+            await start_what_waits()
         workflow.upsert_memo({"outcome": f"started {', '.join(report.started) or 'no cycle: all were'}"[:2000]})
         return report
 
 
 @workflow.defn(name="OverlayWatchWorkflow")
 class OverlayWatchWorkflow:
-    """Write overlay files that are due; a file that was deleted is an operator's revert."""
+    """Write overlay files that are due; a file that was deleted is an operator's revert to the preset.
+
+    Also starts again what listens to operators and was ended in Temporal.
+    """
 
     @workflow.run
     async def run(self) -> OverlayReport:
@@ -301,17 +307,25 @@ class OverlayWatchWorkflow:
             retry_policy=UNTIL_DONE,
             summary="Are the overlay files as they were written?",
         )
-        for key in report.deleted:
+        if len(report.deleted) > 1 and workflow.patched("each-overlay-on-its-own"):
+            await asyncio.gather(*(self._revert(key, report) for key in report.deleted))
+        else:
+            for key in report.deleted:
+                await self._revert(key, report)
+        if workflow.patched("what-waits"):
+            await start_what_waits()
+        if report.deleted or report.repaired or report.failed:
+            sentences = [f"{k.book}: deleted, reverted" for k in report.deleted if k.book not in report.failed]
+            sentences += [f"{b}: written" for b in report.repaired] + sentences_of(report.failed)
+            workflow.upsert_memo({"outcome": "; ".join(sentences)[:2000]})
+        return report
+
+    async def _revert(self, key: CycleKey, report: OverlayReport) -> None:
+        with reporting(key.book, report.failed, asked_for=False):
             await workflow.execute_activity(
                 "revert_deleted_overlay",  # by its name: nobody reads what it answers, which 0.1 worded otherwise
                 key,
                 start_to_close_timeout=LONGEST_TRANSACTION,
-                retry_policy=UNTIL_DONE,
+                retry_policy=FIVE_ATTEMPTS,  # the next look is five minutes away
                 summary=f"The overlay file of {key.book} was deleted: revert",
             )
-        if report.deleted or report.repaired:
-            sentences = [f"{k.book}: deleted, reverted" for k in report.deleted] + [
-                f"{b}: written" for b in report.repaired
-            ]
-            workflow.upsert_memo({"outcome": "; ".join(sentences)[:2000]})
-        return report

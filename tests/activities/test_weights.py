@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
 from closeloop import store
+from closeloop.learning.weights import preset_weights
 from closeloop.models.approvals import ApprovalState, ApprovalVerdict, RecordApproval, RefusedApproval
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.values import Direction
@@ -24,7 +25,6 @@ from closeloop.models.weights import (
     Weights,
     WeightsVerdict,
 )
-from closeloop.services.weights import preset_weights
 from tests.activities.weighing import AS_OF, BALANCED, DAY, HOUR, Desk, close, desk_on, history, key_of, learn_from
 from tests.learning.test_weights import expected
 from tests.store.databases import query
@@ -222,7 +222,7 @@ async def test_a_preset_outside_the_bounds_is_brought_inside(desk: Desk, book: s
     assert sum(cycle.old.values()) == 1.0
     assert cycle.new is not None
     assert cycle.new["onchain"] <= 0.5
-    assert preset_weights(own, policy) == cycle.old
+    assert preset_weights(own, policy.weights) == cycle.old
 
 
 INFEASIBLE = LearningPolicy(min_domain_weight=0.2, max_domain_weight=0.3)
@@ -677,7 +677,7 @@ async def test_the_overlay_follows_every_change(watched: Desk, book: str) -> Non
     await watched.decide(cycle, WeightsVerdict.revert)
     await watched.overlays().write_overlay(_key(cycle))
     assert not overlay(watched, book).exists()  # the preset is in force: nothing was learned
-    report = await watched.overlays().check_overlays()
+    report = await watched.look()
     assert book not in report.repaired
     assert all(key.book != book for key in report.deleted)
 
@@ -685,18 +685,18 @@ async def test_the_overlay_follows_every_change(watched: Desk, book: str) -> Non
 async def test_what_was_applied_and_not_written_is_repaired_not_reverted(watched: Desk, book: str) -> None:
     """As if the worker had been killed between the two; tests/faults does that."""
     cycle = await approved(watched, book)
-    report = await watched.overlays().check_overlays()
+    report = await watched.look()
     assert book in report.repaired
     assert all(key.book != book for key in report.deleted)
     assert await in_the_file(watched, book) == await watched.weights(book) == cycle.new
-    assert book not in (await watched.overlays().check_overlays()).repaired
+    assert book not in (await watched.look()).repaired
 
 
 async def test_a_deleted_file_is_a_revert_with_its_reason(watched: Desk, book: str) -> None:
     cycle = await approved(watched, book)
     await watched.overlays().write_overlay(_key(cycle))
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
+    [key] = [key for key in (await watched.look()).deleted if key.book == book]
     for _ in range(2):
         await watched.revert_deleted(key)
     assert await watched.weights(book) == BALANCED
@@ -706,7 +706,7 @@ async def test_a_deleted_file_is_a_revert_with_its_reason(watched: Desk, book: s
     assert view.decided_by is not None
     assert "overlay" in view.decided_by
     assert len(await watched.events(book, "reverted")) == 1
-    assert all(key.book != book for key in (await watched.overlays().check_overlays()).deleted)
+    assert all(key.book != book for key in (await watched.look()).deleted)
 
 
 async def test_another_folder_or_none_is_no_deletion(watched: Desk, book: str, tmp_path: Path) -> None:
@@ -717,23 +717,60 @@ async def test_another_folder_or_none_is_no_deletion(watched: Desk, book: str, t
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / ".overlays").write_text("0123\n")
     for name in ("missing", "empty", "other"):
-        report = await watched.overlays(folder=tmp_path / name).check_overlays()
+        report = await watched.look(tmp_path / name)
         assert all(key.book != book for key in report.deleted), name
     assert await watched.weights(book) == cycle.new
 
 
-async def test_a_second_deletion_goes_back_to_the_preset(watched: Desk, book: str) -> None:
-    """The first gave back the weights of the adjustment before; deleting their file too leaves the preset."""
-    first = await approved(watched, book)
+async def test_a_deletion_means_the_preset_until_somebody_approves_again(watched: Desk, book: str) -> None:
+    """Not the weights of the adjustment before, which nobody approved since."""
+    await approved(watched, book)
     second = await watched.open(book, AS_OF + WEEK)
     await watched.decide(second, WeightsVerdict.approve)
     await watched.overlays().write_overlay(_key(second))
-    for wanted in (first.new, BALANCED):
-        overlay(watched, book).unlink()
-        [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
-        await watched.revert_deleted(key)
-        assert await watched.weights(book) == wanted
-    assert not overlay(watched, book).exists()
+    overlay(watched, book).unlink()
+    [key] = [key for key in (await watched.look()).deleted if key.book == book]
+    await watched.revert_deleted(key)
+    for _ in range(2):
+        active = await watched.active(book)
+        assert active is not None
+        assert (active.weights, active.source) == (BALANCED, "preset")
+        assert not overlay(watched, book).exists()
+        assert all(key.book != book for key in (await watched.look()).deleted)
+    assert (await watched.view(second.cycle_id)).state == CycleState.reverted
+
+
+async def test_a_folder_in_the_place_of_one_file_spoils_no_other(watched: Desk, book: str) -> None:
+    early, late, blocked = f"{book}-a", f"{book}-z", f"{book}-m"
+    cycles = {name: await approved(watched, name) for name in (early, blocked, late)}
+    overlay(watched, blocked).mkdir()
+    for cycle in cycles.values():
+        await watched.overlays().write_overlay(_key(cycle))
+    for name in (early, late):
+        overlay(watched, name).unlink()
+    report = await watched.look()
+    assert {key.book for key in report.deleted} >= {early, late}
+    assert "Is a directory" in report.failed[blocked] or "is no file" in report.failed[blocked]
+    async with watched.sessions() as session:
+        [told] = [one for one in await store.failures.listing(session, 50) if one.subject == blocked]
+    assert told.task == "overlay"
+    overlay(watched, blocked).rmdir()
+    report = await watched.look()
+    assert blocked in report.repaired
+    assert await in_the_file(watched, blocked) == cycles[blocked].new
+    async with watched.sessions() as session:
+        assert blocked not in {one.subject for one in await store.failures.listing(session, 50)}
+
+
+async def test_a_file_that_a_folder_replaced_is_no_deletion(watched: Desk, book: str) -> None:
+    cycle = await approved(watched, book)
+    await watched.overlays().write_overlay(_key(cycle))
+    overlay(watched, book).unlink()
+    overlay(watched, book).mkdir()
+    report = await watched.look()
+    assert "is no file" in report.failed[book]
+    assert await watched.weights(book) == cycle.new
+    overlay(watched, book).rmdir()
 
 
 async def test_an_adjustment_approved_after_the_file_was_seen_missing_stays(watched: Desk, book: str) -> None:
@@ -742,23 +779,23 @@ async def test_an_adjustment_approved_after_the_file_was_seen_missing_stays(watc
     await watched.overlays().write_overlay(_key(cycle))
     following = await watched.open(book, AS_OF + WEEK)
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
+    [key] = [key for key in (await watched.look()).deleted if key.book == book]
     await watched.decide(following, WeightsVerdict.approve)
     await watched.revert_deleted(key)
     assert await watched.weights(book) == following.new
 
 
-async def test_a_deletion_and_an_operators_revert_at_once_undo_one_adjustment(watched: Desk, book: str) -> None:
-    first = await approved(watched, book)
+async def test_a_deletion_and_an_operators_revert_at_once_are_the_preset(watched: Desk, book: str) -> None:
+    await approved(watched, book)
     second = await watched.open(book, AS_OF + WEEK)
     await watched.decide(second, WeightsVerdict.approve)
     await watched.overlays().write_overlay(_key(second))
     overlay(watched, book).unlink()
-    [key] = [key for key in (await watched.overlays().check_overlays()).deleted if key.book == book]
+    [key] = [key for key in (await watched.look()).deleted if key.book == book]
     await watched.decide(second, WeightsVerdict.revert)
     await watched.revert_deleted(key)
-    assert await watched.weights(book) == first.new
-    assert await in_the_file(watched, book) == first.new
+    assert await watched.weights(book) == BALANCED  # the deletion asked for more: the preset
+    assert not overlay(watched, book).exists()
 
 
 async def test_each_book_has_a_file_of_its_own(watched: Desk, book: str) -> None:

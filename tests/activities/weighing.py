@@ -30,6 +30,7 @@ from closeloop.models.weights import (
     CycleView,
     OpenCycle,
     OpenedCycle,
+    OverlayReport,
     Preset,
     RecordRevert,
     Weights,
@@ -61,7 +62,7 @@ class Desk:
         return WeightCycleActivities(self.sessions, policy or LearningPolicy(), preset or load_preset("balanced"))
 
     def overlays(self, folder: Path | None = None) -> OverlayActivities:
-        return OverlayActivities(self.sessions, LearningPolicy(), OverlayFolder(folder or self.folder), self.client)
+        return OverlayActivities(self.sessions, OverlayFolder(folder or self.folder), self.client)
 
     def approvals(self) -> ApprovalActivities:
         return ApprovalActivities(self.sessions, SUBJECTS, self.client)
@@ -107,6 +108,11 @@ class Desk:
         environment.info = dataclasses.replace(environment.info, scheduled_time=datetime.now(UTC))
         answer: ApprovalAnswer = await environment.run(self.overlays().revert_deleted_overlay, key)
         return answer
+
+    async def look(self, folder: Path | None = None) -> OverlayReport:
+        """What a look at the overlay files finds."""
+        report: OverlayReport = await ActivityEnvironment().run(self.overlays(folder).check_overlays)
+        return report
 
     async def view(self, cycle_id: str) -> CycleView:
         async with self.sessions() as session:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 
 from tests.activities.weighing import AS_OF, BALANCED, history
 from tests.faults.stack_process import StackProcess
@@ -182,17 +183,10 @@ async def test_a_book_that_nobody_knows(stack: StackProcess) -> None:
     unknown = await stack.json("weights", "cycle", "--book", "cli-unknown", *OF)
     assert (unknown["state"], unknown["reason"]) == ("no_adjustment", "cold_start_baseline")
     assert (unknown["new"], unknown["proposal_id"]) == (None, None)
+    await stack.json("books", "add", "cli-unknown")
     plain = await stack.cli("weights", "cycle", "--book", "cli-unknown", *OF)
     assert "cold_start_baseline" in plain.out
     assert (await stack.json("books", "show", "cli-unknown"))["preset"] == "balanced"
-    nobody = await stack.json("weights", "show", "--book", "cli-nobody")
-    assert (nobody["weights"], nobody["version"], nobody["source"]) == (BALANCED, 0, "preset")
-    assert await stack.json("weights", "history", "--book", "cli-nobody") == {
-        "book": "cli-nobody",
-        "versions": [],
-        "cycles": [],
-    }
-    assert await stack.json("weights", "proposals", "--book", "cli-nobody") == []
     for verdict in ("approve", "reject", "revert"):
         refused = await stack.cli("weights", verdict, "cli-nobody/2026-W15", "--by", "ann")
         assert "There is no proposal cli-nobody/2026-W15" in refused.sentence()
@@ -249,7 +243,40 @@ async def test_temporals_own_client_as_the_operators(imported: StackProcess) -> 
     assert (await imported.json("weights", "show", "--book", "cli-5"))["weights"] == cycle["new"]
 
 
-async def test_an_impossible_policy_is_refused_with_a_sentence(stack: StackProcess, tmp_path: Path) -> None:
+NAMED = ("--pattern", "p", "--action", "entry")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("weights", "show"),
+        ("weights", "cycle"),
+        ("weights", "history"),
+        ("weights", "proposals"),
+        ("meta", "status"),
+        ("meta", "propose"),
+        ("meta", "decisions"),
+        ("meta", "shadow", "--by", "ann"),
+        ("meta", "approve", "--by", "ann"),
+        ("lessons", "build"),
+        ("lessons", "list"),
+        ("overrides", "materialize"),
+        ("overrides", "list"),
+        ("overrides", "match", *NAMED),
+        ("approvals", "list"),
+    ],
+    ids=" ".join,
+)
+async def test_a_book_typed_wrong_is_refused_and_not_made(imported: StackProcess, command: tuple[str, ...]) -> None:
+    refused = await imported.cli(*command, "--book", "cli-00")
+    assert refused.status == 1
+    assert "There is no book cli-00. There are: cli-0, " in one_line(refused.err)
+    assert "cli-00" not in {book["book"] for book in await imported.json("books", "list")}
+
+
+async def test_an_impossible_policy_is_refused_with_a_sentence(
+    imported: StackProcess, stack: StackProcess, tmp_path: Path
+) -> None:
     policies: dict[str, dict[str, Any]] = {
         "infeasible": {"min_domain_weight": 0.3, "max_domain_weight": 0.4},
         "unknown preset": {"default_preset": "nobody"},
@@ -257,7 +284,7 @@ async def test_an_impossible_policy_is_refused_with_a_sentence(stack: StackProce
     for name, values in policies.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(json.dumps(values))
-        show = await stack.cli("weights", "show", "--book", "cli-nobody", CLOSELOOP_POLICY=str(path))
+        show = await stack.cli("weights", "show", "--book", "cli-0", CLOSELOOP_POLICY=str(path))
         assert show.sentence(), name
 
 
@@ -275,3 +302,74 @@ async def test_pages_of_cycles_versions_and_books(stack: StackProcess) -> None:
     assert await stack.json("weights", "proposals", "--book", first, "--before", f"{first}/2026-W17") == []
     for command in (("books", "list"), ("weights", "proposals"), ("weights", "history", "--book", first)):
         assert "There is no " in (await stack.cli(*command, "--before", "cli-nothing")).sentence()
+
+
+# -- what operators do in Temporal -------------------------------------------------------------------------------------
+
+
+async def end(stack: StackProcess, workflow: str, how: str) -> None:
+    """End a workflow as an operator does in Temporal's UI, and wait until it has ended."""
+    handle = (await stack.client()).get_workflow_handle(workflow)
+    await (handle.terminate("by hand") if how == "terminate" else handle.cancel())
+    with pytest.raises(WorkflowFailureError):
+        await handle.result()
+
+
+async def trigger(stack: StackProcess, schedule: str) -> None:
+    await (await stack.client()).get_schedule_handle(f"closeloop/{schedule}").trigger()
+
+
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
+async def test_a_cycle_that_was_ended_in_temporal_is_approved_and_reverted(imported: StackProcess, how: str) -> None:
+    book = f"cli-ended-{how}"
+    rows = [row.model_dump_json(exclude_none=True) for row in history(book)]
+    await imported.json("import", "jsonl", "-", stdin="\n".join(rows))
+    cycle = await imported.json("weights", "cycle", "--book", book, *OF)
+    await end(imported, cycle["workflow_id"], how)
+    approved = await imported.cli("weights", "approve", cycle["cycle_id"], "--by", "ann")
+    assert approved.status == 0, approved.err
+    assert (await imported.json("weights", "show", "--book", book))["weights"] == cycle["new"]
+    await end(imported, cycle["workflow_id"], how)
+    assert (await imported.cli("weights", "revert", cycle["cycle_id"], "--by", "ann")).status == 0
+    assert (await imported.json("weights", "show", "--book", book))["weights"] == cycle["old"]
+
+
+async def test_the_watch_starts_again_what_waits(imported: StackProcess) -> None:
+    """Also where the book has got another cadence since."""
+    book = "cli-ended-watch"
+    rows = [row.model_dump_json(exclude_none=True) for row in history(book)]
+    await imported.json("import", "jsonl", "-", stdin="\n".join(rows))
+    cycle = await imported.json("weights", "cycle", "--book", book, *OF)
+    await end(imported, cycle["workflow_id"], "terminate")
+    assert (await imported.cli("books", "add", book, "--cadence", "monthly")).status == 0
+    await trigger(imported, "overlays")
+    handle = (await imported.client()).get_workflow_handle(cycle["workflow_id"])
+
+    async def runs() -> bool:
+        return (await handle.describe()).status == WorkflowExecutionStatus.RUNNING
+
+    await until_it("runs again", runs, every=0.2)
+    assert (await handle.query("cycle"))["state"] == "proposed"
+    await handle.signal("reject", {"operator": "ann", "note": "from the UI"})
+    await handle.result()
+    assert await imported.json("weights", "proposals", "--book", book) == []
+
+
+async def test_a_refused_cycle_does_not_cost_the_book_its_scheduled_one(imported: StackProcess) -> None:
+    now = datetime.now(UTC)
+    book = "cli-early"
+    await imported.json("books", "add", book)
+    sunday = now + timedelta(days=6 - now.weekday())  # of this week, so that the failed workflow has this cycle's id
+    for ahead in {max(sunday, now + timedelta(hours=1)), now + timedelta(days=3)}:
+        refused = await imported.cli("weights", "cycle", "--book", book, "--as-of", ahead.isoformat())
+        assert "future" in refused.sentence()
+    await trigger(imported, "weights")
+
+    async def cycles() -> list[Any]:
+        return list((await imported.json("weights", "history", "--book", book))["cycles"])
+
+    async def has_one() -> bool:
+        return bool(await cycles())
+
+    await until_it("the scheduled cycle", has_one, every=0.2)
+    assert len(await cycles()) == 1

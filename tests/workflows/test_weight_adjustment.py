@@ -718,16 +718,16 @@ async def test_a_deleted_overlay_is_a_revert_that_the_cycle_knows_of(empty: Desk
 
     async with empty.worker(queue):
         handle, view = await proposing(empty, book, queue=queue)
-        assert await look(1) == {"repaired": [], "deleted": []}
+        assert await look(1) == {"repaired": [], "deleted": [], "failed": {}}
         assert (await decide(handle, "approve")).accepted
         await eventually(lambda: text(file), bool)
-        assert await look(2) == {"repaired": [], "deleted": []}
+        assert await look(2) == {"repaired": [], "deleted": [], "failed": {}}
         file.unlink()
         assert (await look(3))["deleted"] == [{"cycle_id": view.cycle_id, "book": book}]
         done = await result(handle)
         assert done.state == CycleState.reverted
         assert await empty.weights(book) == BALANCED
-        assert await look(4) == {"repaired": [], "deleted": []}
+        assert await look(4) == {"repaired": [], "deleted": [], "failed": {}}
     found = await empty.view(view.cycle_id)
     assert found.note == f"learned_weights.{book}.yaml was deleted"
     assert await empty.kinds(book) == ["proposed", "applied", "reverted"]

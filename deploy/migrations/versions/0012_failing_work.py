@@ -1,0 +1,25 @@
+"""What keeps failing for one book or proposal is on record until it succeeds."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    now = sa.text("clock_timestamp()")
+    op.create_table(
+        "failing_work",
+        sa.Column("task", sa.Text(collation="C"), primary_key=True),
+        sa.Column("subject", sa.Text(collation="C"), primary_key=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), server_default=now, nullable=False),
+        sa.Column("last_at", sa.DateTime(timezone=True), server_default=now, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("failing_work")
