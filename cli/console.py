@@ -185,6 +185,11 @@ def at(instant: datetime | None) -> str:
     return "-" if instant is None else instant.strftime("%Y-%m-%d %H:%M")
 
 
+def p_value(value: float | None) -> str:
+    """A p- or q-value for a person: one below 0.001 is said to be that, never 0."""
+    return "<0.001" if value is not None and value < 0.001 else number(value)
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number for a person; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -16,6 +16,7 @@ from closeloop.cli.console import (
     hinting,
     number,
     out,
+    p_value,
     print_json,
     run,
     table,
@@ -76,14 +77,23 @@ def _print_report(report: LessonReport) -> None:
 
 @app.command("list")
 def lessons_list(
-    book: BookOption = None, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False
+    book: BookOption = None,
+    shadows: Annotated[
+        bool, typer.Option("--shadows", help="Also baselines of groups, shadows of accepted ones, retired ones.")
+    ] = False,
+    last: LastOption = None,
+    before: BeforeOption = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Every lesson: by group the accepted ones, the group's baseline, shadows of accepted ones, retired ones."""
-    views = run(_list(book, last, before))
+    """The accepted lessons, by group, the largest effect first."""
+    views = run(_list(book, shadows, last, before))
     if as_json:
         return print_json(views)
     if not views:
-        return out.print("No lessons yet: 'closeloop lessons build' mines them from closed positions with actions.")
+        return out.print(
+            "No lessons yet: 'closeloop lessons build' mines them from closed positions with actions."
+            + ("" if shadows else " '--shadows' also lists what was not accepted.")
+        )
     shown = table(
         "lesson", "book", "pattern", "scope", "status", "trades", "mean R", "effect R (95 %)", "q", "half-life h",
         numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"), whole=("lesson",),
@@ -98,15 +108,15 @@ def lessons_list(
             str(view.n),
             f"{view.avg_rr:+.2f}",
             _effect(view),
-            number(view.q),
+            p_value(view.q),
             number(view.half_life_hours, 0),
         )
     return out.print(shown)
 
 
-async def _list(book: str | None, last: int | None, before: str | None) -> list[LessonView]:
+async def _list(book: str | None, shadows: bool, last: int | None, before: str | None) -> list[LessonView]:
     async with database() as session:
-        return await lessons.listing(session, book, last=last, before=before)
+        return await lessons.listing(session, book, shadows=shadows, last=last, before=before)
 
 
 @app.command()
@@ -138,7 +148,7 @@ def _print_explanation(found: LessonExplanation) -> None:
     if view.effect is not None and view.scope:
         out.print(
             f"Effect {_effect(view)} R: the difference to comparable trades outside, beyond what the lessons accepted\n"
-            f"before it explain. p {number(view.p, 6)}, q {number(view.q, 6)} (corrected for all candidates looked at)."
+            f"before it explain. p {p_value(view.p)}, q {p_value(view.q)} (corrected for all candidates looked at)."
         )
     elif view.effect is not None:
         out.print(f"Mean {_effect(view)} R, against no trade at all (0 R).")
@@ -155,7 +165,7 @@ def _print_explanation(found: LessonExplanation) -> None:
     for past in found.history:
         out.print(
             f"  v{past.version:<4} {past.status:<9} {past.n:>7} trades  mean {past.avg_rr:+.3f} R  "
-            f"effect {number(past.effect)}  q {number(past.q)}"
+            f"effect {number(past.effect)}  q {p_value(past.q)}"
         )
     arrived = found.inside.n - view.n
     if arrived and view.status != LessonStatus.retired:

@@ -45,9 +45,11 @@ def status(book: Book = "default", as_json: AsJson = False) -> None:
         return print_json(found)
     since = f" since {at(found.since)} UTC, decided by {found.decided_by}" if found.since else ""
     out.print(f"Book {book}: the meta-producer is {'live' if found.mode == 'live' else 'in shadow'}{since}.")
-    left = found.outcomes_needed - found.outcomes
-    gate = "open" if found.gate_open else f"closed: {left} more needed before it says anything"
-    out.print(f"Gate: {found.outcomes} of {found.outcomes_needed} outcomes, {gate}.")
+    if found.gate_open:
+        out.print(f"Gate: open, passed with {found.outcomes} outcomes ({found.outcomes_needed} are needed).")
+    else:
+        left = found.outcomes_needed - found.outcomes
+        out.print(f"Gate: closed, {found.outcomes} of {found.outcomes_needed} outcomes: {left} more before it speaks.")
     if found.said:
         out.print("It said: " + ", ".join(f"{count} x {_reason(reason)}" for reason, count in found.said.items()) + ".")
     for score, label in ((found.shadow, "In shadow, it would have been"), (found.live, "Live, it was")):

@@ -22,6 +22,7 @@ from closeloop.cli.console import (
     hinting,
     number,
     out,
+    p_value,
     print_json,
     run,
     settings,
@@ -148,19 +149,38 @@ def history(book: Book, last: LastOption = None, before: BeforeOption = None, as
     for version in found.versions:
         shown.add_row(str(version.version), at(version.since), version.source, version.reason)
     out.print(shown)
-    shown = table("cycle", "as of (UTC)", "state", "reason", "decided by", "note")
+    shown = table(
+        "cycle", "as of (UTC)", "under", "trades", "mean pnl", "mean R", "fell in a row", "state", "reason",
+        "decided by", "note", numbers=("trades", "mean pnl", "mean R", "fell in a row"),
+    )  # fmt: skip
     for view in found.cycles:
         shown.add_row(
-            view.cycle_id, at(view.as_of), view.state, view.reason or "-", view.decided_by or "-", view.note or "-"
+            view.cycle_id,
+            at(view.as_of),
+            "learned" if view.learned else "preset",
+            str(view.performance_n),
+            number(view.performance_pnl),
+            number(view.performance_r),
+            str(view.streak),
+            view.state,
+            view.reason or "-",
+            view.decided_by or "-",
+            view.note or "-",
         )
     return out.print(shown)
+
+
+def _until(view: CycleView) -> str:
+    if view.state == CycleState.proposed:
+        return f", waits until {at(view.deadline)} UTC"
+    return f", decided by {view.decided_by} at {at(view.decided_at)} UTC" if view.decided_by else ""
 
 
 def _print_cycle(view: CycleView) -> None:
     """A proposal so that a person can decide from it alone."""
     why = f", {view.reason}" if view.reason else ""
     out.print(f"\n{view.cycle_id}: {view.state.replace('_', ' ')}{why}")
-    out.print(f"as of {at(view.as_of)} UTC" + (f", waits until {at(view.deadline)} UTC" if view.deadline else ""))
+    out.print(f"as of {at(view.as_of)} UTC" + _until(view))
     shown = table(
         "domain", "weight", "proposed", "change", "trades", "correlation (95 %)", "p", "q",
         numbers=("weight", "proposed", "change", "trades", "correlation (95 %)", "p", "q"),
@@ -171,7 +191,7 @@ def _print_cycle(view: CycleView) -> None:
         cells = ["-"] * 4
         if evidence:
             interval = "" if evidence.ci_low is None else f" ({evidence.ci_low:+.2f} to {evidence.ci_high:+.2f})"
-            cells = [str(evidence.n), f"{evidence.r:+.2f}{interval}", number(evidence.p), number(evidence.q)]
+            cells = [str(evidence.n), f"{evidence.r:+.2f}{interval}", p_value(evidence.p), p_value(evidence.q)]
         change = "-" if new is None else f"{new - view.old[domain]:+.4f}"
         shown.add_row(domain, f"{view.old[domain]:.4f}", number(new, 4), change, *cells)
     out.print(shown)

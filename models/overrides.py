@@ -165,6 +165,14 @@ class PmOverride(SQLModel, table=True):
             "anchor",
             postgresql_where=text("status = 'active'"),
         ),
+        Index(
+            "pm_overrides_match_ended",
+            "book_id",
+            "pattern_key",
+            "action_category",
+            "anchor",
+            postgresql_where=text("status = 'ended'"),
+        ),
     )
 
     override_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))

@@ -169,16 +169,16 @@ class CycleView(BaseModel):
     note: str | None = None
     created_at: datetime
     policy_hash: str
+    learned: bool = Field(description="Whether learned weights were in force, not the preset.")
+    performance_n: int = Field(default=0, description="Positions that closed in the cycle before, opened under them.")
+    performance_pnl: float | None = Field(default=None, description="Their mean pnl.")
+    performance_r: float | None = Field(default=None, description="Their mean R.")
+    streak: int = Field(default=0, description="In how many cycles in a row, up to this one, performance fell.")
 
 
 class CycleRecord(CycleView):
-    """A cycle as it is recorded: also what its evaluation came to."""
+    """A cycle as it is recorded."""
 
-    learned: bool = Field(description="Whether learned weights were in force, not the preset.")
-    performance_n: int = 0
-    performance_pnl: float | None = None
-    performance_r: float | None = None
-    streak: int = Field(default=0, description="In how many cycles in a row, up to this one, performance fell.")
     unknown_domains: list[str] = []
     version: int | None = Field(default=None, description="The weights that it put in force.")
 

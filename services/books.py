@@ -55,7 +55,7 @@ async def find(session: AsyncSession, name: str) -> BookView:
     if found is None:
         there_are = await store.books.names(session, BOOKS_COMPARED)
         nearest = get_close_matches(name, there_are, n=NEAREST_NAMED, cutoff=0)
-        named = ", ".join(nearest) + (", ..." if len(there_are) > len(nearest) else "")
+        named = ", ".join(nearest) + (" and more" if len(there_are) > len(nearest) else "")
         raise NotOnRecord(
             f"There is no book {name}. " + (f"There are: {named}. " if nearest else "There are none yet. ") + _WHERE
         )

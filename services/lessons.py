@@ -33,16 +33,21 @@ async def build(client: Client, request: LessonRequest) -> LessonReport:
 
 
 async def listing(
-    session: AsyncSession, book: str | None = None, *, last: int | None = None, before: str | None = None
+    session: AsyncSession,
+    book: str | None = None,
+    *,
+    shadows: bool = False,
+    last: int | None = None,
+    before: str | None = None,
 ) -> list[LessonView]:
-    """Lessons of a book or of all: by group the accepted ones first, the largest effect first.
+    """Accepted lessons of a book or of all, by group the largest effect first; with ``shadows`` the others after them.
 
     Only the ``last`` of them, and only what comes before the lesson ``before``. Raises NotOnRecord.
     """
     await books.find_if_named(session, book)
     if before is not None:
         await find(session, before)
-    return await store.lessons.listing(session, book, last=last, before=before)
+    return await store.lessons.listing(session, book, shadows=shadows, last=last, before=before)
 
 
 async def find(session: AsyncSession, lesson_id: str) -> LessonView:

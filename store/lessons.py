@@ -147,7 +147,8 @@ async def set_report(session: AsyncSession, book: str, version: int, report: Bui
 
 
 _LISTING = page(
-    f"SELECT {_VIEW} FROM learning_lessons WHERE (CAST(:book AS text) IS NULL OR book_id = :book)",  # noqa: S608
+    f"SELECT {_VIEW} FROM learning_lessons WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
+    "AND (:shadows OR status = 'active' OR lesson_id = CAST(:before AS text))",
     key="lesson_id",
     order="book, pattern_key, action_category, array_position(ARRAY['active', 'baseline', 'shadow', 'retired'], "
     "status), abs(coalesce(effect, 0)) DESC, lesson_id",
@@ -155,10 +156,14 @@ _LISTING = page(
 
 
 async def listing(
-    session: AsyncSession, book: str | None, *, last: int | None = None, before: str | None = None
+    session: AsyncSession, book: str | None, *, shadows: bool = True, last: int | None = None, before: str | None = None
 ) -> list[LessonView]:
-    """Lessons of a book or of all: by group the accepted ones first, the largest effect first. See ``pages.page``."""
-    result = await session.execute(text(_LISTING), {"book": book, "last": last, "before": before})
+    """Lessons of a book or of all: by group the accepted ones first, the largest effect first. See ``pages.page``.
+
+    Without ``shadows`` only the accepted ones.
+    """
+    values = {"book": book, "shadows": shadows, "last": last, "before": before}
+    result = await session.execute(text(_LISTING), values)
     return [LessonView.model_validate(dict(row)) for row in result.mappings()]
 
 

@@ -19,11 +19,30 @@ _COLUMNS = (
     "confidence, expires_at, lesson_id, lesson_version, status, reason, run, as_of, deadline, verdict, decided_by, "
     "decided_at, note, created_at, ended_at, policy_hash"
 )
+_SINCE = (
+    "({0}.as_of + CASE WHEN {0}.verdict = 'approve' THEN greatest({0}.decided_at - {0}.created_at, interval '0') "
+    "ELSE interval '0' END)"
+)
+"""Since when an override is in force, on its run's own time line: one that was approved, an hour after it was proposed,
+an hour after the run's ``as_of``."""
+
+_FOUND = (
+    "SELECT o.override_id, o.scope, o.size_multiplier, o.threshold_adjustments, o.confidence FROM pm_overrides o {join}"
+    "WHERE o.book_id = :book AND o.pattern_key = :pattern AND o.action_category = :action AND o.status = '{status}' "
+    "AND o.anchor = ANY(CAST(:conditions AS text[])) AND o.scope <@ CAST(:scope AS jsonb) AND o.expires_at > :at "
+    "AND " + _SINCE.format("o") + " <= :at "
+)
 MATCHING = (
-    "SELECT override_id, scope, size_multiplier, threshold_adjustments, confidence FROM pm_overrides "
-    "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action AND status = 'active' "
-    "AND anchor = ANY(CAST(:conditions AS text[])) AND scope <@ CAST(:scope AS jsonb) AND expires_at > :at "
-    "ORDER BY override_id"
+    _FOUND.format(status="active", join="")
+    + "UNION ALL "
+    # One that was replaced by an approved one was in force until the approval; one that never was in force had waited.
+    + _FOUND.format(
+        status="ended",
+        join="LEFT JOIN pm_overrides n ON n.override_id = substr(o.reason, length('replaced by ') + 1) "
+        "AND n.verdict = 'approve' ",
+    )
+    + "AND (o.verdict = 'approve' OR (o.verdict IS NULL AND o.deadline IS NULL)) "
+    "AND coalesce(" + _SINCE.format("n") + ", o.ended_at) > :at ORDER BY override_id"
 )
 
 
@@ -35,7 +54,7 @@ def conditions(scope: Mapping[str, str]) -> list[str]:
 async def matching(
     session: AsyncSession, book: str, pattern_key: str, action_category: str, scope: Mapping[str, str], at: datetime
 ) -> Sequence[RowMapping]:
-    """Overrides in force whose scope is contained in this one, by id."""
+    """Overrides that were in force at an instant and whose scope is contained in this one, by id."""
     result = await session.execute(text(MATCHING), matching_values(book, pattern_key, action_category, scope, at))
     return result.mappings().all()
 

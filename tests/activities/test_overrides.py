@@ -10,8 +10,12 @@ from pydantic import ValidationError
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 
+from closeloop import store
+from closeloop.models.approvals import ApprovalVerdict, RecordApproval
 from closeloop.models.overrides import OverrideStatus, OverrideView
 from closeloop.models.policy import LearningPolicy
+from closeloop.services import approvals
+from closeloop.services.override_decisions import OverrideProposal, override_key
 from closeloop.store.database import Sessions
 from tests.activities.overriding import SCOPE, matched, materialize, mined, overrides
 from tests.activities.patterning import AS_OF, EDGE, PATTERN, POLICY, build, learn, trades
@@ -282,6 +286,8 @@ async def test_a_repeated_attempt_answers_the_same(book: str, sessions: Sessions
 
 
 async def test_nothing_that_matches_is_exactly_one(book: str, sessions: Sessions, client: Client) -> None:
+    async with sessions.begin() as session:
+        await store.books.hold(session, book)
     found = await matched(sessions, book, SCOPE)
     assert (found.size_multiplier, found.threshold_adjustments, found.spoke) == (1.0, {}, [])
     await mined(sessions, book, {})
@@ -368,3 +374,44 @@ async def test_a_huge_scope_is_answered(book: str, sessions: Sessions, client: C
     await materialize(sessions, client, book)
     found = await matched(sessions, book, {**{f"d{i}": "x" * 1_000 for i in range(900)}, **SCOPE})
     assert len(found.spoke) == 1
+
+
+async def test_a_match_answers_what_was_in_force_then(book: str, sessions: Sessions, client: Client) -> None:
+    """Not what a later run made, and what a later run has ended."""
+    days = [AS_OF + timedelta(days=number) for number in range(3)]
+    sizes = []
+    for day, effect in zip(days, (0.2, 0.3, None), strict=True):
+        await mined(sessions, book, {"effect": effect or 0.3, "actionable": effect is not None}, as_of=day)
+        await materialize(sessions, client, book, day)
+        sizes.append((await matched(sessions, book, SCOPE, day)).size_multiplier)
+    assert sizes[0] > 1.0
+    assert sizes[1] > sizes[0]
+    assert sizes[2] == 1.0
+    before = [(await matched(sessions, book, SCOPE, day - timedelta(seconds=1))).size_multiplier for day in days]
+    assert before == [1.0, sizes[0], sizes[1]]
+    assert [(await matched(sessions, book, SCOPE, day)).size_multiplier for day in days] == sizes
+
+
+async def test_one_that_an_operator_approved_is_in_force_from_then_on(
+    book: str, sessions: Sessions, client: Client
+) -> None:
+    """And the one that it replaces until then: never both, never neither."""
+    await mined(sessions, book, {"effect": 0.2})
+    await materialize(sessions, client, book)
+    small = (await matched(sessions, book, SCOPE)).size_multiplier
+    later = AS_OF + timedelta(days=1)
+    await mined(sessions, book, {"effect": 2.0}, as_of=later)
+    await materialize(sessions, client, book, later)
+    [waiting] = [view for view in await overrides(sessions, book) if view.status is OverrideStatus.pending]
+    async with sessions.begin() as session:
+        subject = OverrideProposal()
+        record = RecordApproval(
+            **override_key(book, waiting.override_id).model_dump(),
+            verdict=ApprovalVerdict.approve,
+            operator="ann",
+            at=waiting.created_at + timedelta(hours=5),
+        )
+        assert (await approvals.decide(session, subject, record)).accepted
+    hours = [(await matched(sessions, book, SCOPE, later + timedelta(hours=h))).size_multiplier for h in (0, 4, 5, 6)]
+    assert hours[:2] == [small, small]
+    assert hours[2] == hours[3] > small

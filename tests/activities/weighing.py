@@ -82,6 +82,7 @@ class Desk:
         self, book: str, as_of: datetime = AS_OF, activities: WeightCycleActivities | None = None, **changes: Any
     ) -> OpenedCycle:
         """Evaluate and propose; the workflow has the id that a dispatch or the CLI would give it."""
+        await self.make(book)
         year, week, _ = as_of.isocalendar()
         values = {"deadline": None, "workflow_id": f"weights/{book}/{year}-W{week:02}"} | changes
         return await (activities or self.cycles()).open_cycle(OpenCycle(book=book, as_of=as_of, **values))
@@ -108,6 +109,11 @@ class Desk:
         environment.info = dataclasses.replace(environment.info, scheduled_time=datetime.now(UTC))
         answer: ApprovalAnswer = await environment.run(self.overlays().revert_deleted_overlay, key)
         return answer
+
+    async def make(self, book: str) -> None:
+        """The book, as the first message that names it would make it."""
+        async with self.sessions.begin() as session:
+            await store.books.hold(session, book)
 
     async def look(self, folder: Path | None = None) -> OverlayReport:
         """What a look at the overlay files finds."""

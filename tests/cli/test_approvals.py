@@ -57,7 +57,8 @@ async def test_a_person_reads_what_to_do(waiting: StackProcess) -> None:
     assert f"Let the meta-producer of {BOOKS[0]} speak" in text
     assert "waits until " in text
     assert f"closeloop approvals approve {name(BOOKS[0])} --by NAME --note TEXT" in text
-    assert (await waiting.cli("approvals", "list", "--book", "nobody")).out == "Nothing waits for a decision.\n"
+    await waiting.json("books", "add", "nothing-waits")
+    assert (await waiting.cli("approvals", "list", "--book", "nothing-waits")).out == "Nothing waits for a decision.\n"
 
 
 async def test_approved_shown_and_no_second_thoughts(stack: StackProcess) -> None:

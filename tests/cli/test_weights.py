@@ -180,10 +180,10 @@ async def test_the_next_cycle_and_refusals(imported: StackProcess) -> None:
 
 
 async def test_a_book_that_nobody_knows(stack: StackProcess) -> None:
+    await stack.json("books", "add", "cli-unknown")
     unknown = await stack.json("weights", "cycle", "--book", "cli-unknown", *OF)
     assert (unknown["state"], unknown["reason"]) == ("no_adjustment", "cold_start_baseline")
     assert (unknown["new"], unknown["proposal_id"]) == (None, None)
-    await stack.json("books", "add", "cli-unknown")
     plain = await stack.cli("weights", "cycle", "--book", "cli-unknown", *OF)
     assert "cold_start_baseline" in plain.out
     assert (await stack.json("books", "show", "cli-unknown"))["preset"] == "balanced"
@@ -274,9 +274,8 @@ async def test_a_book_typed_wrong_is_refused_and_not_made(imported: StackProcess
     assert "cli-00" not in {book["book"] for book in await imported.json("books", "list")}
 
 
-async def test_an_impossible_policy_is_refused_with_a_sentence(
-    imported: StackProcess, stack: StackProcess, tmp_path: Path
-) -> None:
+async def test_an_impossible_policy_is_refused_with_a_sentence(imported: StackProcess, tmp_path: Path) -> None:
+    await imported.json("import", "jsonl", "-", stdin=history("cli-no-preset")[0].model_dump_json(exclude_none=True))
     policies: dict[str, dict[str, Any]] = {
         "infeasible": {"min_domain_weight": 0.3, "max_domain_weight": 0.4},
         "unknown preset": {"default_preset": "nobody"},
@@ -284,7 +283,7 @@ async def test_an_impossible_policy_is_refused_with_a_sentence(
     for name, values in policies.items():
         path = tmp_path / f"{name}.yaml"
         path.write_text(json.dumps(values))
-        show = await stack.cli("weights", "show", "--book", "cli-0", CLOSELOOP_POLICY=str(path))
+        show = await imported.cli("weights", "show", "--book", "cli-no-preset", CLOSELOOP_POLICY=str(path))
         assert show.sentence(), name
 
 

@@ -21,7 +21,7 @@ async def test_what_is_not_on_record(sessions: Sessions) -> None:
         for asked in (
             lessons.find(session, "nothing"),
             lessons.explain(session, "nothing"),
-            lessons.listing(session, before="nothing"),
+            lessons.listing(session, shadows=True, before="nothing"),
             overrides.find(session, "nothing"),
             overrides.listing(session, before="nothing"),
             research.find(session, "nothing"),
@@ -37,13 +37,13 @@ async def test_pages_of_lessons_are_cut_from_the_end(book: str, sessions: Sessio
     effects = [0.9, -0.8, 0.5, 0.3]
     await mined(sessions, book, *({"scope": {"chain": f"c{i}"}, "effect": effect} for i, effect in enumerate(effects)))
     async with sessions() as session:
-        whole = await lessons.listing(session, book)
+        whole = await lessons.listing(session, book, shadows=True)
         assert [view.effect for view in whole] == effects
-        assert await lessons.listing(session, book, last=3) == whole[1:]
-        assert await lessons.listing(session, book, last=9) == whole
-        assert await lessons.listing(session, book, before=whole[2].lesson_id) == whole[:2]
-        assert await lessons.listing(session, book, last=1, before=whole[2].lesson_id) == whole[1:2]
-        assert await lessons.listing(session, book, before=whole[0].lesson_id) == []
+        assert await lessons.listing(session, book, shadows=True, last=3) == whole[1:]
+        assert await lessons.listing(session, book, shadows=True, last=9) == whole
+        assert await lessons.listing(session, book, shadows=True, before=whole[2].lesson_id) == whole[:2]
+        assert await lessons.listing(session, book, shadows=True, last=1, before=whole[2].lesson_id) == whole[1:2]
+        assert await lessons.listing(session, book, shadows=True, before=whole[0].lesson_id) == []
 
 
 async def test_an_explanation_adds_up(book: str, sessions: Sessions) -> None:
@@ -51,7 +51,7 @@ async def test_an_explanation_adds_up(book: str, sessions: Sessions) -> None:
     await learn(sessions, positions)
     await build(sessions, book)
     async with sessions() as session:
-        [lesson] = [view for view in await lessons.listing(session, book) if view.actionable]
+        [lesson] = [view for view in await lessons.listing(session, book, shadows=True) if view.actionable]
         found = await lessons.explain(session, lesson.lesson_id)
     assert (found.lesson, found.inside.n, len(found.trades)) == (lesson, lesson.n, lesson.n)
     assert found.inside.n + found.outside.n == 900

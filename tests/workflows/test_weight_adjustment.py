@@ -67,6 +67,7 @@ async def none_left_running() -> AsyncIterator[None]:
 async def start(
     desk: Desk, book: str, as_of: datetime = AS_OF, queue: str = QUEUE, name: str | None = None, **changes: Any
 ) -> Handle:
+    await desk.make(book)
     year, week, _ = as_of.isocalendar()
     handle = await desk.client.start_workflow(
         "WeightAdjustmentWorkflow",

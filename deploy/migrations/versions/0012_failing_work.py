@@ -19,7 +19,15 @@ def upgrade() -> None:
         sa.Column("since", sa.DateTime(timezone=True), server_default=now, nullable=False),
         sa.Column("last_at", sa.DateTime(timezone=True), server_default=now, nullable=False),
     )
+    # What was in force at an instant is asked of those that have ended, too.
+    op.create_index(
+        "pm_overrides_match_ended",
+        "pm_overrides",
+        ["book_id", "pattern_key", "action_category", "anchor"],
+        postgresql_where=sa.text("status = 'ended'"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index("pm_overrides_match_ended", table_name="pm_overrides")
     op.drop_table("failing_work")
