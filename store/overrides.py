@@ -27,7 +27,7 @@ _SINCE = (
 an hour after the run's ``as_of``."""
 
 _FOUND = (
-    "SELECT o.override_id, o.scope, o.size_multiplier, o.threshold_adjustments, o.confidence FROM pm_overrides o {join}"
+    "SELECT o.override_id, o.scope, o.size_multiplier, o.threshold_adjustments, o.confidence FROM pm_overrides o {join}"  # noqa: S608
     "WHERE o.book_id = :book AND o.pattern_key = :pattern AND o.action_category = :action AND o.status = '{status}' "
     "AND o.anchor = ANY(CAST(:conditions AS text[])) AND o.scope <@ CAST(:scope AS jsonb) AND o.expires_at > :at "
     "AND " + _SINCE.format("o") + " <= :at "
