@@ -13,6 +13,7 @@ BOOKS = ("approvals-a", "approvals-b", "approvals-c")
 async def waiting(stack: StackProcess) -> StackProcess:
     """A proposal in each of the books, in this order."""
     for book in BOOKS:
+        await stack.json("books", "add", book)
         await stack.json("meta", "propose", "--book", book)
     return stack
 
@@ -63,6 +64,7 @@ async def test_a_person_reads_what_to_do(waiting: StackProcess) -> None:
 
 async def test_approved_shown_and_no_second_thoughts(stack: StackProcess) -> None:
     book = "approvals-decided"
+    await stack.json("books", "add", book)
     await stack.json("meta", "propose", "--book", book)
     answer = await stack.json("approvals", "approve", name(book), "--by", "ann", "--note", "good enough")
     assert (answer["accepted"], answer["state"]) == (True, "approved")
@@ -93,6 +95,7 @@ async def test_approved_shown_and_no_second_thoughts(stack: StackProcess) -> Non
 
 async def test_the_options_of_old_still_work_and_are_not_shown(stack: StackProcess) -> None:
     book = "approvals-aliases"
+    await stack.json("books", "add", book)
     await stack.json("meta", "propose", "--book", book)
     rejected = await stack.json("approvals", "reject", name(book), "--operator", "ann", "--reason=too early")
     assert (rejected["accepted"], rejected["state"]) == (True, "rejected")

@@ -49,7 +49,8 @@ async def test_lessons_in_json(learned: StackProcess) -> None:
     assert found.keys() >= LESSON
     assert (found["scope"], found["pattern_key"], found["status"]) == (EDGE, PATTERN, "active")
     assert found["effect_low"] < found["effect"] < found["effect_high"]
-    everything = await learned.json("lessons", "list", "--book", BOOK)
+    assert {lesson["status"] for lesson in await learned.json("lessons", "list", "--book", BOOK)} == {"active"}
+    everything = await learned.json("lessons", "list", "--book", BOOK, "--shadows")
     assert {lesson["status"] for lesson in everything} == {"active", "baseline", "shadow"}
     shadows = [lesson["explained_by"] for lesson in everything if lesson["status"] == "shadow"]
     assert found["lesson_id"] in shadows
@@ -76,9 +77,13 @@ async def test_a_lesson_is_explained_to_a_person(learned: StackProcess) -> None:
     assert explained["with"]["avg_rr"] == pytest.approx(found["avg_rr"])
     assert {trade["position_id"][: len(BOOK)] for trade in explained["trades"]} == {BOOK}
     assert explained["history"][0]["version"] == 1
-    shadow = next(x for x in await learned.json("lessons", "list", "--book", BOOK) if x["status"] == "shadow")
+    shadow = next(
+        x for x in await learned.json("lessons", "list", "--book", BOOK, "--shadows") if x["status"] == "shadow"
+    )
     assert "A shadow" in (await learned.cli("lessons", "show", shadow["lesson_id"])).out
-    baseline = next(x for x in await learned.json("lessons", "list", "--book", BOOK) if x["status"] == "baseline")
+    baseline = next(
+        x for x in await learned.json("lessons", "list", "--book", BOOK, "--shadows") if x["status"] == "baseline"
+    )
     assert "never sizes" in (await learned.cli("lessons", "show", baseline["lesson_id"])).out
 
 
@@ -160,8 +165,9 @@ async def test_coefficients(learned: StackProcess) -> None:
     assert "all together" in text
 
 
-async def test_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
+async def test_of_a_book_without_anything(stack: StackProcess) -> None:
     book = ("--book", "nobody")
+    await stack.json("books", "add", "nobody")
     for command in (("lessons", "list"), ("overrides", "list"), ("coefficients",)):
         assert await stack.json(*command, *book) == []
         text = await stack.cli(*command, *book)
