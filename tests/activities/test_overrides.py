@@ -296,6 +296,7 @@ async def test_nothing_that_matches_is_exactly_one(book: str, sessions: Sessions
         assert (await matched(sessions, book, scope)).size_multiplier == 1.0
     assert (await matched(sessions, book, SCOPE, pattern_key="other")).spoke == []
     assert (await matched(sessions, book, SCOPE, action_category="exit")).spoke == []
+    await mined(sessions, f"{book}-other")
     assert (await matched(sessions, f"{book}-other", SCOPE)).spoke == []
 
 

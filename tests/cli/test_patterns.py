@@ -166,8 +166,8 @@ async def test_coefficients(learned: StackProcess) -> None:
 
 
 async def test_of_a_book_without_anything(stack: StackProcess) -> None:
-    book = ("--book", "nobody")
-    await stack.json("books", "add", "nobody")
+    book = ("--book", "nothing-learned")
+    await stack.json("books", "add", "nothing-learned")
     for command in (("lessons", "list"), ("overrides", "list"), ("coefficients",)):
         assert await stack.json(*command, *book) == []
         text = await stack.cli(*command, *book)
@@ -175,7 +175,7 @@ async def test_of_a_book_without_anything(stack: StackProcess) -> None:
     built, made = await asyncio.gather(
         stack.cli("lessons", "build", *book), stack.cli("overrides", "materialize", *book)
     )
-    assert (built.status, built.out.strip()) == (0, "nobody: nothing is due")
+    assert (built.status, built.out.strip()) == (0, "nothing-learned: nothing is due")
     assert (made.status, "0 in force" in made.out) == (0, True)
 
 

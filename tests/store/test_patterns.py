@@ -71,7 +71,7 @@ async def test_a_match_reads_only_what_its_index_finds(book: str, sessions: Sess
             size_multiplier=1.1,
             threshold_adjustments={},
             confidence=0.5,
-            expires_at=AS_OF,
+            expires_at=AS_OF.replace(year=2027),
             lesson_id=lesson,
             lesson_version=1,
             run="a test",
@@ -84,9 +84,9 @@ async def test_a_match_reads_only_what_its_index_finds(book: str, sessions: Sess
         await store.overrides.add(session, rows)
     await query(sessions, "ANALYZE pm_overrides")
     current = {f"d{i:02}": "v3" for i in range(5)} | {"z": "x"}
-    values = store.overrides.matching_values(book, PATTERN, "entry", current, AS_OF.replace(year=2025))
+    values = store.overrides.matching_values(book, PATTERN, "entry", current, AS_OF)
     async with sessions() as session:
-        found = await store.overrides.matching(session, book, PATTERN, "entry", current, AS_OF.replace(year=2025))
+        found = await store.overrides.matching(session, book, PATTERN, "entry", current, AS_OF)
         plan = (await session.execute(text(f"EXPLAIN {store.overrides.MATCHING}"), values)).scalars().all()
     assert len(found) == 5
     assert any("pm_overrides_match" in line for line in plan), plan
