@@ -78,6 +78,8 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
     (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))
     (tmp_path / "candles.csv").write_text("timestamp,open,high,low,close,volume\n1767225600,1,2,1,2,5\n")
+    for book in ("default", "json", "json-weights", "json-meta"):  # what only reads or decides makes none
+        assert (await stack.cli("books", "add", book)).status == 0
     tried = dict.fromkeys((path for path in WITH_JSON if path not in REFUSED), ()) | ARGUMENTS
     results = await asyncio.gather(
         *(
