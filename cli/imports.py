@@ -15,15 +15,17 @@ from closeloop.cli.console import (
     fail,
     hinting,
     out,
+    print_json,
     print_json_streamed,
     run,
     settings,
     table,
 )
+from closeloop.cli.explained_trades import show_explained
 from closeloop.cli.files import FileArgument, file_or_input, json_lines, open_input
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.imports import ImportReport
-from closeloop.services import imports
+from closeloop.services import imports, trade_tables
 from closeloop.services.imports import ImportExcerpt, ImportSource, RunningImport
 from closeloop.store.errors import DATABASE_ERRORS
 
@@ -80,6 +82,45 @@ def jsonl(file: FileArgument, as_json: AsJson = False) -> None:
     Rows of the report are counted from 0: row 0 is the file's first line. Status 1 if a row is refused.
     """
     import_and_report(imports.jsonl_source(json_lines(open_input(file)), file), as_json)
+
+
+@app.command()
+def trades(
+    file: FileArgument,
+    map_: Annotated[
+        str | None,
+        typer.Option(
+            "--map", metavar="NAME|MAP.yaml", help="A ready map's name, or a file. Default: the one that fits."
+        ),
+    ] = None,
+    book: Annotated[
+        str | None,
+        typer.Option("--book", help="Book for all trades; needed where no map names one.", callback=book_name),
+    ] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="The symbol, where the table names none.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show how the first rows are understood, and store nothing.")
+    ] = False,
+    add: AddOption = False,
+    as_json: AsJson = False,
+) -> None:
+    """Import trades of another engine's table: CSV, JSON or JSON lines, read by a map (docs/trade-tables.md).
+
+    Ready maps: NautilusTrader, Lean, backtesting.py, vectorbt, Jesse, Hummingbot. PnL is net of fees, funding and
+    slippage. Rows of the report are counted from 0. Status 1 if a row is refused, or the whole file.
+    """
+    content = open_input(file)
+    try:
+        if explain:
+            understood = trade_tables.explained(content, file, map_, book, symbol)
+            print_json(understood) if as_json else show_explained(understood)
+            return
+        found = trade_tables.table_source(content, file, map_, book, symbol)
+    except NotAcceptable as error:
+        fail(str(error))
+    if found.guessed:
+        err.print(f"closeloop: read by the map {found.map}, by its columns: {found.about}")
+    import_and_report(found.source, as_json, add)
 
 
 def import_and_report(source: ImportSource, as_json: bool, add: bool = False) -> None:

@@ -11,11 +11,27 @@ from typing import Any, TypeVar
 
 from closeloop.gateways.trade_tables import risk as at_risk
 from closeloop.gateways.trade_tables.maps import (
-    Condition, Constant, DirectionSign, DirectionWords, Excursion, Identity, Size, TableMap, Text, TextColumn,
+    Condition,
+    Constant,
+    DirectionSign,
+    DirectionWords,
+    Excursion,
+    Identity,
+    Size,
+    TableMap,
+    Text,
+    TextColumn,
 )  # fmt: skip
-from closeloop.gateways.trade_tables.tables import Row, value_at
+from closeloop.gateways.trade_tables.tables import Row, has, value_at
 from closeloop.gateways.trade_tables.values import (
-    Unreadable, absent, identifier, instant, money, number, same, word,
+    Unreadable,
+    absent,
+    identifier,
+    instant,
+    money,
+    number,
+    same,
+    word,
 )  # fmt: skip
 from closeloop.gateways.trades import FileTrade, Noted
 
@@ -238,6 +254,11 @@ class _Pnl:
             self.currency = identifier(self.currency)
             row.sources["currency"] = row.sources["realized_pnl"]
         fees = sum((self._also(row, column) for column in pnl.fees), Decimal(0))
+        if pnl.gross is not None and fees < 0:
+            raise Refused(
+                f"{' + '.join(pnl.fees)}: is negative, and fees are costs that are taken off; where costs are negative, "
+                "the map names the column under added"
+            )
         added = sum((self._also(row, column) for column in pnl.added), Decimal(0))
         exit_ = None
         if table.exit_price and (not table.exit_from_pnl or _first(row.values, table.exit_price) is not None):
@@ -386,7 +407,7 @@ def _excursion(
 
 
 def _in_the_prices_money(pnl: _Pnl) -> None:
-    """Raises Unreadable where price × size is not in the account's money: futures with a multiplier, another currency."""
+    """Raises Unreadable where price × size is not in the account's money: a multiplier, another currency."""
     slack = abs(pnl.prices_gross) * at_risk.TOLERANCE + _CENT
     if abs(pnl.gross - pnl.prices_gross) > slack:
         raise Unreadable(
@@ -398,7 +419,7 @@ def _in_the_prices_money(pnl: _Pnl) -> None:
 def _holds(condition: Condition, values: Mapping[str, Any]) -> bool:
     found = value_at(values, condition.column)
     if condition.empty:
-        return absent(found)
+        return has(values, condition.column) and absent(found)
     if condition.is_ is not None:
         return same(found, condition.is_)
     return not same(found, condition.is_not or ())

@@ -178,6 +178,7 @@ class TableMap(_Part):
     known_by: tuple[str, ...] = ()
     refused_without: dict[str, str] = {}
     rows: Columns | None = None
+    run: Literal["backtest", "live"] = "backtest"
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     epoch: Literal["s", "ms", "us", "ns"] | None = None
     time_format: str | None = None

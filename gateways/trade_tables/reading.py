@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, BinaryIO
 
+from closeloop.gateways.trade_tables.mapper import MappedRow, Mapper
 from closeloop.gateways.trade_tables.maps import TableMap, fitting, load_map, ready_maps, ready_names
-from closeloop.gateways.trade_tables.mapper import Mapper, MappedRow
 from closeloop.gateways.trade_tables.tables import Record, Row, Rows, read_rows, value_at
 from closeloop.gateways.trades import FileRun, NotTrades, TradeFile
 
@@ -47,9 +47,10 @@ class TradeTable:
         self._mapper = Mapper(table, book, symbol)
 
     def trades(self) -> TradeFile:
-        """The trades, which can be read once. The book of a whole file is one run's."""
+        """The trades, which can be read once. A file for one book is one run's."""
         book = self._book or getattr(self.map.book, "value", None)
-        return TradeFile(self._mapper.trades(self._read()), {book: FileRun()} if book else {})
+        run = FileRun(live=self.map.run == "live")
+        return TradeFile(self._mapper.trades(self._read()), {book: run} if book else {})
 
     def explain(self, last: int) -> list[ExplainedRow]:
         """The first rows, as they were understood."""

@@ -74,6 +74,13 @@ def value_at(record: Any, path: str) -> Any:
     return record
 
 
+def has(record: Record, path: str) -> bool:
+    """Whether there is such a column, or the last part of such a path, even if it is empty."""
+    above, _, last = path.rpartition(".")
+    holder = value_at(record, above) if above else record
+    return path in record or (isinstance(holder, Mapping) and last in holder)
+
+
 def read_rows(file: BinaryIO) -> Rows:
     """The rows of a file that may be gzipped, of UTF-8 or UTF-16. Raises NotTrades, also while they are read."""
     text = _text(file)
@@ -89,14 +96,17 @@ def _text(file: BinaryIO) -> TextIO:
     buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(file)  # type: ignore[type-var]
     start = buffered.peek(16)[:16]
     if start.startswith(b"\x1f\x8b"):
-        buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))  # type: ignore[type-var]
+        buffered = io.BufferedReader(gzip.GzipFile(fileobj=buffered))
         try:
             start = buffered.peek(16)[:16]
         except (OSError, zlib.error, EOFError) as error:
             raise NotTrades(f"the gzip file is damaged ({error})") from None
     for magic, what in (
         (b"PK\x03\x04", "a zip archive (or a spreadsheet): unpack it, or save the sheet as CSV"),
-        (b"SQLite format 3", "a SQLite database: export the table, sqlite3 -header -csv FILE 'SELECT * FROM Executors'"),
+        (
+            b"SQLite format 3",
+            "a SQLite database: write a table as CSV, sqlite3 -header -csv FILE 'SELECT …'",
+        ),
         (b"PAR1", "Parquet: write it as CSV, pandas.read_parquet(FILE).to_csv(...)"),
         (b"ARROW1", "Feather: write it as CSV, pandas.read_feather(FILE).to_csv(...)"),
     ):
@@ -234,7 +244,7 @@ def _loads(text: str) -> Any:
 
 
 def _opened(text: str) -> Any:
-    if not text.lstrip()[:1] in ("{", "["):
+    if text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         return _loads(text)

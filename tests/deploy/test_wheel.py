@@ -97,7 +97,7 @@ def test_one_package_and_what_it_needs(installed: Environment) -> None:
     assert {name.split("/")[0] for name in names} == {"closeloop", f"closeloop-{VERSION}.dist-info"}
     assert "closeloop/py.typed" in names
     assert any(name.startswith(f"closeloop-{VERSION}.dist-info/") and name.endswith("LICENSE") for name in names)
-    for folder in ("deploy/migrations/versions", "presets", "cli", "workers/stack"):
+    for folder in ("deploy/migrations/versions", "presets", "cli", "gateways/trade_tables/ready", "workers/stack"):
         there = {path.name for path in (ROOT / folder).iterdir() if path.suffix in (".py", ".yaml")}
         assert {f"closeloop/{folder}/{name}" for name in there} <= set(names)
 
