@@ -256,8 +256,8 @@ class _Pnl:
         fees = sum((self._also(row, column) for column in pnl.fees), Decimal(0))
         if pnl.gross is not None and fees < 0:
             raise Refused(
-                f"{' + '.join(pnl.fees)}: is negative, and fees are costs that are taken off; where costs are negative, "
-                "the map names the column under added"
+                f"{' + '.join(pnl.fees)}: is negative, and fees are costs that are taken off; where costs are "
+                "negative, the map names the column under added"
             )
         added = sum((self._also(row, column) for column in pnl.added), Decimal(0))
         exit_ = None

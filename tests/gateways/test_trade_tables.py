@@ -24,7 +24,8 @@ def opened(
 def trades(content: bytes | str, name: str | None = None, **said: Any) -> list[FileTrade]:
     found = list(opened(content, name, **said).trades().trades)
     for one in found:
-        if one.message is not None:  # what a reader gives is a message that is accepted
+        if one.message is not None and min(float(one.message[f"{e}_price"]) for e in ("entry", "exit")) > 0:
+            # What a reader gives is a message that is accepted.
             ClosedPosition.model_validate_json(json.dumps(one.message))
     return found
 
