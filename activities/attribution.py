@@ -11,9 +11,11 @@ from closeloop import store
 from closeloop.activities.learners import Learner, learn_from
 from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 from closeloop.learning.karma import karma_step
+from closeloop.models.closes import differing
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
+    CURRENCY_CONFLICT,
     POSITION_CONFLICT,
     POSITION_REFUSED,
     AttributedClose,
@@ -51,7 +53,8 @@ async def attribute_and_learn(
     Raises a database error that ended the transaction: then the caller tries all of it again.
     """
     answers = await attribute(session, positions, policy, now, by)
-    contexts = {position.key: position.entry_context for position in positions}
+    taken = [p for p, answer in zip(positions, answers, strict=True) if isinstance(answer, AttributedClose)]
+    contexts = {position.key: position.entry_context for position in reversed(taken)}
     return answers, await learn_from(
         session, learners, [a for a in answers if isinstance(a, AttributedClose)], contexts
     )
@@ -75,11 +78,20 @@ async def attribute(
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
     first: dict[PositionKey, ClosedPosition] = {}
     for i, (key, position) in enumerate(zip(keys, positions, strict=True)):
-        if i not in refused and (earlier := first.setdefault(key, position)) is not position and earlier != position:
-            differing = [n for n in ClosedPosition.model_fields if getattr(earlier, n) != getattr(position, n)]
-            refused[i] = _conflict(differing)
+        if i in refused or (earlier := first.setdefault(key, position)) is position:
+            continue
+        if earlier != position and (fields := differing(earlier, position)):
+            refused[i] = _conflict(fields)
+        elif earlier.currency is None and position.currency is not None:
+            first[key] = position  # the same close, and it says more
 
     # Every transaction takes its locks in this order, each sorted by key, so that none waits for another in a circle.
+    currency = await _currencies(session, first)
+    for key, position in list(first.items()):
+        if position.currency is not None and (book_has := currency[key.book]) not in (None, position.currency):
+            del first[key]
+            reason = _other_currency(position, book_has)
+            refused |= {i: reason for i, k in enumerate(keys) if k == key and i not in refused}
     recorded = await store.positions.record(session, {key: first[key] for key in sorted(first)})
     await store.positions.mark_attributed(session, [key for key in recorded.stored if key not in recorded.new])
     written = await _write_attributions(session, recorded.stored, policy, now, by)
@@ -108,6 +120,34 @@ def _refuse(position: ClosedPosition, now: datetime) -> RefusedClose | None:
             POSITION_REFUSED, "closed_at: must not be in the future (beyond 5 minutes of clock difference)"
         )
     return None
+
+
+async def _currencies(session: AsyncSession, closes: Mapping[PositionKey, ClosedPosition]) -> dict[str, str | None]:
+    """The currency of each book in which a close states one: the book's, or else the first that is stated here."""
+    stating = {key: close for key, close in closes.items() if close.currency is not None}
+    if not stating:
+        return {}
+    books = {key.book for key in closes}
+    known = await store.books.currencies(session, books)
+    new = {key: close for key, close in stating.items() if known.get(key.book) is None}
+    if new:
+        # A close that is refused for its content gives no book its currency.
+        contradicted = await store.positions.contradicted(session, new)
+        claims: dict[str, str | None] = {book: None for book in books if book not in known}
+        for key, close in new.items():
+            if key not in contradicted and claims.get(key.book) is None:
+                claims[key.book] = close.currency
+        await store.books.state_currencies(session, claims)
+        known = await store.books.currencies(session, books)
+    return known
+
+
+def _other_currency(position: ClosedPosition, currency: str | None) -> RefusedClose:
+    return RefusedClose(
+        CURRENCY_CONFLICT,
+        f"currency: {position.currency}, and the money of book {position.book} is in {currency}: sums of the two would "
+        "say nothing; send this position to a book of its own",
+    )
 
 
 def _conflict(fields: Sequence[str]) -> RefusedClose:
@@ -149,7 +189,7 @@ def _outcome(
     # Not validated again: the values come from a validated message, and validating took a tenth of an import's time.
     return PositionOutcome.model_construct(
         book=position.book,
-        position_id=position.position_id,
+        position_id=position.key.position_id,
         symbol=position.symbol,
         direction=position.direction,
         opened_at=position.opened_at,

@@ -57,10 +57,18 @@ def list_(last: LastOption = None, before: BeforeOption = None, as_json: AsJson 
         return print_json(found)
     if not found:
         return out.print("No books yet: the first message that names one sets it up.")
-    shown = table("book", "preset", "cadence", "attributed positions", "since (UTC)", numbers=("attributed positions",))
+    shown = table(
+        "book",
+        "preset",
+        "cadence",
+        "currency",
+        "attributed positions",
+        "since (UTC)",
+        numbers=("attributed positions",),
+    )
     for book in found:
         preset = book.preset or f"{settings().learning_policy().weights.default_preset} (default)"
-        shown.add_row(book.book, preset, book.cadence, str(book.positions), at(book.created_at))
+        shown.add_row(book.book, preset, book.cadence, book.currency or "-", str(book.positions), at(book.created_at))
     return out.print(shown)
 
 

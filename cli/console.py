@@ -5,7 +5,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 import typer.core
@@ -71,6 +71,13 @@ LastOption = Annotated[int | None, typer.Option("--last", min=1, help="Only the 
 BeforeOption = Annotated[
     str | None,
     typer.Option("--before", metavar="ID", help="Only what comes before this ID. Pages backwards, with --last."),
+]
+PositionKeyOption = Annotated[
+    Literal["id", "id+opened_at"] | None,
+    typer.Option(
+        "--position-key",
+        help="What identifies a position, where a line does not say: id+opened_at if ids are used again. Default: id.",
+    ),
 ]
 By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
 Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]

@@ -10,6 +10,7 @@ from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     REFUSALS_SHOWN,
     AsJson,
+    PositionKeyOption,
     book_name,
     err,
     fail,
@@ -76,12 +77,14 @@ def freqtrade(
 
 
 @app.command()
-def jsonl(file: FileArgument, as_json: AsJson = False) -> None:
+def jsonl(file: FileArgument, position_key: PositionKeyOption = None, as_json: AsJson = False) -> None:
     """Import JSON lines of closed positions (README, "Messages").
+
+    realized_pnl is net of fees, funding and slippage, of the whole position.
 
     Rows of the report are counted from 0: row 0 is the file's first line. Status 1 if a row is refused.
     """
-    import_and_report(imports.jsonl_source(json_lines(open_input(file)), file), as_json)
+    import_and_report(imports.jsonl_source(json_lines(open_input(file)), file, position_key), as_json)
 
 
 @app.command()

@@ -90,7 +90,7 @@ def summary(
     shown.add_row("closed positions", str(report.count))
     interval = f"95 % interval {report.hit_rate_low:.1%} to {report.hit_rate_high:.1%}"
     shown.add_row("hit rate", f"{report.hit_rate:.1%} ({interval})")
-    shown.add_row("realised PnL", signed(report.realized_pnl))
+    shown.add_row("realised PnL", f"{signed(report.realized_pnl)} {report.currency or ''}".rstrip())
     shown.add_row(
         "average R", f"{number(report.avg_rr)} ± {number(report.avg_rr_se)} ({report.rr_count} with known risk)"
     )

@@ -13,7 +13,8 @@ from temporalio.common import WorkflowIDConflictPolicy
 POSITION = {
     "book": "default", "position_id": "example-1", "symbol": "BTC/USDT", "direction": "long",
     "opened_at": "2026-01-01T00:00:00Z", "closed_at": "2026-01-01T06:00:00Z",
-    "entry_price": "50000", "exit_price": "50500", "size": "0.02", "realized_pnl": "10.0", "risk": "5.0",
+    "entry_price": "50000", "exit_price": "50500", "size": "0.02", "realized_pnl": "10.0",
+    "currency": "USDT", "risk": "5.0",
     "conviction": {"conviction_id": "c-1", "cycle_id": "cycle-1", "magnitude": 5.0,
                    "domain_scores": {"onchain": 0.8, "social": 0.1}},
     "signals": [{"signal_id": "s-1", "producer_id": "ta", "domain": "technical", "direction": "long",
@@ -26,7 +27,7 @@ async def main() -> None:
     handle = await client.start_workflow(
         "PositionCloseWorkflow",
         POSITION,
-        id=f"position-close/{POSITION['book']}/{POSITION['position_id']}",  # starting it twice is harmless
+        id="position-close/{book}/{position_id}/{closed_at}".format(**POSITION),  # starting it twice is harmless
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
         task_queue="closeloop",
         static_summary=f"{POSITION['symbol']} {POSITION['direction']} closed {POSITION['realized_pnl']}",

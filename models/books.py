@@ -14,6 +14,7 @@ class BookView(BaseModel):
     preset: str | None
     preset_weights: Weights | None
     cadence: Cadence
+    currency: str | None = Field(default=None, description="Of its money; null where no close has stated one.")
     created_at: datetime
 
 

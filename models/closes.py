@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from closeloop.models.exit_reasons import todays_name
 from closeloop.models.positions import ClosedPosition, NotedField
 from closeloop.models.refusals import describe, path, reason_of
 from closeloop.models.values import plain_json
@@ -16,6 +18,12 @@ _REQUIRED = {name for name, field in ClosedPosition.model_fields.items() if fiel
 # Without a key that nobody can read, the position could be taken for another one.
 _STRICT = _REQUIRED | {"position_key", "noted"}
 _REQUIRED_WITHIN = {"conviction": {"conviction_id"}, "signals": {"signal_id", "producer_id"}}
+# A record from before these could be stated says nothing against them, and a sender may leave them out.
+_UNSTATED_IS_THE_SAME = {"currency"}
+_NO_CONTENT = {"book", "position_id", "position_key", "noted"}  # identity, and what a door said
+_NUMBERS = ("entry_price", "exit_price", "size", "realized_pnl", "risk", "max_drawdown_pct", "max_favorable_pct")
+_RELATIVE = Decimal("1e-9")  # numbers that agree to this are the same: 9.8 and 9.800000000000002
+_EXCURSIONS = ("max_drawdown_pct", "max_favorable_pct")
 _MONEY = ("entry_price", "exit_price", "size", "realized_pnl", "risk")
 
 Location = tuple[int | str, ...]
@@ -42,6 +50,62 @@ def read_close(payload: bytes | str | Mapping[str, Any]) -> ReadClose:
             position = ClosedPosition.model_validate_json(payload)
     except ValidationError as error:
         return _leniently(payload, error)
+    return _told(position, [])
+
+
+def differing(one: ClosedPosition, other: ClosedPosition) -> list[str]:
+    """The fields in which two closes of one position contradict each other; none where they are the same close.
+
+    Numbers are the same to 1e-9 relative, and an exit reason by its old name is the same. A currency that only one of
+    them states is no contradiction; another optional field that only one of them has is one.
+    """
+    return [
+        name
+        for name in ClosedPosition.model_fields
+        if name not in _NO_CONTENT and not _agree(name, getattr(one, name), getattr(other, name))
+    ]
+
+
+def with_position_key(line: bytes, key: str) -> bytes:
+    """A message as JSON with this ``position_key``, unless it says one itself (the last of equal names counts)."""
+    start = line.lstrip()
+    if not start.startswith(b"{") or start[1:].lstrip().startswith(b"}"):
+        return line
+    return b'{"position_key":' + json.dumps(key).encode() + b"," + start[1:]
+
+
+def _agree(name: str, one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other or name in _UNSTATED_IS_THE_SAME
+    if name in _NUMBERS:
+        a, b = Decimal(one), Decimal(other)
+        return abs(a - b) <= _RELATIVE * max(abs(a), abs(b))
+    if name == "exit_reason":
+        return todays_name(one) == todays_name(other)
+    return _same(one, other)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality that survives PostgreSQL's numbers: it gives 1e+23 back as an integer, which is not that double."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float) != isinstance(other, float) and isinstance(one, int) != isinstance(other, int):
+        try:
+            return float(one) == float(other)
+        except (OverflowError, TypeError, ValueError):
+            return False
+    return bool(one == other)
+
+
+def _told(position: ClosedPosition, notes: list[tuple[str, str]]) -> ReadClose:
+    """The close with what was left out of it. Excursions are percent of the entry price: of 0 or less, none exist."""
+    gone = [name for name in _EXCURSIONS if position.entry_price <= 0 and getattr(position, name) is not None]
+    notes = notes + [(name, "is a percentage of an entry price that is not positive") for name in gone]
+    if notes:
+        noted = (*position.noted, *_bounded(notes))
+        position = position.model_copy(update=dict.fromkeys(gone) | {"noted": noted})
     return ReadClose(position, position.noted, "")
 
 
@@ -61,8 +125,7 @@ def _leniently(payload: bytes | str | Mapping[str, Any], error: ValidationError)
         except ValidationError as again:
             error = again
             continue
-        noted = (*position.noted, *_bounded(notes))
-        return ReadClose(position.model_copy(update={"noted": noted}), noted, "")
+        return _told(position, notes)
 
 
 def _parsed(payload: bytes | str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchReport, ResearchRequest
 from closeloop.models.search_attributes import BOOK, LIFECYCLE, position_attributes
 from closeloop.models.sentences import opening_line, short
+from closeloop.models.values import utc_text
 from closeloop.models.weights import CycleRequest
 
 TASK_QUEUE = "closeloop"
@@ -54,12 +55,18 @@ class Launch:
     conflict: WorkflowIDConflictPolicy = WorkflowIDConflictPolicy.FAIL
 
 
+def position_close_id(position: ClosedPosition) -> str:
+    """The same close has the same id: starting it twice is harmless. Another close of the position runs, and fails."""
+    book, position_id = position.key
+    return f"position-close/{book}/{position_id}/{utc_text(position.closed_at)}"
+
+
 def position_close(position: ClosedPosition) -> Launch:
     """May run again after it has finished: the database attributes once, and the report says ``already_attributed``."""
     return Launch(
         workflow="PositionCloseWorkflow",
         message=position,
-        id=position.key.workflow_id,
+        id=position_close_id(position),
         summary=opening_line(position),
         result=CloseReport,
         attributes=position_attributes(position),

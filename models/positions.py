@@ -3,7 +3,7 @@
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_serializer, model_validator
 from sqlalchemy import (
@@ -25,6 +25,7 @@ from sqlmodel import SQLModel
 from closeloop.models.values import (
     MAX_MESSAGE_BYTES,
     BookId,
+    Currency,
     Direction,
     Finite,
     Identifier,
@@ -37,12 +38,15 @@ from closeloop.models.values import (
     UnitFloat,
     Utc,
     plain_json,
+    utc_text,
 )
 from closeloop.models.values import Text as PlainText
 
 # Types of the errors with which a close's workflow fails; they are an interface.
 POSITION_CONFLICT = "PositionConflict"  # other content is on record under the same id
 POSITION_REFUSED = "PositionRefused"  # the close lies in the future
+CURRENCY_CONFLICT = "CurrencyConflict"  # the book's money is in another currency
+MAX_ID_BYTES = 200
 
 
 class NotedField(BaseModel):
@@ -93,16 +97,12 @@ class PositionKey(NamedTuple):
     book: BookId
     position_id: Identifier
 
-    @property
-    def workflow_id(self) -> str:
-        """The id under which this position's workflow runs; starting it twice is harmless."""
-        return f"position-close/{self.book}/{self.position_id}"
-
 
 class ClosedPosition(BaseModel):
     """A closed position as an engine sends it; the field names are the interface (see README, "Messages").
 
-    Money and prices are decimals in the book's quote currency; ``*_pct`` are percent of entry notional (0.4 = 0.4 %).
+    Money and prices are decimals in the book's currency; ``*_pct`` are percent of entry notional (0.4 = 0.4 %). A price
+    may be zero or negative: futures have closed below zero, options and predictions end at 0.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -113,11 +113,14 @@ class ClosedPosition(BaseModel):
     direction: Direction
     opened_at: Utc
     closed_at: Utc
-    entry_price: PositiveMoney
-    exit_price: PositiveMoney
-    size: PositiveMoney = Field(description="In units of the base currency.")
-    realized_pnl: Money
-    risk: PositiveMoney | None = Field(default=None, description="Money at risk at entry: what one R is.")
+    entry_price: Money
+    exit_price: Money
+    size: PositiveMoney = Field(description="In units of the base currency; the sum of the entries.")
+    realized_pnl: Money = Field(description="Net of fees, funding and slippage, of the whole position.")
+    currency: Currency | None = Field(default=None, description="Of the money: a book has one, the first stated.")
+    risk: PositiveMoney | None = Field(
+        default=None, description="Money at risk at entry: what one R is. Null where there is no stop."
+    )
     max_drawdown_pct: NonNegative | None = None
     max_favorable_pct: NonNegative | None = None
     regime_at_entry: Identifier | None = None
@@ -125,6 +128,11 @@ class ClosedPosition(BaseModel):
     conviction: Conviction | None = None
     signals: Annotated[tuple[AcceptedSignal, ...], Field(max_length=1000)] = ()
     entry_context: Annotated[dict[str, JsonValue], AfterValidator(plain_json)] | None = None
+    position_key: Literal["id", "id+opened_at"] = Field(
+        default="id",
+        exclude_if=lambda key: key == "id",
+        description="What identifies the position within its book: opened_at too, where an engine uses ids again.",
+    )
     noted: Annotated[tuple[NotedField, ...], Field(max_length=100)] = Field(
         default=(),
         exclude_if=lambda noted: not noted,
@@ -135,14 +143,18 @@ class ClosedPosition(BaseModel):
     def _possible(self) -> Self:
         if self.closed_at < self.opened_at:
             raise ValueError("closed_at: must not be before opened_at")
+        if self.position_key != "id" and len(self.key.position_id.encode()) > MAX_ID_BYTES:
+            raise ValueError("position_id: must be at most 172 bytes long where opened_at is part of the key")
         if len(self.model_dump_json(exclude_unset=True).encode()) > MAX_MESSAGE_BYTES:
             raise ValueError(f"message: must be at most {MAX_MESSAGE_BYTES // 1024} KiB of JSON")
         return self
 
     @property
     def key(self) -> PositionKey:
-        """What identifies the position."""
-        return PositionKey(self.book, self.position_id)
+        """What identifies the position. With opened_at, its id on record is ``p-1@2026-01-01T00:00:00Z``."""
+        if self.position_key == "id":
+            return PositionKey(self.book, self.position_id)
+        return PositionKey(self.book, f"{self.position_id}@{utc_text(self.opened_at)}")
 
     @property
     def producers(self) -> tuple[str, ...]:
@@ -232,6 +244,7 @@ class CloseReport(BaseModel):
     karma: list[KarmaStep]
     learned: list[str] = []
     not_learned: dict[str, str] = {}
+    noted: list[NotedField] = Field(default=[], description="Optional fields that were left out of the message.")
     sentence: str
 
 
@@ -266,12 +279,13 @@ class ConvictionsReport(BaseModel):
 
 
 class OutcomesSummary(BaseModel):
-    """Outcomes of a book: counts, hit rate with its 95 % interval, money in the quote currency, R and hours."""
+    """Outcomes of a book: counts, hit rate with its 95 % interval, money, R and hours."""
 
     book: str
     count: int
     wins: int
     realized_pnl: Plain
+    currency: str | None = Field(description="Of the money; null where no close has stated one.")
     rr_count: int = Field(description="How many of them have an R-multiple.")
     avg_rr: float | None
     avg_rr_se: float | None = Field(description="Standard error of the mean R.")
@@ -346,6 +360,7 @@ class Book(SQLModel, table=True):
     preset: str | None = Col(default=None, sa_column=Column(Text))
     preset_weights: dict[str, float] | None = Col(default=None, sa_column=Column(JSONB))
     cadence: str = Col(sa_column=Column(Text, nullable=False, server_default=text("'weekly'")))
+    currency: str | None = Col(default=None, sa_column=Column(Text))
     created_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )
@@ -376,6 +391,7 @@ class Position(SQLModel, table=True):
     exit_price: Decimal | None = Col(default=None, sa_column=Column(Numeric))
     size: Decimal | None = Col(default=None, sa_column=Column(Numeric))
     realized_pnl: Decimal | None = Col(default=None, sa_column=Column(Numeric))
+    currency: str | None = Col(default=None, sa_column=Column(Text))
     risk: Decimal | None = Col(default=None, sa_column=Column(Numeric))
     max_drawdown_pct: float | None = Col(default=None, sa_column=Column(Double))
     max_favorable_pct: float | None = Col(default=None, sa_column=Column(Double))

@@ -64,6 +64,11 @@ def _utc(value: datetime) -> datetime:
     return value
 
 
+def utc_text(instant: datetime) -> str:
+    """An instant in UTC, in its one spelling as text: ``2026-01-01T06:00:00Z``, with a fraction only if it has one."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
 def _bounded_decimal(value: Decimal) -> Decimal:
     if not value.is_finite():
         raise ValueError("must be a finite number")
@@ -74,6 +79,13 @@ def _bounded_decimal(value: Decimal) -> Decimal:
     if len(value.as_tuple().digits) > 100:
         raise ValueError("must have at most 100 digits")
     return value
+
+
+def _currency(value: str) -> str:
+    name = value.strip().upper()
+    if len(name.encode()) > 32:
+        raise ValueError("must be at most 32 bytes long")
+    return _identifier(name)
 
 
 def _positive(value: Decimal) -> Decimal:
@@ -121,6 +133,7 @@ BookId = Annotated[
 ]
 Text = Annotated[str, AfterValidator(_text)]
 Identifier = Annotated[str, AfterValidator(_identifier)]
+Currency = Annotated[str, AfterValidator(_currency)]
 Utc = Annotated[datetime, BeforeValidator(_instant_text), AfterValidator(_utc)]
 # JSON shows every digit and no exponent, however the database spells the number.
 Plain = Annotated[Decimal, PlainSerializer(lambda number: format(number, "f"), return_type=str, when_used="json")]

@@ -22,6 +22,7 @@ from closeloop.gateways.freqtrade import read_freqtrade
 from closeloop.gateways.freqtrade.files import MAX_BYTES
 from closeloop.gateways.trades import FileRun, FileTrade, NotTrades, TradeFile
 from closeloop.models import launches
+from closeloop.models.closes import with_position_key
 from closeloop.models.errors import NotAcceptable, RunFailed
 from closeloop.models.imports import ImportProgress, ImportReport, ImportRequest, NotedRow, RejectedRow, book_of
 from closeloop.models.policy import ImportsPolicy
@@ -82,14 +83,19 @@ class RunningImport:
     handle: WorkflowHandle[Any, ImportReport]
 
 
-def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str) -> ImportSource:
-    """JSON lines of closed positions: (index from 0, line; None for one that is too long)."""
-    digest = hashlib.sha256(b"jsonl\0")
+def jsonl_source(lines: Iterable[tuple[int, bytes | None]], name: str, position_key: str | None = None) -> ImportSource:
+    """JSON lines of closed positions: (index from 0, line; None for one that is too long).
+
+    ``position_key``: what identifies the position of a line that does not say it.
+    """
+    digest = hashlib.sha256(f"jsonl\0{position_key or ''}\0".encode())
 
     def rows() -> Iterator[SourceRow]:
         for seq, (index, line) in enumerate(lines):
             digest.update(b"too long" if line is None else line)
             digest.update(b"\n")
+            if line is not None and position_key is not None:
+                line = with_position_key(line, position_key)
             row = _jsonl_row(seq, index, line)
             yield SourceRow(row, book_of(row.payload) if isinstance(row, StagedRow) else None)
 

@@ -38,6 +38,7 @@ async def summary(session: AsyncSession, book: str) -> OutcomesSummary:
         count=sums.count,
         wins=sums.wins,
         realized_pnl=sums.realized_pnl,
+        currency=sums.currency,
         rr_count=sums.rr_count,
         avg_rr=sums.avg_rr,
         avg_rr_se=None if sums.sd_rr is None else sums.sd_rr / sums.rr_count**0.5,

@@ -2,25 +2,29 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, ServiceError
-from closeloop.models.launches import position_close
+from closeloop.models.launches import position_close, position_close_id
 from closeloop.models.positions import (
+    CURRENCY_CONFLICT,
     POSITION_CONFLICT,
     POSITION_REFUSED,
     ClosedPosition,
     CloseReport,
     ClosesReport,
+    PositionKey,
     RejectedClose,
 )
 from closeloop.services.launching import start
 
 CLOSES_AT_ONCE = 20
 _REFUSALS: Mapping[str | None, type[ServiceError]] = {
+    CURRENCY_CONFLICT: NotPossibleNow,
     POSITION_CONFLICT: NotPossibleNow,
     POSITION_REFUSED: NotAcceptable,
 }
@@ -34,8 +38,9 @@ async def start_close(client: Client, position: ClosedPosition) -> WorkflowHandl
 async def close(client: Client, position: ClosedPosition) -> CloseReport:
     """Run a position's workflow and wait for its report.
 
-    If the position's workflow is running already, it is waited for and then asked again, because the one under way
-    may have been sent with other content. Raises NotPossibleNow where other content is on record, NotAcceptable where
+    If a workflow of this close is running already, it is waited for and then asked again, because the one under way
+    may have been sent with other content. Raises NotPossibleNow where other content is on record or the book's money is
+    in another currency, NotAcceptable where
     the close cannot be, RunFailed where the workflow failed otherwise.
     """
     while True:
@@ -44,7 +49,7 @@ async def close(client: Client, position: ClosedPosition) -> CloseReport:
             break
         except WorkflowAlreadyStartedError:
             with contextlib.suppress(WorkflowFailureError):
-                await client.get_workflow_handle(position.key.workflow_id).result()
+                await client.get_workflow_handle(position_close_id(position)).result()
     try:
         return await handle.result()
     except WorkflowFailureError as error:
@@ -57,7 +62,18 @@ async def close(client: Client, position: ClosedPosition) -> CloseReport:
 
 
 async def close_all(client: Client, positions: Mapping[int, ClosedPosition]) -> ClosesReport:
-    """Close positions, each named by its place in what was sent, some at once. One that is refused stops no other."""
+    """Close positions, each named by its place in what was sent, some at once. One that is refused stops no other.
+
+    Of several closes of one position the first one sent stays, and of several currencies in one book: these are closed
+    in turn, as they were sent.
+    """
+    currencies: defaultdict[str, set[str]] = defaultdict(set)
+    for position in positions.values():
+        currencies[position.book] |= {position.currency} if position.currency else set()
+    turns: defaultdict[str | PositionKey, list[tuple[int, ClosedPosition]]] = defaultdict(list)
+    for index, position in positions.items():
+        together = position.book if len(currencies[position.book]) > 1 else position.key
+        turns[together].append((index, position))
     slots = asyncio.Semaphore(CLOSES_AT_ONCE)
 
     async def one(index: int, position: ClosedPosition) -> CloseReport | RejectedClose:
@@ -67,7 +83,13 @@ async def close_all(client: Client, positions: Mapping[int, ClosedPosition]) -> 
             except ServiceError as error:
                 return RejectedClose(index=index, position_id=position.position_id, reason=str(error))
 
-    answers = await asyncio.gather(*(one(index, position) for index, position in positions.items()))
+    async def in_turn(closes: Sequence[tuple[int, ClosedPosition]]) -> dict[int, CloseReport | RejectedClose]:
+        return {index: await one(index, position) for index, position in closes}
+
+    answered: dict[int, CloseReport | RejectedClose] = {}
+    for some in await asyncio.gather(*(in_turn(closes) for closes in turns.values())):
+        answered |= some
+    answers = [answered[index] for index in positions]
     return ClosesReport(
         closed=[answer for answer in answers if isinstance(answer, CloseReport)],
         rejected=[answer for answer in answers if isinstance(answer, RejectedClose)],

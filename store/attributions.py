@@ -88,7 +88,7 @@ async def listing(
 
 @dataclass(frozen=True)
 class OutcomeSums:
-    """Counts and sums of a book's outcomes. Money in the quote currency.
+    """Counts and sums of a book's outcomes. Money in ``currency``, null where it is unknown.
 
     ``avg_rr`` and the standard deviation ``sd_rr`` are in R, over the ``rr_count`` outcomes whose risk is known.
     """
@@ -96,6 +96,7 @@ class OutcomeSums:
     count: int
     wins: int
     realized_pnl: Decimal
+    currency: str | None
     rr_count: int
     avg_rr: float | None
     sd_rr: float | None
@@ -110,7 +111,8 @@ async def summary(session: AsyncSession, book: str) -> OutcomeSums:
     result = await session.execute(
         text(
             "SELECT count(*) AS count, count(*) FILTER (WHERE direction_correct) AS wins, "
-            "coalesce(sum(realized_pnl), 0) AS realized_pnl, count(rr) AS rr_count, avg(rr) AS avg_rr, "
+            "coalesce(sum(realized_pnl), 0) AS realized_pnl, count(rr) AS rr_count, "
+            "(SELECT currency FROM books WHERE book_id = :book) AS currency, avg(rr) AS avg_rr, "
             "stddev_samp(rr) AS sd_rr, avg(time_held_hours) AS avg_time_held_hours, "
             "min(closed_at) AS first_closed_at, max(closed_at) AS last_closed_at, "
             "count(*) FILTER (WHERE domain_scores_at_entry IS NOT NULL) AS with_domain_scores "

@@ -1,6 +1,6 @@
 """Books: one for each strategy."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pydantic_core import to_json
 from sqlalchemy import text
@@ -10,12 +10,34 @@ from closeloop.models.books import BookSummary, BookView
 from closeloop.models.positions import Book
 from closeloop.store.rows import Write, execute, insertion
 
-_COLUMNS = "book_id AS book, preset, preset_weights, cadence, created_at"
+_COLUMNS = "book_id AS book, preset, preset_weights, cadence, currency, created_at"
 
 
 def creating(books: Collection[str]) -> Write | None:
     """The write that creates those of these books that do not exist: the first message that names a book creates it."""
     return insertion(Book, [{"book_id": b} for b in sorted(books)], on_conflict="(book_id) DO NOTHING")
+
+
+async def currencies(session: AsyncSession, books: Collection[str]) -> dict[str, str | None]:
+    """The currency of each of these books that exists; None where no close has stated one."""
+    query = text("SELECT book_id, currency FROM books WHERE book_id = ANY(:books)")
+    return {row.book_id: row.currency for row in await session.execute(query, {"books": sorted(books)})}
+
+
+async def state_currencies(session: AsyncSession, stated: Mapping[str, str | None]) -> None:
+    """Give books (created where they do not exist) their first currency; a book that has one keeps it.
+
+    Locks the rows, by name, until the transaction ends: of two transactions the second reads what the first one stated.
+    """
+    await execute(
+        session,
+        insertion(
+            Book,
+            [{"book_id": book, "currency": stated[book]} for book in sorted(stated)],
+            on_conflict="(book_id) DO UPDATE SET currency = excluded.currency "
+            "WHERE books.currency IS NULL AND excluded.currency IS NOT NULL",
+        ),
+    )
 
 
 async def names(session: AsyncSession, limit: int | None = None) -> list[str]:

@@ -89,7 +89,7 @@ async def recorded_scores(
     """Domain scores on record for positions that name a conviction without bringing its scores."""
     wanted = [
         {
-            "position_id": p.position_id,
+            "position_id": p.key.position_id,
             "book_id": p.book,
             "id": p.conviction.conviction_id,
             "cycle_id": p.conviction.cycle_id,

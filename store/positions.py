@@ -5,19 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
+from closeloop.models.closes import ReadClose, differing, read_close
 from closeloop.models.positions import ClosedPosition, Position, PositionKey
-from closeloop.models.refusals import describe
 from closeloop.store.rows import as_json, execute, insertion, recordset
 
 _COLUMNS = (
     "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, "
-    "risk, max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, signals, "
-    "entry_context"
+    "currency, risk, max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, "
+    "signals, entry_context"
 )
 # PostgreSQL's instants reach further than a message's, to infinity.
 _IMPOSSIBLE = (
@@ -52,6 +51,11 @@ class RecordedCloses:
     new: set[PositionKey] = field(default_factory=set)
     stored: dict[PositionKey, ClosedPosition] = field(default_factory=dict)
     differing: dict[PositionKey, list[str]] = field(default_factory=dict)
+
+
+async def contradicted(session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]) -> set[PositionKey]:
+    """Those of these closes that are on record with other content."""
+    return {key for key, row in (await _load(session, list(positions))).items() if _differing(row, positions[key])}
 
 
 async def record(session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]) -> RecordedCloses:
@@ -90,11 +94,10 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
     if row["closed_at"] is None:
         # An open row with the same symbol, side and time of opening would have been replaced: this one differs.
         return [name for name in _IDENTITY if row[name] != getattr(sent, name)]
-    try:
-        stored = _closed_position({name: value for name, value in row.items() if name != "impossible"})
-    except ValidationError as error:
-        return [f"the row on record cannot be read ({describe(error)})"]
-    return [name for name in ClosedPosition.model_fields if not _same(getattr(stored, name), getattr(sent, name))]
+    stored = _read({name: value for name, value in row.items() if name != "impossible"})
+    if stored.position is None:
+        return [f"the row on record cannot be read ({stored.reason})"]
+    return differing(stored.position, sent)
 
 
 async def compare(
@@ -157,10 +160,8 @@ async def unattributed(session: AsyncSession, after: UnattributedRow | None, lim
     rows = []
     for row in result.mappings():
         key = PositionKey(row["book_id"], row["position_id"])
-        try:
-            rows.append(UnattributedRow(key, row["closed_at"], _closed_position(dict(row)), ""))
-        except ValidationError as error:
-            rows.append(UnattributedRow(key, row["closed_at"], None, describe(error)))
+        read = _read(dict(row))
+        rows.append(UnattributedRow(key, row["closed_at"], read.position, read.reason))
     return rows
 
 
@@ -186,13 +187,13 @@ async def oldest_unattributed(session: AsyncSession) -> datetime | None:
     return result.scalar_one_or_none()
 
 
-def _closed_position(row: Mapping[str, Any]) -> ClosedPosition:
-    """The message that a stored row stands for. Raises ValidationError where an engine's own row is not one."""
+def _read(row: Mapping[str, Any]) -> ReadClose:
+    """The message that a stored row stands for, if it is one: an engine may have written it."""
     values: dict[str, Any] = {name: value for name, value in row.items() if value is not None and name != "book_id"}
     conviction_id = values.pop("conviction_id", None)
     if "conviction" not in values and conviction_id is not None:
         values["conviction"] = {"conviction_id": conviction_id}
-    return ClosedPosition.model_validate(values | {"book": row["book_id"]})
+    return read_close(values | {"book": row["book_id"]})
 
 
 async def _load(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, RowMapping]:
@@ -217,23 +218,10 @@ def _key_row(key: PositionKey) -> dict[str, str]:
 
 
 def _row(position: ClosedPosition) -> dict[str, Any]:
-    values = position.model_dump()
+    values = position.model_dump(exclude={"position_key", "noted"})
+    values["position_id"] = position.key.position_id
     conviction = values["conviction"]
     values["book_id"] = values.pop("book")
     values["conviction_id"] = conviction and conviction["conviction_id"]
     values["attributed"] = True
     return values
-
-
-def _same(stored: Any, sent: Any) -> bool:
-    """Equality that survives PostgreSQL's numbers: it gives 1e+23 back as an integer, which is not that double."""
-    if isinstance(stored, dict) and isinstance(sent, dict):
-        return stored.keys() == sent.keys() and all(_same(stored[key], sent[key]) for key in stored)
-    if isinstance(stored, list) and isinstance(sent, list):
-        return len(stored) == len(sent) and all(map(_same, stored, sent))
-    if isinstance(stored, float) != isinstance(sent, float) and isinstance(stored, int) != isinstance(sent, int):
-        try:
-            return float(stored) == float(sent)
-        except (OverflowError, TypeError, ValueError):
-            return False
-    return bool(stored == sent)

@@ -99,5 +99,8 @@ async def positions_between(session: AsyncSession, book: str, begins: datetime, 
 
 async def currency(session: AsyncSession, book: str) -> str | None:
     """The currency of a book: the first that was stated; None where none was."""
-    query = text("SELECT currency FROM book_runs WHERE book_id = :book AND currency IS NOT NULL ORDER BY id LIMIT 1")
+    query = text(
+        "SELECT coalesce((SELECT currency FROM books WHERE book_id = :book), (SELECT currency FROM book_runs "
+        "WHERE book_id = :book AND currency IS NOT NULL ORDER BY id LIMIT 1))"
+    )
     return (await session.execute(query, {"book": book})).scalar_one_or_none()

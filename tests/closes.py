@@ -21,6 +21,7 @@ def message(book: str, position_id: str = "p-1", **changes: Any) -> dict[str, An
         "exit_price": "50500",
         "size": "0.02",
         "realized_pnl": "10.0",
+        "currency": "USDT",
         "risk": "5.0",
         "max_drawdown_pct": 0.4,
         "max_favorable_pct": 1.3,

@@ -4,7 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import SearchAttributeUpdate
+from temporalio.api.common.v1 import Payload
+from temporalio.common import RawValue, SearchAttributeUpdate
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 
 from closeloop.workflows.messages import expect
@@ -14,6 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.learners import LearnerActivities
     from closeloop.activities.positions import PositionActivities
     from closeloop.models import search_attributes as sa
+    from closeloop.models.closes import read_close
     from closeloop.models.positions import (
         AttributedClose,
         ClosedPosition,
@@ -36,6 +38,9 @@ LEARNER_PAUSE_MAX = timedelta(minutes=10)
 MEMO_CHARACTERS = 2_000  # of the reasons in the memo; the server limits its size
 
 
+_NOTHING = RawValue(Payload())  # what a workflow without an argument was started with
+
+
 @workflow.defn(name="PositionCloseWorkflow")
 class PositionCloseWorkflow:
     """Attribute a closed position and learn from it, then publish what came out.
@@ -47,9 +52,9 @@ class PositionCloseWorkflow:
     """
 
     @workflow.run
-    async def run(self, message: ClosedPosition | None = None) -> CloseReport:
-        """See the class."""
-        position = expect(message, ClosedPosition)
+    async def run(self, message: RawValue = _NOTHING) -> CloseReport:
+        """See the class. The message is a ClosedPosition, of which a bad optional field is left out and noted."""
+        position = _position(message)
         attributed = await self._attribute(position)
         sentence = closing_line(attributed.outcome, attributed.karma)
         self._publish(attributed.outcome, sentence)
@@ -60,12 +65,16 @@ class PositionCloseWorkflow:
         if learned.failed:
             reasons = ", ".join(f"{name}: {reason}" for name, reason in learned.failed.items())
             workflow.upsert_memo({"not_learned": reasons[:MEMO_CHARACTERS]})
+        if position.noted:
+            reasons = ", ".join(f"{note.field}: {note.reason}" for note in position.noted)
+            workflow.upsert_memo({"noted": reasons[:MEMO_CHARACTERS]})
         return CloseReport(
             outcome=attributed.outcome,
             already_attributed=attributed.already_attributed,
             karma=attributed.karma,
             learned=learned.learned,
             not_learned=learned.failed,
+            noted=list(position.noted),
             sentence=sentence,
         )
 
@@ -163,6 +172,17 @@ class PositionCloseWorkflow:
             if is_cancelled_exception(error):
                 raise
             return LearnReport()  # the ordinary activity that follows tries again and reports why
+
+
+def _position(message: RawValue) -> ClosedPosition:
+    """The close that the workflow was started with. Raises a non-retryable error where it is none."""
+    payload = message.payload
+    if payload.metadata.get("encoding") != b"json/plain":
+        return expect(None, ClosedPosition)
+    read = read_close(payload.data)
+    if read.position is None:
+        raise ApplicationError(read.reason, type="ValidationError", non_retryable=True)
+    return read.position
 
 
 @workflow.defn(name="ConvictionWorkflow")

@@ -70,7 +70,8 @@ async def test_a_signal_stops_every_child_and_the_data_stays(stack: StackProcess
     await stack.start()
     assert await stack.json("outcomes", "--book", row["book"]) == [report["outcome"]]
     client = await stack.client()
-    assert await client.get_workflow_handle(f"position-close/{row['book']}/{row['position_id']}").result() == report
+    name = f"position-close/{row['book']}/{row['position_id']}/{row['closed_at']}"
+    assert await client.get_workflow_handle(name).result() == report
     assert (await (await start_close(client, row)).result())["already_attributed"] is True
     await assert_attributed_once(stack, row["book"], [row])
 

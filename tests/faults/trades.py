@@ -150,7 +150,7 @@ async def start_close(client: Client, row: Trade) -> WorkflowHandle[Any, Any]:
     return await client.start_workflow(
         "PositionCloseWorkflow",
         row,
-        id=f"position-close/{row['book']}/{row['position_id']}",
+        id=f"position-close/{row['book']}/{row['position_id']}/{row['closed_at']}",
         task_queue="closeloop",
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
     )

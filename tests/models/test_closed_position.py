@@ -20,7 +20,7 @@ DOCUMENTED = """
 {"book": "default", "position_id": "p-1", "symbol": "BTC/USDT", "direction": "long",
  "opened_at": "2026-01-01T00:00:00Z", "closed_at": "2026-01-01T06:00:00Z",
  "entry_price": "50000", "exit_price": "50500", "size": "0.02",
- "realized_pnl": "10.0", "risk": "5.0", "max_drawdown_pct": 0.4, "max_favorable_pct": 1.3,
+ "realized_pnl": "10.0", "currency": "USDT", "risk": "5.0", "max_drawdown_pct": 0.4, "max_favorable_pct": 1.3,
  "regime_at_entry": "BULL", "exit_reason": "roi",
  "conviction": {"conviction_id": "c-1", "cycle_id": "cycle-1", "magnitude": 5.0, "domain_scores": {"onchain": 0.8, "social": 0.1}},
  "signals": [{"signal_id": "s-1", "producer_id": "ta", "domain": "technical", "direction": "long", "confidence": 0.75, "contribution_weight": 1.0}],
@@ -29,6 +29,7 @@ DOCUMENTED = """
    "actions": [{"pattern_key": "pm.uptrend.S1.buy_flag", "action_category": "entry", "at": "2026-01-01T00:00:00Z"}]}}
 """  # noqa: E501
 OPTIONAL = (
+    "currency",
     "risk",
     "max_drawdown_pct",
     "max_favorable_pct",

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from closeloop.models.closes import read_close
+from closeloop.models.launches import position_close_id
 from closeloop.models.positions import ClosedPosition, RecordedConviction
 from closeloop.models.refusals import describe
 from tests.closes import message
@@ -27,8 +29,8 @@ REQUIRED = (
     "size",
     "realized_pnl",
 )
-POSITIVE = ("entry_price", "exit_price", "size", "risk")
-MONEY = (*POSITIVE, "realized_pnl")
+POSITIVE = ("size", "risk")
+MONEY = (*POSITIVE, "entry_price", "exit_price", "realized_pnl")
 EXCURSIONS = ("max_drawdown_pct", "max_favorable_pct")
 NAMES = ("position_id", "symbol", "regime_at_entry", "exit_reason")
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
@@ -164,13 +166,13 @@ def test_money_is_a_number(field: str, value: Any) -> None:
 
 @pytest.mark.parametrize("field", POSITIVE)
 @pytest.mark.parametrize("value", [0, "0", "0.000", "-0", -0.0, "0E+5"])
-def test_prices_sizes_and_risk_are_not_zero(field: str, value: Any) -> None:
+def test_sizes_and_risk_are_not_zero(field: str, value: Any) -> None:
     refused_at(field, **{field: value})
 
 
 @untimed
 @given(st.sampled_from(POSITIVE), st.decimals("-1e30", "-1e-20", places=20))
-def test_prices_sizes_and_risk_are_not_negative(field: str, value: Any) -> None:
+def test_sizes_and_risk_are_not_negative(field: str, value: Any) -> None:
     refused_at(field, **{field: str(value)})
     refused_at(field, **{field: float(value)})
 
@@ -319,9 +321,37 @@ def test_a_domain_of_scores_has_the_same_limits(domain: str) -> None:
 @untimed
 @given(st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True), st.sampled_from(FULL))
 def test_a_workflow_id_fits_temporal(book: str, position_id: str) -> None:
-    key = accept(book=book, position_id=position_id).key
-    assert key.workflow_id == f"position-close/{book}/{position_id}"
-    assert len(key.workflow_id.encode()) <= 1_000
+    workflow_id = position_close_id(accept(book=book, position_id=position_id))
+    assert workflow_id == f"position-close/{book}/{position_id}/2026-01-01T06:00:00Z"
+    assert len(workflow_id.encode()) <= 1_000
+
+
+@pytest.mark.parametrize(
+    ("closed_at", "spelled"),
+    [
+        ("2026-01-01T07:00:00+01:00", "2026-01-01T06:00:00Z"),
+        ("2026-01-01T06:00:00.000000Z", "2026-01-01T06:00:00Z"),
+        ("2026-01-01 06:00:00.25Z", "2026-01-01T06:00:00.250000Z"),
+    ],
+)
+def test_one_instant_has_one_workflow_id(closed_at: str, spelled: str) -> None:
+    assert position_close_id(accept(closed_at=closed_at)) == f"position-close/default/p-1/{spelled}"
+
+
+def test_a_key_with_opened_at_has_room_for_it() -> None:
+    key = accept(position_key="id+opened_at", opened_at="2026-01-01T01:00:00.5+01:00").key
+    assert key == ("default", "p-1@2026-01-01T00:00:00.500000Z")
+    accept(position_key="id+opened_at", position_id="p" * 172)
+    reason = refusal_of_json(json.dumps(message("b", "p" * 190, position_key="id+opened_at")))
+    assert fields(reason) == ["position_id"]
+    refused_at("position_key", position_key="opened_at")
+    assert read_close(message("b", position_key="opened_at")).position is None
+
+
+@pytest.mark.parametrize("value", ["", "X" * 33, "a\nb", 5, True])
+def test_a_currency_is_a_short_name(value: Any) -> None:
+    refused_at("currency", currency=value)
+    assert accept(currency=" usdt ").currency == "USDT"
 
 
 # Parts

@@ -97,7 +97,8 @@ async def test_a_scheduled_run_starts_what_was_missed(dsn: str, client: Client, 
             actions = await eventually(lambda: runs(handle), bool)
             run = own.get_workflow_handle(actions[0], result_type=CatchUpReport)
             assert await asyncio.wait_for(run.result(), PATIENCE) == CatchUpReport(started=1)
-            await asyncio.wait_for(own.get_workflow_handle("position-close/b/p-1").result(), PATIENCE)
+            name = f"position-close/b/p-1/{OF_THE_CLOSE['closed_at']}"
+            await asyncio.wait_for(own.get_workflow_handle(name).result(), PATIENCE)
         assert len(await query(sessions, "SELECT 1 FROM attributions")) == 1
         await engine.dispose()
 

@@ -7,6 +7,7 @@ import asyncio
 import os
 import sys
 
+from closeloop.models.launches import position_close_id
 from closeloop.models.positions import ClosedPosition
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
@@ -21,7 +22,9 @@ async def main(queue: str, message: str) -> None:
     client = await connect_temporal(settings, telemetry)
     engine = open_database(settings)
     async with own_worker(client, engine, settings.home, task_queue=queue):
-        await client.execute_workflow("PositionCloseWorkflow", position, id=position.key.workflow_id, task_queue=queue)
+        await client.execute_workflow(
+            "PositionCloseWorkflow", position, id=position_close_id(position), task_queue=queue
+        )
         print("closed", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
     await engine.dispose()

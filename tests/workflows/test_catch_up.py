@@ -66,7 +66,9 @@ class Apart:
 
     async def ended(self, book: str, position_id: str) -> WorkflowExecutionStatus | None:
         """How a position's workflow ended."""
-        handle = self.client.get_workflow_handle(f"position-close/{book}/{position_id}")
+        prefix = f"position-close/{book}/{position_id}/"
+        [name] = [w.id async for w in self.client.list_workflows() if w.id.startswith(prefix)]
+        handle = self.client.get_workflow_handle(name)
         try:
             await asyncio.wait_for(handle.result(), PATIENCE)
         except Exception:
@@ -132,7 +134,7 @@ async def test_what_is_started_shows_in_the_audit_trail_like_any_close(apart: Ap
     async with apart.worker():
         await apart.catch_up()
         await apart.ended("b", "p-1")
-    description = await apart.client.get_workflow_handle("position-close/b/p-1").describe()
+    description = await apart.client.get_workflow_handle(f"position-close/b/p-1/{OF_THE_CLOSE['closed_at']}").describe()
     assert await description.static_summary() == "BTC/USDT long closed +10 [b]"
     assert {pair.key.name: pair.value for pair in description.typed_search_attributes}["Book"] == "b"
 
@@ -143,19 +145,10 @@ UNREADABLE: dict[str, tuple[dict[str, str | None], str]] = {
     "no price": ({"exit_price": None}, "exit_price"),
     "no result": ({"realized_pnl": "NaN"}, "realized_pnl"),
     "infinite": ({"realized_pnl": "-Infinity"}, "realized_pnl"),
-    "negative": ({"entry_price": "-1"}, "entry_price"),
     "nothing": ({"size": "0"}, "size"),
     "backwards": ({"opened_at": "2026-01-02T00:00:00Z"}, "closed_at"),
     "before our time": ({"opened_at": "1700-01-01T00:00:00Z", "closed_at": "1700-01-02T00:00:00Z"}, "opened_at"),
     "no symbol": ({"symbol": ""}, "symbol"),
-    "not signals": ({"signals": '{"ta": 1}'}, "signals"),
-    "half a signal": ({"signals": '[{"signal_id": "s"}]'}, "signals.0.producer_id"),
-    "not a conviction": ({"conviction": '"strong"'}, "conviction"),
-    "strong": (
-        {"conviction": '{"conviction_id": "c", "domain_scores": {"x": 2}}'},
-        "conviction.domain_scores.x",
-    ),
-    "drawdown": ({"max_drawdown_pct": "-1"}, "max_drawdown_pct"),
 }
 
 
@@ -176,6 +169,31 @@ async def test_rows_that_cannot_be_read_are_reported_once_and_block_no_other(apa
     for name, (_, field) in UNREADABLE.items():
         assert field in told[name][0]
     assert told["its name"][0].startswith("book: ")
+
+
+BAD_OPTIONAL: dict[str, tuple[dict[str, str | None], str]] = {
+    "not signals": ({"signals": '{"ta": 1}'}, "signals"),
+    "half a signal": ({"signals": '[{"signal_id": "s"}]'}, "signals.0.producer_id"),
+    "not a conviction": ({"conviction": '"strong"'}, "conviction"),
+    "strong": (
+        {"conviction": '{"conviction_id": "c", "domain_scores": {"x": 2}}'},
+        "conviction.domain_scores.x",
+    ),
+    "drawdown": ({"max_drawdown_pct": "-1"}, "max_drawdown_pct"),
+}
+
+
+async def test_a_bad_optional_column_costs_the_column_and_the_memo_says_so(apart: Apart) -> None:
+    for name, (columns, _) in BAD_OPTIONAL.items():
+        await engine_writes(apart.sessions, "b", name, **OF_THE_CLOSE | columns)
+    async with apart.worker():
+        assert await apart.catch_up() == CatchUpReport(started=len(BAD_OPTIONAL))
+        for name, (_, field) in BAD_OPTIONAL.items():
+            assert await apart.ended("b", name) == WorkflowExecutionStatus.COMPLETED
+            closed_at = OF_THE_CLOSE["closed_at"]
+            handle = apart.client.get_workflow_handle(f"position-close/b/{name}/{closed_at}")
+            assert f"{field}: " in (await (await handle.describe()).memo())["noted"]
+        assert await apart.catch_up() == CatchUpReport()
 
 
 async def test_a_row_that_is_put_right_is_attributed(apart: Apart) -> None:
@@ -257,7 +275,9 @@ async def test_at_most_the_limit_is_started(apart: Apart) -> None:
         await engine_writes(apart.sessions, "b", f"p-{i}", **close)
     assert await apart.look_only(limit=3) == CatchUpReport(started=3)
     running = [w.id async for w in apart.client.list_workflows('WorkflowType = "PositionCloseWorkflow"')]
-    assert set(running) <= {f"position-close/b/p-{i}" for i in (6, 5, 4)}, "the oldest come first"
+    assert set(running) <= {f"position-close/b/p-{i}/2026-01-01T0{9 - i}:00:00Z" for i in (6, 5, 4)}, (
+        "the oldest come first"
+    )
     report = await apart.look_only(limit=3)
     assert report == CatchUpReport(started=3, running_already=3), "the next run goes on where this one ended"
 

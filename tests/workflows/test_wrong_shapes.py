@@ -70,11 +70,7 @@ FIELDS: dict[str, tuple[str, dict[str, Any], str]] = {
     "not a number": ("PositionCloseWorkflow", {"realized_pnl": "NaN"}, "realized_pnl"),
     "infinite": ("PositionCloseWorkflow", {"realized_pnl": "Infinity"}, "realized_pnl"),
     "no size": ("PositionCloseWorkflow", {"size": None}, "size"),
-    "score out of range": (
-        "PositionCloseWorkflow",
-        {"conviction": {"conviction_id": "c", "domain_scores": {"onchain": 1.5}}},
-        "conviction.domain_scores.onchain",
-    ),
+    "a boolean as money": ("PositionCloseWorkflow", {"realized_pnl": True}, "realized_pnl"),
     "book that is none": ("PositionCloseWorkflow", {"book": "my book"}, "book"),
     "no scores to record": (
         "ConvictionWorkflow",
@@ -105,6 +101,19 @@ async def test_a_wrong_field_is_named_and_nothing_is_stored(book: str, client: C
     }
     assert unnamed == {}
     assert await tally(sessions, book) == Tally(0, 0, 0, 0, convictions=0)
+
+
+async def test_a_bad_optional_field_costs_the_field_and_the_memo_says_so(book: str, client: Client) -> None:
+    bad = {"risk": 0, "exit_reason": "", "signals": [{"signal_id": "s"}, {"signal_id": "s", "producer_id": "ta"}]}
+    handle = await client.start_workflow(
+        "PositionCloseWorkflow", message(book) | bad, id=f"wrong/{uuid.uuid4().hex}", task_queue=TASK_QUEUE
+    )
+    result = await asyncio.wait_for(handle.result(), PATIENCE)
+    assert result["outcome"]["rr"] is None
+    assert result["outcome"]["producers"] == ["ta"]
+    assert [note["field"] for note in result["noted"]] == ["risk", "exit_reason", "signals.0.producer_id"]
+    memo = await (await handle.describe()).memo()
+    assert all(field in memo["noted"] for field in ("risk: ", "exit_reason: ", "signals.0.producer_id: "))
 
 
 async def test_a_field_of_tomorrow_is_left_alone(book: str, client: Client) -> None:
