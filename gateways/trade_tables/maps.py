@@ -1,6 +1,5 @@
 """Maps: what the columns of an engine's table of trades are. ``ready/*.yaml`` ship with closeloop."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -245,14 +244,6 @@ def load_map(name: str) -> TableMap:
         raise NotTrades(f"the map {path} cannot be used: {_told(error)}") from None
     except RecursionError:
         raise NotTrades(f"the map {path} is nested too deep") from None
-
-
-def fitting(rows: Iterable[Mapping[str, Any]], found: Any) -> list[TableMap]:
-    """The ready maps by whose columns one of these rows is known; ``found(row, column)`` looks one up."""
-    seen = list(rows)
-    return [
-        one for one in ready_maps() if any(all(found(row, name) is not None for name in one.known_by) for row in seen)
-    ]
 
 
 def _fields(path: Path) -> dict[str, Any]:

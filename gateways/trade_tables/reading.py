@@ -6,8 +6,9 @@ from itertools import islice
 from typing import Any, BinaryIO
 
 from closeloop.gateways.trade_tables.mapper import MappedRow, Mapper
-from closeloop.gateways.trade_tables.maps import TableMap, fitting, load_map, ready_maps, ready_names
-from closeloop.gateways.trade_tables.tables import Record, Row, Rows, read_rows, value_at
+from closeloop.gateways.trade_tables.maps import TableMap, load_map, ready_maps, ready_names
+from closeloop.gateways.trade_tables.tables import Record, Row, Rows, has, read_rows
+from closeloop.gateways.trade_tables.values import Unreadable, identifier
 from closeloop.gateways.trades import FileRun, NotTrades, TradeFile
 
 COLUMNS_SHOWN = 40
@@ -71,22 +72,27 @@ def open_table(file: BinaryIO, name: str | None, book: str | None, symbol: str |
             raise NotTrades(f"it has no column {column}: {reason}")
     if book is None and table.book is None:
         raise NotTrades(f"the map {table.name} names no book: say --book NAME, the book for its trades")
-    if symbol is None and table.symbol is None:
+    if symbol is not None:
+        try:
+            symbol = identifier(symbol)
+        except Unreadable as error:
+            raise NotTrades(f"--symbol {error}") from None
+    elif table.symbol is None:
         raise NotTrades(f"the table names no symbol (map {table.name}): say --symbol, such as --symbol BTC/USDT")
     return TradeTable(rows, table, chosen is None, book, symbol)
 
 
 def _guess(rows: Rows) -> TableMap:
-    found: dict[str, TableMap] = {}
-    for one in ready_maps():
-        if any(fit.name == one.name for fit in fitting(rows.looked_at(one.rows), _present)):
-            found[one.name] = one
+    known = ready_maps()
+    found = [one for one in known if any(_known(row, one) for row in rows.looked_at(one.rows))]
     if len(found) == 1:
-        return next(iter(found.values()))
+        return found[0]
     maps = ", ".join(ready_names())
     if found:
-        raise NotTrades(f"more than one map fits its columns: choose with --map {' or --map '.join(found)}")
-    columns = _names(rows, ready_maps())
+        raise NotTrades(
+            f"more than one map fits its columns: choose with --map {' or --map '.join(one.name for one in found)}"
+        )
+    columns = _names(rows, known)
     if not columns:
         raise NotTrades(f"it has no rows by which a map could be chosen: name one with --map ({maps})")
     more = f" and {len(columns) - COLUMNS_SHOWN} more" if len(columns) > COLUMNS_SHOWN else ""
@@ -97,10 +103,8 @@ def _guess(rows: Rows) -> TableMap:
     )
 
 
-def _present(row: Record, column: str) -> Any:
-    if column in row:
-        return True  # also where it is empty in this row
-    return value_at(row, column)
+def _known(row: Record, table: TableMap) -> bool:
+    return all(has(row, column) for column in table.known_by)
 
 
 def _names(rows: Rows, maps: list[TableMap]) -> list[str]:

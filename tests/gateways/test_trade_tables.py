@@ -264,6 +264,7 @@ def test_backtesting_py_of_before_has_gross_pnl() -> None:
     assert "like: backtesting-py" in said
     assert "--symbol" in refused(table(BACKTESTING))
     assert "--book" in refused(table(BACKTESTING), symbol="EURUSD", book=None)
+    assert "--symbol must be" in refused(table(BACKTESTING), symbol=" ")
 
 
 # vectorbt
