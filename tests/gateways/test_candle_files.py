@@ -404,8 +404,8 @@ def test_feather_with_naive_times_and_nan(tmp_path: Path) -> None:
 
 
 def test_a_damaged_feather_file(tmp_path: Path) -> None:
-    content = feather(frame(3_000), tmp_path / "a.feather", compression="lz4")
-    for at in range(0, len(content), 37):
+    content = feather(frame(200), tmp_path / "a.feather", compression="lz4")
+    for at in range(0, len(content), 31):
         for damaged in (content[:at], content[:at] + b"\xff" * 9 + content[at + 9 :]):
             try:
                 read(damaged)
