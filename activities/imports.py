@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -17,10 +16,10 @@ from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
+from closeloop.models.closes import read_close
 from closeloop.models.imports import BookCounts, ImportReport, ImportRequest, book_of
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import ClosedPosition
-from closeloop.models.refusals import describe
+from closeloop.models.positions import ClosedPosition, NotedField
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
@@ -39,7 +38,7 @@ class ReadRow(NamedTuple):
     staged: StagedRow
     position: ClosedPosition | None
     reason: str
-    notes: Sequence[tuple[str, str]] = ()
+    notes: Sequence[NotedField]
 
 
 class ImportActivities:
@@ -90,10 +89,8 @@ class ImportActivities:
             staged = await store.imports.waiting(session, import_id, after, CHUNK_ROWS, CHUNK_BYTES)
         rows: list[ReadRow] = []
         for number, row in enumerate(staged, start=1):
-            try:
-                rows.append(ReadRow(row, ClosedPosition.model_validate_json(row.payload), ""))
-            except ValidationError as error:
-                rows.append(ReadRow(row, None, describe(error)))
+            read = read_close(row.payload)
+            rows.append(ReadRow(row, read.position, read.reason, read.notes))
             if number % ROWS_READ_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return rows
@@ -152,7 +149,10 @@ class ImportActivities:
                 refused.append(_refusal(row, answer.reason))
             else:
                 # Also of a close that was attributed before: the file has what is noted.
-                notes += [RowNote(row.staged.seq, row.staged.row_index, position.book, *note) for note in row.notes]
+                notes += [
+                    RowNote(row.staged.seq, row.staged.row_index, position.book, note.field, note.reason)
+                    for note in row.notes
+                ]
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
                 accepted[position.book, outcome] += 1
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)

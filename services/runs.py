@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
+from closeloop.models.closes import read_close
 from closeloop.models.errors import NotPossibleNow
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.runs import RunKind
@@ -115,15 +115,8 @@ async def _difference(session: AsyncSession, staged: StagedRun, begins: datetime
 
 
 def _positions(rows: Sequence[StagedRow], book: str) -> list[ClosedPosition]:
-    found = []
-    for row in rows:
-        try:
-            position = ClosedPosition.model_validate_json(row.payload)
-        except ValidationError:
-            continue  # it will be refused when it is attributed
-        if position.book == book:
-            found.append(position)
-    return found
+    read = (read_close(row.payload).position for row in rows)  # one that is none will be refused
+    return [position for position in read if position is not None and position.book == book]
 
 
 def _held(held: Span, known: Sequence[Run]) -> str:

@@ -288,11 +288,15 @@ class StackProcess:
         assert result.status == 0, result.err or result.out
         return result.json()
 
+    @property
+    def database_url(self) -> str:
+        """Where its database is."""
+        return str(json.loads((self.home / "stack.json").read_text())["database_url"])
+
     @contextlib.asynccontextmanager
     async def database(self) -> AsyncIterator[asyncpg.Connection]:
         """A connection to its database."""
-        url = json.loads((self.home / "stack.json").read_text())["database_url"]
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(self.database_url)
         try:
             yield connection
         finally:

@@ -2,15 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
+from closeloop import store
+from closeloop.gateways.trades import FileRun, FileTrade, Noted, TradeFile
+from closeloop.models.policy import ImportsPolicy
+from closeloop.services import imports
+from closeloop.services.imports import ImportSource
 from tests.faults.stack_process import Result, StackProcess, alive
 from tests.faults.trades import (
     Trade,
@@ -26,6 +33,7 @@ from tests.faults.trades import (
     until_attributed,
     until_someone_waits,
 )
+from tests.store.databases import sessions_on
 from tests.waiting import until
 
 
@@ -56,6 +64,7 @@ class Kills:
     backfill: KilledPart
     live: KilledPart
     everything: KilledPart
+    noted: KilledPart
 
 
 @pytest.fixture(scope="module")
@@ -73,18 +82,31 @@ async def other() -> AsyncIterator[StackProcess]:
 async def kills(other: StackProcess, stack: StackProcess, tmp_path_factory: pytest.TempPathFactory) -> Kills:
     """Three kills side by side: each waits out the time after which Temporal gives up on a silent worker."""
     folder = tmp_path_factory.mktemp("imports")
-    (backfill, live), everything = await asyncio.gather(_kill_worker(stack, folder), _kill_everything(other, folder))
-    return Kills(stack, other, backfill, live, everything)
+    (backfill, live, noted), everything = await asyncio.gather(
+        _kill_worker(stack, folder), _kill_everything(other, folder)
+    )
+    return Kills(stack, other, backfill, live, everything, noted)
 
 
-async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[KilledPart, KilledPart]:
-    history, live = trades("history", 2100), trades("live", 60)
+async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[KilledPart, KilledPart, KilledPart]:
+    history, live, noted = trades("history", 2100), trades("live", 60), trades("noted", 2100)
     file = folder / "history.jsonl"
     file.write_text(jsonl(history))
     client = await stack.client()
-    async with held(stack, "history", history[-1:]), held(stack, "live", live[:5]):
+    async with (
+        held(stack, "history", history[-1:]),
+        held(stack, "noted", noted[-1:]),
+        held(stack, "live", live[:5]),
+        sessions_on(stack.database_url) as sessions,
+    ):
         importing = asyncio.create_task(stack.cli("import", "jsonl", file, "--json"))
+        engine_s = await Client.connect(
+            client.service_client.config.target_host, data_converter=pydantic_data_converter
+        )
+        async with sessions() as session:
+            running = await imports.begin(engine_s, session, _of_a_backtest(noted), ImportsPolicy())
         await until_attributed(stack, "history", 1)
+        await until_attributed(stack, "noted", 1)
         await until_someone_waits(stack)
         handles = await asyncio.gather(*(start_close(client, row) for row in live))
         await until_attributed(stack, "live", 10)
@@ -92,9 +114,29 @@ async def _kill_worker(stack: StackProcess, folder: Path) -> tuple[KilledPart, K
         worker.send_signal(signal.SIGKILL)
         await until("worker gone", lambda: not alive(worker))
         async with stack.database() as connection:
-            stored = [await attributed(connection, book) for book in ("history", "live")]
+            stored = [await attributed(connection, book) for book in ("history", "live", "noted")]
     answers = await reports(handles)
-    return KilledPart(history, stored[0], [await importing]), KilledPart(live, stored[1], answers)
+    report = await imports.outcome(running)
+    return (
+        KilledPart(history, stored[0], [await importing]),
+        KilledPart(live, stored[1], answers),
+        KilledPart(noted, stored[2], [running, report]),
+    )
+
+
+def _of_a_backtest(rows: list[Trade]) -> ImportSource:
+    """Every third trade was corrected and every seventh noted by the reader, every eleventh has a bad field that only
+    the worker finds; at each hundredth, one is still open."""
+
+    def read() -> Iterator[FileTrade]:
+        for i, row in enumerate(rows):
+            notes = (Noted("enter_tag", "too long"),) if i % 7 == 0 else ()
+            message = row | ({"max_drawdown_pct": "deep"} if i % 11 == 0 else {})
+            yield FileTrade("noted", i, message, corrected=i % 3 == 0, notes=notes)
+            if i % 100 == 0:
+                yield FileTrade("noted", i, still_open=True)
+
+    return imports.trades_source(TradeFile(read(), {"noted": FileRun(run_id="killed")}), "freqtrade", "killed.json")
 
 
 async def _kill_everything(stack: StackProcess, folder: Path) -> KilledPart:
@@ -127,6 +169,29 @@ async def test_worker_killed_in_the_middle_of_live_closes(kills: Kills) -> None:
     await assert_karma_steps_chain(kills.stack, "live")
     await kills.stack.json("karma", "rebuild", "--book", "live")
     await assert_karma_in_order(kills.stack, "live", rows)
+
+
+async def test_worker_killed_in_the_middle_of_an_import_with_notes(kills: Kills) -> None:
+    """What was noted, corrected and left out is counted once, whoever counted it."""
+    rows, (running, report) = kills.noted.rows, kills.noted.answers
+    assert 0 < kills.noted.stored < len(rows)
+    places = range(len(rows))
+    corrected, still_open = sum(i % 3 == 0 for i in places), sum(i % 100 == 0 for i in places)
+    assert report.rejected == 0
+    assert report.books["noted"].model_dump() == {
+        "read": len(rows) + still_open,
+        "attributed": len(rows),
+        "already_attributed": 0,
+        "still_open": still_open,
+        "corrected": corrected,
+    }
+    async with sessions_on(kills.stack.database_url) as sessions, sessions() as session:
+        found = [(note.index, note.field) async for _, note in store.imports.notes(session, running.import_id)]
+    assert found == [
+        (i, field) for i in places for field, n in (("enter_tag", 7), ("max_drawdown_pct", 11)) if i % n == 0
+    ]
+    await assert_attributed_once(kills.stack, "noted", rows)
+    await assert_karma_in_order(kills.stack, "noted", rows)
 
 
 async def test_everything_killed_in_the_middle_of_an_import(kills: Kills) -> None:
