@@ -21,6 +21,8 @@ def close(file: FileArgument, position_key: PositionKeyOption = None, as_json: A
 
     realized_pnl is net of fees, funding and slippage, of the whole position. A bad
     optional field is left out and noted.
+
+    Rows are counted from 0: row 0 is the first line.
     """
     readable: dict[int, ClosedPosition] = {}
     unreadable: list[RejectedClose] = []
@@ -45,7 +47,8 @@ def close(file: FileArgument, position_key: PositionKeyOption = None, as_json: A
         for left_out in closed.noted:
             err.print(f"noted: {closed.outcome.position_id}: {left_out.field} was left out: {left_out.reason}")
     for refused in report.rejected:
-        err.print(f"refused: {refused.position_id or f'line {refused.index + 1}'}: {refused.reason}")
+        position = "" if refused.position_id is None else f", position {refused.position_id}"
+        err.print(f"refused: row {refused.index}{position}: {refused.reason}")
     if not report.closed and not report.rejected:
         err.print("closeloop: there was nothing to close in the input.")
     if report.rejected:

@@ -189,7 +189,7 @@ async def test_a_bot_s_files_are_one_run_and_no_backtest(book: str, client: Clie
 async def test_another_currency_is_refused_whatever_is_added(
     book: str, client: Client, sessions: Sessions, add: bool
 ) -> None:
-    first = source([close(book, 0)], book, run_id="r1", currency="EUR")
+    first = source([close(book, 0, currency="EUR")], book, run_id="r1", currency="EUR")
     assert await attributed_of(client, sessions, first) == {book: 1}
     said = await refusal(client, sessions, source([close(book, 1)], book, run_id="r1", currency="JPY"), add)
     assert " EUR " in said
