@@ -35,7 +35,7 @@ async def run(client: Client, launch: Launch, failed: str | None = None) -> Any:
     except RunFailed as error:
         if failed is None:
             raise
-        raise RunFailed(f"{failed}: {error}.") from None
+        raise RunFailed(f"{failed}: {str(error).rstrip('.')}.") from None
 
 
 async def result(handle: WorkflowHandle[Any, Any]) -> Any:

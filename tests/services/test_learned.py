@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from temporalio.client import Client
 
+from closeloop import store
 from closeloop.models.errors import NotAcceptable, NotOnRecord, RunFailed
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.overrides import OverrideRequest
@@ -103,7 +104,11 @@ async def test_the_budget_of_a_day(dsn: str) -> None:
 
 
 @pytest.mark.usefixtures("worker")
-async def test_a_run_that_fails_says_what_did_not_happen_and_why(book: str, client: Client) -> None:
+async def test_a_run_that_fails_says_what_did_not_happen_and_why(book: str, client: Client, sessions: Sessions) -> None:
+    with pytest.raises(RunFailed, match=rf"^The lessons were not built: There is no book {book}\. .*[^.]\.$"):
+        await lessons.build(client, LessonRequest(book=book))
+    async with sessions.begin() as session:
+        await store.books.hold(session, book)
     future = datetime(2999, 1, 1, tzinfo=UTC)
     with pytest.raises(RunFailed, match=r"^The lessons were not built: as_of: must not be in the future\.$"):
         await lessons.build(client, LessonRequest(book=book, as_of=future))
