@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from closeloop.models.values import BookId, Identifier, Utc
+from closeloop.models.values import BookId, Identifier, NotBoolean, Utc
 from closeloop.models.values import Text as PlainText
 
 
@@ -225,8 +225,8 @@ class Heartbeat(BaseModel):
     )
     book: BookId
     producer_id: Identifier
-    successes: Annotated[int, Field(ge=0, le=1_000_000)] = 1
-    failures: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    successes: Annotated[int, Field(ge=0, le=1_000_000), NotBoolean] = 1
+    failures: Annotated[int, Field(ge=0, le=1_000_000), NotBoolean] = 0
     at: Utc | None = Field(default=None, description="Null: when it arrived.")
     error: Annotated[PlainText, Field(max_length=1_000)] | None = Field(default=None, description="The last failure.")
 

@@ -54,18 +54,14 @@ async def test_every_bad_line_is_named_and_nothing_of_it_stored(stack: StackProc
         ("closed_at", "2999-01-01T00:00:00Z"),
         ("realized_pnl", "NaN"),
         ("realized_pnl", "Infinity"),
-        ("entry_price", "-1"),
-        ("exit_price", "0"),
+        ("entry_price", "low"),
+        ("exit_price", True),
         ("size", "-2"),
-        ("risk", "0"),
-        ("max_drawdown_pct", -0.1),
         ("symbol", ""),
         ("symbol", "a\nb"),
         ("position_id", "p" * 201),
         ("book", "a b"),
         ("book", "b" * 65),
-        ("conviction", {"conviction_id": "c", "domain_scores": {"d": 1.5}}),
-        ("signals", [{"signal_id": "s", "producer_id": "p", "confidence": 1.01}]),
         ("entry_context", {"note": "x" * 262_144}),
     ]
     lines = [json.dumps(close("pc-bad", f"bad-{i}") | {field: value}) for i, (field, value) in enumerate(bad)]
@@ -97,6 +93,44 @@ async def test_every_bad_line_is_named_and_nothing_of_it_stored(stack: StackProc
     assert all(line.startswith("refused: ") for line in result.err.splitlines())
     stored = await stack.sql("SELECT position_id FROM positions WHERE book_id IN ('pc-bad', 'a b')")
     assert [row[0] for row in stored] == ["good"]
+
+
+async def test_a_bad_optional_field_is_noted_and_the_close_taken(stack: StackProcess) -> None:
+    row = close("pc-noted") | {"risk": 0, "exit_reason": "", "signals": [{"signal_id": "s"}]}
+    result = await stack.cli("positions", "close", "-", "--json", stdin=json.dumps(row))
+    assert result.status == 0
+    (report,) = result.json()["closed"]
+    assert [note["field"] for note in report["noted"]] == ["risk", "exit_reason", "signals.0.producer_id"]
+    assert report["outcome"]["rr"] is None
+    assert "noted: p-1: risk was left out: " in result.err
+
+
+async def test_of_different_closes_under_one_id_the_first_line_stays(stack: StackProcess) -> None:
+    """Also where another one closed earlier; with opened_at in the key, all of them are positions of their own."""
+    cycles = [
+        close(
+            "pc-first", opened_at=f"2024-01-0{day}T00:00:00Z", closed_at=f"2024-01-0{day}T06:00:00Z", realized_pnl=pnl
+        )
+        for day, pnl in ((3, "-7"), (1, "9"), (2, "4"))
+    ]
+    result = await stack.cli("positions", "close", "-", "--json", stdin=jsonl(cycles))
+    assert result.status == 1
+    report = result.json()
+    assert [r["outcome"]["realized_pnl"] for r in report["closed"]] == ["-7"]
+    assert [r["index"] for r in report["rejected"]] == [1, 2]
+    assert all("other content" in r["reason"] for r in report["rejected"])
+    keyed = jsonl([row | {"book": "pc-keyed"} for row in cycles])
+    report = await stack.json("positions", "close", "-", "--position-key", "id+opened_at", stdin=keyed)
+    assert [r["outcome"]["position_id"] for r in report["closed"]] == [f"p-1@2024-01-0{d}T00:00:00Z" for d in (3, 1, 2)]
+
+
+async def test_of_two_currencies_the_first_line_stays(stack: StackProcess) -> None:
+    rows = [close("pc-money", f"p-{c}", currency=c) for c in ("EUR", "BTC")]
+    result = await stack.cli("positions", "close", "-", stdin=jsonl(rows))
+    assert result.status == 1
+    assert "EUR" in result.err
+    assert "BTC" in result.err
+    assert (await stack.json("outcomes", "summary", "--book", "pc-money"))["currency"] == "EUR"
 
 
 async def test_one_position_in_several_lines(stack: StackProcess) -> None:

@@ -71,6 +71,8 @@ async def assert_attributed_once(stack: StackProcess, book: str, rows: Sequence[
     assert [tuple(row) for row in await stack.sql("SELECT count(*) FROM positions WHERE book_id = $1", book)] == [
         (len(rows),)
     ]
+    currency = await stack.sql("SELECT currency FROM books WHERE book_id = $1", book)
+    assert [tuple(row) for row in currency] == [("USDT",)]
     events = await stack.sql(
         "SELECT type, count(*) AS count, count(DISTINCT payload ->> 'position_id') AS positions FROM events "
         "WHERE payload ->> 'book' = $1 GROUP BY type ORDER BY type",
@@ -126,7 +128,10 @@ async def held(stack: StackProcess, book: str, rows: Sequence[Trade]) -> AsyncIt
     So a test can kill something that is certainly in the middle of its work, however fast the machine.
     """
     async with stack.database() as connection:
-        await connection.execute("INSERT INTO books (book_id) VALUES ($1) ON CONFLICT DO NOTHING", book)
+        # Its currency is known: else the first close would state it, and the others would wait for that one.
+        await connection.execute(
+            "INSERT INTO books (book_id, currency) VALUES ($1, 'USDT') ON CONFLICT DO NOTHING", book
+        )
         transaction = connection.transaction()
         await transaction.start()
         await connection.executemany(

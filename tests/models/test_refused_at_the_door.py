@@ -196,7 +196,7 @@ def test_no_zero_is_accepted_that_numeric_cannot_hold(value: str) -> None:
 
 
 @pytest.mark.parametrize("field", EXCURSIONS)
-@pytest.mark.parametrize("value", [*NOT_FINITE, -0.1, -5e-324, "-0.4", "NaN", "much", [], {}])
+@pytest.mark.parametrize("value", [*NOT_FINITE, True, False, -0.1, -5e-324, "-0.4", "NaN", "much", [], {}])
 def test_excursions_are_finite_and_not_negative(field: str, value: Any) -> None:
     refused_at(field, **{field: value})
 
