@@ -1,6 +1,6 @@
 """Forecasts: recording what producers say, and resolving it once its horizon has elapsed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -57,7 +57,7 @@ class ForecastActivities:
         """Store one forecast. Sent again, it changes nothing; sent again with other content, it is refused."""
         try:
             async with transaction(self._sessions) as session:
-                return await services.record(session, forecast)
+                return await services.record(session, forecast, datetime.now(UTC))
         except NotAcceptable as error:
             raise ApplicationError(str(error), type=FORECAST_REFUSED, non_retryable=True) from None
         except NotPossibleNow as error:
@@ -118,7 +118,7 @@ class ForecastActivities:
             if abstained:
                 await store.resolution.drop_abstentions(session, abstained)
             fetched = request.fetched
-            left = [why for one in unpriced if (why := self._unpriced(one, request.as_of, fetched))] if fetched else []
+            left = await self._left(session, unpriced, request.as_of, fetched) if fetched else []
             await store.resolution.record_unpriced(session, left)
             given_up = sum(one.given_up for one in left)
             if resolved or abstained or given_up:
@@ -157,7 +157,20 @@ class ForecastActivities:
             block=timedelta(hours=self._policy.producers.agreement_block_hours),
         )
 
-    def _unpriced(self, one: DueForecast, as_of: datetime, fetched: PricesFetched) -> Unpriced | None:
+    async def _left(
+        self, session: AsyncSession, unpriced: Sequence[DueForecast], as_of: datetime, fetched: PricesFetched
+    ) -> list[Unpriced]:
+        unknown = sorted({one.asset for one in unpriced} & set(fetched.unknown))
+        imported = await store.prices.spans(session, unknown) if unknown else {}
+        return [why for one in unpriced if (why := self._unpriced(one, as_of, fetched, imported))]
+
+    def _unpriced(
+        self,
+        one: DueForecast,
+        as_of: datetime,
+        fetched: PricesFetched,
+        imported: Mapping[str, tuple[datetime, datetime]],
+    ) -> Unpriced | None:
         """Why a forecast has no price, now that the source was asked; None if the source was not asked for this one."""
         if one.next_attempt_at is not None and one.next_attempt_at > as_of:
             return None
@@ -167,13 +180,26 @@ class ForecastActivities:
         else:
             when, instant, price, covered = "target", one.target_at, one.price_at_target, one.covered_at_target
         known = False
+        minutes = self._policy.forecasts.price_tolerance_minutes
         if asset in fetched.unknown:
             reason, known = f"the price source does not know {asset}", True
+            first, last = imported.get(asset, (None, None))
+            if first is None or last is None:
+                reason += ", and no prices of it were imported"
+            elif price is None and first <= instant <= last:
+                reason += (
+                    f"; of the imported candles none ended within {minutes} minutes before its {when} time: the market "
+                    "was closed, or they are missing"
+                )
+            else:
+                reason += f", and the imported prices do not say what it was at its {when} time"
         elif asset in fetched.failures:
             reason = fetched.failures[asset]
         elif price is None and covered:
-            minutes = self._policy.forecasts.price_tolerance_minutes
-            reason = f"no candle ended within {minutes} minutes before its {when} time: the source has none"
+            reason = (
+                f"no candle ended within {minutes} minutes before its {when} time: the source has none, the market was "
+                "closed"
+            )
             known = True
         elif any(start <= instant < end for start, end in fetched.answered.get(asset, ())):
             reason = (
@@ -185,19 +211,19 @@ class ForecastActivities:
             reason = fetched.silence
         else:
             return None
-        first = one.first_attempt_at or as_of
+        since = one.first_attempt_at or as_of
         patience = timedelta(days=self._policy.forecasts.unresolvable_days)
         # Where it is known that there is no price, the days count from the target. Where the source has not answered, a
         # price may still exist: they count from the first attempt.
-        begun = one.target_at if known else max(first, one.target_at)
-        last = begun + patience
-        given_up = as_of >= last
+        begun = one.target_at if known else max(since, one.target_at)
+        until = begun + patience
+        given_up = as_of >= until
         wait = min(FIRST_RETRY_AFTER * 2 ** min(one.attempts, 10), LONGEST_RETRY_AFTER)
         return Unpriced(
             key=one.key,
             reason=reason[:1_000],
-            first_attempt_at=first,
-            next_attempt_at=None if given_up else min(as_of + wait, last),
+            first_attempt_at=since,
+            next_attempt_at=None if given_up else min(as_of + wait, until),
             given_up=given_up,
         )
 

@@ -3,11 +3,14 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TypeVar
 
 import typer
+from pydantic import BaseModel, ValidationError
 
-from closeloop.models.values import MAX_MESSAGE_BYTES
+from closeloop.gateways.json_messages import JsonMessages, NotMessages
+from closeloop.models.errors import NotAcceptable
+from closeloop.models.refusals import TOO_LONG, describe
 
 FileArgument = Annotated[str, typer.Argument(metavar="FILE|-", help="A file, or - for standard input.")]
 
@@ -40,17 +43,32 @@ def file_or_input(name: str) -> Path | BinaryIO:
     return path
 
 
-def json_lines(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
-    """(index from 0, line) of each line that is not blank; None for one over the size of a message.
+M = TypeVar("M", bound=BaseModel)
 
-    A line that is far too long is never held in memory.
+
+def json_messages(name: str) -> JsonMessages:
+    """The messages of a file of JSON, one a line or in an array; a usage error (status 2) if there is no such file."""
+    return JsonMessages(open_input(name))
+
+
+def read_messages(messages: JsonMessages, kind: type[M]) -> Iterator[tuple[int, M | str]]:
+    """(index, message) of each message of a kind; of one that is refused, the reason.
+
+    Raises NotAcceptable where the file cannot be read to its end.
     """
-    limit = MAX_MESSAGE_BYTES + 2
-    index = 0
-    while piece := file.readline(limit):
-        line: bytes | None = piece
-        while not piece.endswith(b"\n") and (piece := file.readline(limit)):
-            line = None
-        if line is None or line.strip():
-            yield index, None if line is None or len(line.strip()) > MAX_MESSAGE_BYTES else line.strip()
-        index += 1
+    for index, content in json_lines(messages):
+        if content is None:
+            yield index, TOO_LONG
+            continue
+        try:
+            yield index, kind.model_validate_json(content)
+        except ValidationError as error:
+            yield index, describe(error)
+
+
+def json_lines(messages: JsonMessages) -> Iterator[tuple[int, bytes | None]]:
+    """(index, JSON) of each message, None for one that is too long. Raises NotAcceptable as ``read_messages`` does."""
+    try:
+        yield from messages
+    except NotMessages as error:
+        raise NotAcceptable(f"The input cannot be read to its end: {error}.") from None

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
@@ -25,7 +24,8 @@ from closeloop.cli.console import (
     run,
     table,
 )
-from closeloop.cli.files import FileArgument, json_lines, open_input
+from closeloop.cli.files import FileArgument, json_messages, read_messages
+from closeloop.gateways.json_messages import JsonMessages
 from closeloop.models.forecasts import (
     Forecast,
     ForecastDetails,
@@ -34,7 +34,6 @@ from closeloop.models.forecasts import (
     ResolutionReport,
     UnacceptableForecast,
 )
-from closeloop.models.refusals import TOO_LONG, describe
 from closeloop.services import forecasts
 
 app = typer.Typer(help="Forecasts: what producers say, and how it turned out.", no_args_is_help=True)
@@ -44,32 +43,32 @@ Producer = Annotated[str | None, typer.Option("--producer", help="Only this prod
 
 @app.command()
 def add(file: FileArgument, as_json: AsJson = False) -> None:
-    """Record forecasts (JSON lines). Sent again they are the same; status 1 if any is refused."""
-    report = run(_add(json_lines(open_input(file))))
+    """Record forecasts: JSON objects, one a line or in an array, also gzipped. Sent again they are the same.
+
+    Status 1 if any is refused; one issued more than 5 minutes in the future is.
+    """
+    messages = json_messages(file)
+    report = run(_add(messages))
     if as_json:
         print_json(report)
     else:
         out.print(f"{report.added} forecasts recorded, {report.already_recorded} were on record")
     for one in report.rejected[:REFUSALS_SHOWN]:
-        err.print(f"refused: line {one.index + 1}: {one.reason}")
+        err.print(f"refused: {messages.counted} {one.index + 1}: {one.reason}")
     if len(report.rejected) > REFUSALS_SHOWN:
-        err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more lines; --json lists all of them")
+        err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more; --json lists all of them")
     if report.rejected:
         raise typer.Exit(1)
 
 
-async def _add(lines: Iterator[tuple[int, bytes | None]]) -> ForecastsAdded:
+async def _add(messages: JsonMessages) -> ForecastsAdded:
     async with database() as session:
-        return await forecasts.add(session, ((index, _read(index, line)) for index, line in lines))
+        return await forecasts.add(session, _given(messages), datetime.now(UTC))
 
 
-def _read(index: int, line: bytes | None) -> Forecast | UnacceptableForecast:
-    if line is None:
-        return UnacceptableForecast(index=index, reason=TOO_LONG)
-    try:
-        return Forecast.model_validate_json(line)
-    except ValidationError as error:
-        return UnacceptableForecast(index=index, reason=describe(error))
+def _given(messages: JsonMessages) -> Iterator[tuple[int, Forecast | UnacceptableForecast]]:
+    for index, message in read_messages(messages, Forecast):
+        yield index, UnacceptableForecast(index=index, reason=message) if isinstance(message, str) else message
 
 
 @app.command()

@@ -23,7 +23,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.cli.explained_trades import show_explained
-from closeloop.cli.files import FileArgument, file_or_input, json_lines, open_input
+from closeloop.cli.files import FileArgument, file_or_input, json_lines, json_messages, open_input
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.imports import ImportReport
 from closeloop.services import imports, trade_tables
@@ -84,7 +84,7 @@ def jsonl(file: FileArgument, position_key: PositionKeyOption = None, as_json: A
 
     Rows of the report are counted from 0: row 0 is the file's first line. Status 1 if a row is refused.
     """
-    import_and_report(imports.jsonl_source(json_lines(open_input(file)), file, position_key), as_json)
+    import_and_report(imports.jsonl_source(json_lines(json_messages(file)), file, position_key), as_json)
 
 
 @app.command()

@@ -1,12 +1,11 @@
 """Closing positions by hand or from a file."""
 
-from collections.abc import Mapping
-
 import typer
 
 from closeloop.cli.connections import temporal
 from closeloop.cli.console import AsJson, PositionKeyOption, err, hinting, out, print_json, run
-from closeloop.cli.files import FileArgument, json_lines, open_input
+from closeloop.cli.files import FileArgument, json_lines, json_messages
+from closeloop.gateways.json_messages import JsonMessages
 from closeloop.models.closes import read_close, with_position_key
 from closeloop.models.positions import ClosedPosition, ClosesReport, RejectedClose
 from closeloop.models.refusals import TOO_LONG
@@ -17,26 +16,14 @@ app = typer.Typer(help="Positions.", no_args_is_help=True)
 
 @app.command()
 def close(file: FileArgument, position_key: PositionKeyOption = None, as_json: AsJson = False) -> None:
-    """Close positions: one JSON object a line (README, "Messages"). Waits for outcomes; status 1 if any is refused.
+    """Close positions: JSON objects (README, "Messages"), one a line or in an array, also gzipped.
 
     realized_pnl is net of fees, funding and slippage, of the whole position. A bad
-    optional field is left out and noted.
+    optional field is left out and noted. Waits for outcomes; status 1 if any is refused.
 
-    Rows are counted from 0: row 0 is the first line.
+    Rows are counted from 0: row 0 is the first line, or the first element of an array.
     """
-    readable: dict[int, ClosedPosition] = {}
-    unreadable: list[RejectedClose] = []
-    for index, line in json_lines(open_input(file)):
-        if line is None:
-            unreadable.append(RejectedClose(index=index, reason=TOO_LONG))
-            continue
-        read = read_close(line if position_key is None else with_position_key(line, position_key))
-        if read.position is None:
-            unreadable.append(RejectedClose(index=index, reason=read.reason))
-        else:
-            readable[index] = read.position
-    report = run(hinting(_close(readable))) if readable else ClosesReport()
-    report.rejected[:0] = unreadable
+    report = run(_close(json_messages(file), position_key))
     if as_json:
         print_json(report)
     else:
@@ -55,6 +42,21 @@ def close(file: FileArgument, position_key: PositionKeyOption = None, as_json: A
         raise typer.Exit(1)
 
 
-async def _close(positions: Mapping[int, ClosedPosition]) -> ClosesReport:
-    async with temporal() as client:
-        return await close_all(client, positions)
+async def _close(messages: JsonMessages, position_key: PositionKeyOption) -> ClosesReport:
+    readable: dict[int, ClosedPosition] = {}
+    unreadable: list[RejectedClose] = []
+    for index, content in json_lines(messages):
+        if content is None:
+            unreadable.append(RejectedClose(index=index, reason=TOO_LONG))
+            continue
+        read = read_close(content if position_key is None else with_position_key(content, position_key))
+        if read.position is None:
+            unreadable.append(RejectedClose(index=index, reason=read.reason))
+        else:
+            readable[index] = read.position
+    report = ClosesReport()
+    if readable:
+        async with temporal() as client:
+            report = await hinting(close_all(client, readable))
+    report.rejected[:0] = unreadable
+    return report

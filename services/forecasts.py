@@ -1,7 +1,7 @@
 """Forecasts: recording them, resolving those that are due, and listing them and their outcomes."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,23 +28,34 @@ from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 
 FORECASTS_A_TRANSACTION = 2_000
+CLOCK_DIFFERENCE = timedelta(minutes=5)  # by which the clock of who issues a forecast may be ahead
+_IN_THE_FUTURE = "issued_at: must not be more than 5 minutes in the future"
 _META_IS_RESERVED = f"producer_id: {META} is the name of closeloop's own meta-producer"
 
 
-async def record(session: AsyncSession, forecast: Forecast) -> ForecastReport:
+async def record(session: AsyncSession, forecast: Forecast, now: datetime) -> ForecastReport:
     """Store one forecast in the caller's transaction. Sent again, it is the same.
 
-    Raises NotAcceptable where it names the meta-producer, NotPossibleNow where it is on record with other content.
+    Raises NotAcceptable where it names the meta-producer or is issued in the future, NotPossibleNow where it is on
+    record with other content.
     """
-    if forecast.producer_id == META:
-        raise NotAcceptable(_META_IS_RESERVED)
+    if reason := _unacceptable(forecast, now):
+        raise NotAcceptable(reason)
     recorded = await store.forecasts.record(session, [forecast])
     if fields := recorded.differing.get(forecast.key):
         raise NotPossibleNow(_conflict(fields))
     return ForecastReport(forecast_id=forecast.forecast_id, already_recorded=forecast.key not in recorded.new)
 
 
-async def add(session: AsyncSession, given: Iterable[tuple[int, Forecast | UnacceptableForecast]]) -> ForecastsAdded:
+def _unacceptable(forecast: Forecast, now: datetime) -> str:
+    if forecast.producer_id == META:
+        return _META_IS_RESERVED
+    return _IN_THE_FUTURE if forecast.issued_at > now + CLOCK_DIFFERENCE else ""
+
+
+async def add(
+    session: AsyncSession, given: Iterable[tuple[int, Forecast | UnacceptableForecast]], now: datetime
+) -> ForecastsAdded:
     """Store forecasts, given with their index (from 0) in what was sent; the report names those refused, and why.
 
     Commits every 2,000, so that what was stored is kept wherever it stops: sent again, they are the same.
@@ -56,8 +67,8 @@ async def add(session: AsyncSession, given: Iterable[tuple[int, Forecast | Unacc
         for index, forecast in batch:
             if isinstance(forecast, UnacceptableForecast):
                 report.rejected.append(forecast)
-            elif forecast.producer_id == META:
-                report.rejected.append(UnacceptableForecast(index=index, reason=_META_IS_RESERVED))
+            elif reason := _unacceptable(forecast, now):
+                report.rejected.append(UnacceptableForecast(index=index, reason=reason))
             else:
                 unsettled.append((index, forecast))
         while unsettled:

@@ -67,6 +67,19 @@ async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:
     return len(result.all())
 
 
+async def spans(session: AsyncSession, assets: Sequence[str]) -> dict[str, tuple[datetime, datetime]]:
+    """When the first and the last candle of each asset ended; assets without any are left out."""
+    result = await session.execute(
+        text(
+            "SELECT a.asset, (SELECT p.ends_at FROM price_history p WHERE p.asset = a.asset ORDER BY ends_at LIMIT 1), "
+            "(SELECT p.ends_at FROM price_history p WHERE p.asset = a.asset ORDER BY ends_at DESC LIMIT 1) "
+            "FROM unnest(CAST(:assets AS text[])) AS a (asset)"
+        ),
+        {"assets": list(assets)},
+    )
+    return {asset: (first, last) for asset, first, last in result if first is not None}
+
+
 _SERIES = page(
     "SELECT asset || '/' || interval_seconds AS id, asset, interval_seconds, count(*) AS candles, "
     "min(ends_at) AS first_end, max(ends_at) AS last_end, array_agg(DISTINCT source ORDER BY source) AS sources "

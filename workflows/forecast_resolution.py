@@ -4,10 +4,11 @@ import hashlib
 from datetime import datetime, timedelta
 
 from temporalio import workflow
+from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, WorkflowAlreadyStartedError
 
 from closeloop.workflows.decisions import scheduled_time
-from closeloop.workflows.messages import expect
+from closeloop.workflows.messages import NOTHING, expect, received
 from closeloop.workflows.retries import LONGEST_TRANSACTION, TWO_ATTEMPTS, UNTIL_DONE, UNTIL_NEXT_RUN
 
 with workflow.unsafe.imports_passed_through():
@@ -169,9 +170,9 @@ class ForecastWorkflow:
     """Record one forecast, as an engine sends it."""
 
     @workflow.run
-    async def run(self, message: Forecast | None = None) -> ForecastReport:
-        """See the class."""
-        forecast = expect(message, Forecast)
+    async def run(self, message: RawValue = NOTHING) -> ForecastReport:
+        """See the class. The message is a Forecast."""
+        forecast = received(message, Forecast)
         workflow.upsert_search_attributes(
             [
                 sa.LIFECYCLE.value_set("forecast"),
@@ -202,9 +203,9 @@ class HeartbeatWorkflow:
     """Count a producer's sign of life. The same workflow id, or the same heartbeat_id, counts once."""
 
     @workflow.run
-    async def run(self, message: Heartbeat | None = None) -> bool:
-        """See the class; false if it was counted before."""
-        heartbeat = expect(message, Heartbeat)
+    async def run(self, message: RawValue = NOTHING) -> bool:
+        """See the class; false if it was counted before. The message is a Heartbeat."""
+        heartbeat = received(message, Heartbeat)
         filled = heartbeat.model_copy(
             update={
                 "heartbeat_id": heartbeat.heartbeat_id or _identifier(workflow.info().workflow_id),

@@ -6,6 +6,9 @@ A missing argument, one too many, null or bytes would otherwise fail the workflo
 import inspect
 from typing import Any, TypeVar
 
+from temporalio import workflow
+from temporalio.api.common.v1 import Payload
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import (
     ExecuteWorkflowInput,
@@ -13,6 +16,10 @@ from temporalio.worker import (
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
 )
+
+with workflow.unsafe.imports_passed_through():
+    from closeloop.models.refusals import TOO_LONG
+    from closeloop.models.values import MAX_MESSAGE_BYTES
 
 T = TypeVar("T")
 
@@ -22,6 +29,19 @@ def expect(message: T | None, kind: type[T]) -> T:
     if not isinstance(message, kind):
         raise _refused(f"one argument, a {kind.__name__} as a JSON object")
     return message
+
+
+NOTHING = RawValue(Payload(metadata={"encoding": b"binary/null"}))
+
+
+def received(message: RawValue, kind: type[T]) -> T:
+    """The message that an engine sent, read from what arrived: as large as a file's line may be, and of this kind.
+
+    Raises a non-retryable error otherwise, and pydantic's where a field is refused.
+    """
+    if len(message.payload.data) > MAX_MESSAGE_BYTES:
+        raise ApplicationError(TOO_LONG, type="MessageRefused", non_retryable=True)
+    return expect(workflow.payload_converter().from_payload(message.payload, kind), kind)
 
 
 class ArgumentCount(Interceptor):

@@ -151,6 +151,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unknown unit": ({"horizon": "5x"}, "horizon: "),
     "over a year": ({"horizon": "366d"}, "horizon: must be at most 365d"),
     "naive": ({"issued_at": "2026-03-02T00:00:00"}, "issued_at: must carry a UTC offset"),
+    "in the future": (
+        {"issued_at": "2999-01-01T00:00:00Z"},
+        "issued_at: must not be more than 5 minutes in the future",
+    ),
     "over-long": ({"producer_id": "p" * 201}, "producer_id: must be 1 to 200 bytes long"),
 }
 
@@ -167,6 +171,41 @@ async def test_what_is_refused_is_refused_with_its_reason(stack: StackProcess) -
     assert {name: reason for name, reason in told.items() if REFUSED[name][1] not in reason} == {}
     assert "256 KiB" in reasons[len(REFUSED) + 3]
     assert [row["forecast_id"] for row in await stack.json("forecasts", "list", "--book", "cli-r")] == ["good"]
+
+
+async def test_every_door_reads_the_files_that_people_have(stack: StackProcess, tmp_path: Path) -> None:
+    rows = [said(f"d-{i}", book="cli-d", horizon=horizon) for i, horizon in enumerate(("60m", "1h", "1m"))]
+    file = tmp_path / "forecasts.json.gz"
+    file.write_bytes(gzip.compress(json.dumps([*rows, {}], indent=2).encode("utf-16")))
+    result = await stack.cli("forecasts", "add", str(file))
+    assert (result.status, result.out) == (1, "3 forecasts recorded, 0 were on record\n")
+    assert result.err.startswith("refused: message 4: forecast_id: ")
+    shown = await stack.cli("forecasts", "show", "d-0", "--book", "cli-d")
+    assert f"sent as {rows[0]['asset']} over 60m" in shown.out
+    file.write_bytes(file.read_bytes()[:-30])
+    damaged = await stack.cli("forecasts", "add", str(file))
+    assert damaged.status == 1
+    assert "The input cannot be read to its end: the gzip file is damaged" in damaged.sentence()
+    for door in ("positions close", "convictions add", "import jsonl"):
+        answer = await stack.cli(*door.split(), str(file))
+        assert (answer.status, "the gzip file is damaged" in answer.sentence()) == (1, True), door
+
+
+async def test_what_nothing_matches_is_said_with_what_there_is(resolved: StackProcess) -> None:
+    for option in (("--regime", "NONE"), ("--horizon", "17m")):
+        answer = await resolved.cli("producers", *option, *AS_OF)
+        assert f"No outcome in the rolling window matches {' '.join(option)}. There are assets: " in answer.out
+    shown = await resolved.cli("producers", *AS_OF)
+    assert shown.out.startswith("As of 2026-03-03 00:00 UTC")
+    wrong = await resolved.cli("producers", "--horizon", "1x")
+    assert (wrong.status, "horizon: must be a positive number of minutes" in wrong.sentence()) == (1, True)
+
+
+async def test_an_older_resolution_leaves_the_scores_as_they_are(resolved: StackProcess) -> None:
+    before = await resolved.json("producers")
+    await resolved.cli("forecasts", "resolve", "--as-of", "2026-03-02T06:00:00Z")
+    after = await resolved.json("producers")
+    assert [row | {"health": None} for row in after] == [row | {"health": None} for row in before]
 
 
 async def test_pending_ones_tell_why_and_the_source_is_asked(resolved: StackProcess, exchange: BinanceServer) -> None:

@@ -335,6 +335,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "over-long id": ({"forecast_id": "x" * 201}, "forecast_id"),
     "control characters": ({"producer_id": "a\x00b"}, "producer_id"),
     "book that is none": ({"book": "my book"}, "book"),
+    "in the future": (
+        {"issued_at": "2999-01-01T00:00:00Z"},
+        "issued_at: must not be more than 5 minutes in the future",
+    ),
+    "larger than a message": ({"added_later": "x" * 262_144}, "message: must be at most 256 KiB of JSON"),
 }
 
 
