@@ -442,8 +442,27 @@ NOT_OF_THIS_TIME = PricesFetched(answered={ADA: [(T0 - DAY, T0), (T0 + TICK, T0 
         ("no price", ANSWERED, "no price at its issue time"),
         ("no target", ANSWERED, "no price at its target time"),
         ("stale target", ANSWERED, "no candle yet of the interval before its target time"),
-        ("no price", PricesFetched(unknown=[ADA], failures={ADA: "?"}), f"the price source does not know {ADA}"),
-        ("covered", PricesFetched(), "no candle ended within 30 minutes before its issue time: the source has none"),
+        (
+            "no price",
+            PricesFetched(unknown=[ADA], failures={ADA: "?"}),
+            f"the price source does not know {ADA}, and no prices of it were imported",
+        ),
+        (
+            "closed market",
+            PricesFetched(unknown=[ADA], failures={ADA: "?"}),
+            f"the price source does not know {ADA}; of the imported candles none ended within 30 minutes before its issue "
+            "time: the market was closed, or they are missing",
+        ),
+        (
+            "no target",
+            PricesFetched(unknown=[ADA], failures={ADA: "?"}),
+            f"the price source does not know {ADA}, and the imported prices do not say what it was at its target time",
+        ),
+        (
+            "covered",
+            PricesFetched(),
+            "no candle ended within 30 minutes before its issue time: the source has none, the market was closed",
+        ),
         ("no price", NOT_OF_THIS_TIME, None),
         ("no target", NOT_OF_THIS_TIME, None),
         ("no price", PricesFetched(), None),
@@ -454,7 +473,9 @@ async def test_why_a_forecast_is_pending(
     floor: Floor, name: str, fetched: PricesFetched | None, reason: str | None
 ) -> None:
     await floor.record(forecast("f"))
-    if name not in ("no price", "covered"):
+    if name == "closed market":
+        await floor.trade(ADA, {T0 - DAY: 1.0, T0 + DAY: 1.0})
+    elif name not in ("no price", "covered"):
         await floor.trade(ADA, {T0: 1.0})
     if name == "stale target":
         await floor.trade(ADA, {T0 + HOUR - FIVE: 1.0})

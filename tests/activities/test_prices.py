@@ -146,7 +146,9 @@ async def test_an_asset_that_is_refused_is_not_asked_for_again(floor: Floor, ser
     await floor.record(*(forecast(f"f-{i}", asset="NOBODY/BTC", issued_at=T0 - 5 * i * DAY) for i in range(4)))
     await loop(floor, Binance(server.url), AS_OF)
     assert [asked.status for asked in server.asked] == [400]
-    assert {row["reason"] for row in (await floor.states()).values()} == {"the price source does not know NOBODY/BTC"}
+    assert {row["reason"] for row in (await floor.states()).values()} == {
+        "the price source does not know NOBODY/BTC, and no prices of it were imported"
+    }
 
 
 async def test_with_small_portions_everything_is_asked_for(floor: Floor, server: BinanceServer) -> None:
@@ -171,7 +173,7 @@ async def test_with_small_portions_everything_is_asked_for(floor: Floor, server:
     await assert_right(floor, *forecasts)
     states = await floor.states()
     assert {row["reason"] for name, row in states.items() if name.startswith("f-5")} == {
-        "the price source does not know NOBODY/BTC"
+        "the price source does not know NOBODY/BTC, and no prices of it were imported"
     }
     reasons = {row["reason"] for name, row in states.items() if name.startswith("f-6")}
     assert reasons == {"no price at its issue time"}

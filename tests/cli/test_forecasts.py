@@ -201,13 +201,6 @@ async def test_what_nothing_matches_is_said_with_what_there_is(resolved: StackPr
     assert (wrong.status, "horizon: must be a positive number of minutes" in wrong.sentence()) == (1, True)
 
 
-async def test_an_older_resolution_leaves_the_scores_as_they_are(resolved: StackProcess) -> None:
-    before = await resolved.json("producers")
-    await resolved.cli("forecasts", "resolve", "--as-of", "2026-03-02T06:00:00Z")
-    after = await resolved.json("producers")
-    assert [row | {"health": None} for row in after] == [row | {"health": None} for row in before]
-
-
 async def test_pending_ones_tell_why_and_the_source_is_asked(resolved: StackProcess, exchange: BinanceServer) -> None:
     """Down: pending, with its reason. Well again: resolved, by one request."""
     book = ("--book", "cli-asked")
@@ -421,3 +414,11 @@ async def test_where_there_is_nothing(stack: StackProcess) -> None:
     status = await stack.json("meta", "status", *book)
     assert (status["mode"], status["outcomes"], status["said"]) == ("shadow", 0, {})
     assert (await stack.cli("forecasts", "list", "--state", "lost")).status == 2
+
+
+async def test_an_older_resolution_leaves_the_scores_as_they_are(resolved: StackProcess) -> None:
+    before = await resolved.json("producers", *BOOK)
+    await resolved.cli("forecasts", "resolve", "--as-of", "2026-03-02T06:00:00Z")
+    after = await resolved.json("producers", *BOOK)
+    assert [row | {"health": None} for row in after] == [row | {"health": None} for row in before]
+    assert all(row["outcomes"] for row in after)
