@@ -450,8 +450,8 @@ NOT_OF_THIS_TIME = PricesFetched(answered={ADA: [(T0 - DAY, T0), (T0 + TICK, T0 
         (
             "closed market",
             PricesFetched(unknown=[ADA], failures={ADA: "?"}),
-            f"the price source does not know {ADA}; of the imported candles none ended within 30 minutes before its issue "
-            "time: the market was closed, or they are missing",
+            f"the price source does not know {ADA}; of the imported candles none ended within 30 minutes before its "
+            "issue time: the market was closed, or they are missing",
         ),
         (
             "no target",
