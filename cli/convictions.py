@@ -16,16 +16,15 @@ app = typer.Typer(help="Convictions.", no_args_is_help=True)
 def add(file: FileArgument, as_json: AsJson = False) -> None:
     """Record convictions (JSON, one a line or in an array), so that a close need only name its conviction_id.
 
-    Status 1 if any is refused.
+    Status 1 if any is refused. Rows are counted from 0: row 0 is the first line, or the first element of an array.
     """
-    messages = json_messages(file)
-    report = run(_record(messages))
+    report = run(_record(json_messages(file)))
     if as_json:
         print_json(report)
     else:
         out.print(f"{report.added} convictions recorded, {report.already_recorded} were on record")
     for item in report.rejected:
-        err.print(f"refused: {messages.counted} {item.index + 1}: {item.reason}")
+        err.print(f"refused: row {item.index}: {item.reason}")
     if report.rejected:
         raise typer.Exit(1)
 

@@ -45,16 +45,16 @@ Producer = Annotated[str | None, typer.Option("--producer", help="Only this prod
 def add(file: FileArgument, as_json: AsJson = False) -> None:
     """Record forecasts: JSON objects, one a line or in an array, also gzipped. Sent again they are the same.
 
-    Status 1 if any is refused; one issued more than 5 minutes in the future is.
+    Status 1 if any is refused; one issued more than 5 minutes in the future is. Rows are counted from 0: row 0 is the
+    first line, or the first element of an array.
     """
-    messages = json_messages(file)
-    report = run(_add(messages))
+    report = run(_add(json_messages(file)))
     if as_json:
         print_json(report)
     else:
         out.print(f"{report.added} forecasts recorded, {report.already_recorded} were on record")
     for one in report.rejected[:REFUSALS_SHOWN]:
-        err.print(f"refused: {messages.counted} {one.index + 1}: {one.reason}")
+        err.print(f"refused: row {one.index}: {one.reason}")
     if len(report.rejected) > REFUSALS_SHOWN:
         err.print(f"refused: {len(report.rejected) - REFUSALS_SHOWN} more; --json lists all of them")
     if report.rejected:

@@ -41,13 +41,12 @@ class NotMessages(Exception):
 class JsonMessages:
     """(index from 0, message) of each message; None for one over the size of a message.
 
-    ``counted``: what the index counts, once the first one was read: ``line`` (blank ones too) or ``message``. Where an
-    array ends before it is closed, the piece at its end is a message that is no JSON. Raises NotMessages.
+    The index counts lines, blank ones too, or elements. Where an array ends before it is closed, the piece at its end is
+    a message that is no JSON. Raises NotMessages.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.counted = "line"
 
     def __iter__(self) -> Iterator[tuple[int, bytes | None]]:
         """Read the file; once."""
@@ -55,11 +54,7 @@ class JsonMessages:
             blocks = _decoded(_unpacked(_blocks(self._file)))
             start, by_line = _look_ahead(blocks)
             everything = chain((start,), blocks)
-            if by_line:
-                yield from _lines(everything)
-            else:
-                self.counted = "message"
-                yield from _values(everything)
+            yield from _lines(everything) if by_line else _values(everything)
         except (gzip.BadGzipFile, zlib.error, EOFError) as error:
             raise NotMessages(f"the gzip file is damaged ({error})") from None
         except UnicodeError as error:

@@ -138,7 +138,7 @@ async def test_sent_again_and_with_other_content(stack: StackProcess) -> None:
     assert "Several books have a forecast again (cli-again, cli-again-2): say which with --book." in several.sentence()
     plain = await stack.cli("forecasts", "add", "-", stdin=lines(other))
     assert (plain.status, plain.out) == (1, "0 forecasts recorded, 0 were on record\n")
-    assert plain.err == f"refused: line 1: {conflict}\n"
+    assert plain.err == f"refused: row 0: {conflict}\n"
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -179,7 +179,7 @@ async def test_every_door_reads_the_files_that_people_have(stack: StackProcess, 
     file.write_bytes(gzip.compress(json.dumps([*rows, {}], indent=2).encode("utf-16")))
     result = await stack.cli("forecasts", "add", str(file))
     assert (result.status, result.out) == (1, "3 forecasts recorded, 0 were on record\n")
-    assert result.err.startswith("refused: message 4: forecast_id: ")
+    assert result.err.startswith("refused: row 3: forecast_id: ")
     shown = await stack.cli("forecasts", "show", "d-0", "--book", "cli-d")
     assert f"sent as {rows[0]['asset']} over 60m" in shown.out
     file.write_bytes(file.read_bytes()[:-30])
