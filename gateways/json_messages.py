@@ -41,8 +41,8 @@ class NotMessages(Exception):
 class JsonMessages:
     """(index from 0, message) of each message; None for one over the size of a message.
 
-    The index counts lines, blank ones too, or elements. Where an array ends before it is closed, the piece at its end is
-    a message that is no JSON. Raises NotMessages.
+    The index counts lines, blank ones too, or elements. Where an array ends before it is closed, the piece at its end
+    is a message that is no JSON. Raises NotMessages.
     """
 
     def __init__(self, file: BinaryIO) -> None:
