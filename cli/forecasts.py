@@ -142,7 +142,7 @@ async def _list(
 
 @app.command()
 def show(
-    forecast_id: Annotated[str, typer.Argument(metavar="ID", help="The forecast's id.")],
+    forecast_id: Annotated[str, typer.Argument(metavar="ID|BOOK/ID", help="The forecast's id.")],
     book: BookOption = None,
     as_json: AsJson = False,
 ) -> None:

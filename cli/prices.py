@@ -14,6 +14,7 @@ from closeloop.cli.connections import database
 from closeloop.cli.console import REFUSALS_SHOWN, AsJson, BeforeOption, LastOption, at, err, out, print_json, run, table
 from closeloop.cli.files import FileArgument, open_input
 from closeloop.gateways.candles import Candle, RefusedRow, read_candles
+from closeloop.models.assets import canonical_asset
 from closeloop.models.forecasts import seconds_of
 from closeloop.models.prices import PriceImport, PriceSeries
 from closeloop.models.values import Identifier
@@ -27,7 +28,7 @@ _ASSET = TypeAdapter(Identifier)
 
 def _asset(value: str) -> str:
     try:
-        return _ASSET.validate_python(value)
+        return canonical_asset(_ASSET.validate_python(value))
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 

@@ -201,6 +201,11 @@ class ForecastView(BaseModel):
     attempts: int | None
     next_attempt_at: datetime | None
 
+    @property
+    def key(self) -> ForecastKey:
+        """What the forecast is stored under."""
+        return ForecastKey(self.book, self.forecast_id)
+
 
 class OutcomeView(BaseModel):
     """How a forecast turned out. ``return_pct``: 5 is 5 %; the scores are Brier and log score (nats)."""

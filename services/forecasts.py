@@ -162,9 +162,14 @@ async def outcomes(
 
 
 async def show(session: AsyncSession, forecast_id: str, book: str | None = None) -> ForecastDetails:
-    """A forecast and its outcome. Raises NotOnRecord, and NotAcceptable where several books have one of that name."""
+    """A forecast and its outcome, by its id or by BOOK/ID.
+
+    Raises NotOnRecord, and NotAcceptable where several books have one of that name.
+    """
+    if book is None and "/" in forecast_id and not await store.forecasts.named(session, forecast_id):
+        book, forecast_id = in_book(book, forecast_id)
     found = await _find(session, book, forecast_id)
-    outcome = await store.forecasts.outcome(session, ForecastKey(found.book, forecast_id))
+    outcome = await store.forecasts.outcome(session, found.key)
     return ForecastDetails(**found.model_dump(), outcome=outcome)
 
 

@@ -180,7 +180,7 @@ async def test_every_door_reads_the_files_that_people_have(stack: StackProcess, 
     result = await stack.cli("forecasts", "add", str(file))
     assert (result.status, result.out) == (1, "3 forecasts recorded, 0 were on record\n")
     assert result.err.startswith("refused: row 3: forecast_id: ")
-    shown = await stack.cli("forecasts", "show", "d-0", "--book", "cli-d")
+    shown = await stack.cli("forecasts", "show", "cli-d/d-0")
     assert f"sent as {rows[0]['asset']} over 60m" in shown.out
     file.write_bytes(file.read_bytes()[:-30])
     damaged = await stack.cli("forecasts", "add", str(file))
@@ -189,6 +189,33 @@ async def test_every_door_reads_the_files_that_people_have(stack: StackProcess, 
     for door in ("positions close", "convictions add", "import jsonl"):
         answer = await stack.cli(*door.split(), str(file))
         assert (answer.status, "the gzip file is damaged" in answer.sentence()) == (1, True), door
+
+
+async def test_prices_and_forecasts_meet_however_the_asset_is_spelled(stack: StackProcess) -> None:
+    imported = await stack.cli(
+        "prices", "import", "-", "--asset", "ltcusdt", "--interval", "5m", "--json", stdin=candle_file()
+    )
+    assert imported.json()["asset"] == "LTC/USDT"
+    spelled = {"LTC/USDT": "1h", "LTCUSDT": "60m", "ltc-usdt": "1h"}
+    rows = [
+        said(
+            f"{asset}-{i}",
+            book="cli-s",
+            producer_id=horizon,
+            asset=asset,
+            horizon=horizon,
+            issued_at=(T0 + i * HOUR).isoformat(),
+        )
+        for asset, horizon in spelled.items()
+        for i in range(4)
+    ]
+    await stack.cli("forecasts", "add", "-", stdin=lines(*rows))
+    await stack.json("forecasts", "resolve", *AS_OF)
+    for horizon, asset in (("1h", "LTC_USDT"), ("60m", "ltcusdt")):
+        found = await stack.json("producers", "--book", "cli-s", "--horizon", horizon, "--asset", asset, *AS_OF)
+        assert {row["producer_id"]: row["outcomes"] for row in found} == {"1h": 8, "60m": 4}
+    [pair] = await stack.json("producers", "agreement", "--book", "cli-s")
+    assert (pair["asset"], pair["horizon"], pair["samples"]) == ("LTC/USDT", "1h", 2)
 
 
 async def test_what_nothing_matches_is_said_with_what_there_is(resolved: StackProcess) -> None:
@@ -376,7 +403,7 @@ async def test_the_meta_producer_waits_for_an_operator(resolved: StackProcess) -
     proposal = await resolved.json("meta", "propose", *BOOK)
     assert (await resolved.json("meta", "propose", *BOOK))["id"] == proposal["id"] == "1"
     plain = await resolved.cli("meta", "status", *BOOK)
-    assert "Gate: 40 of 500 outcomes, closed: 460 more needed" in plain.out
+    assert "Gate: closed, 40 of 500 outcomes: 460 more before it speaks" in plain.out
     assert "closeloop meta approve" in plain.out
     rejected = await resolved.cli("meta", "reject", "--by", "ann", "--note", "too early", *BOOK, "--json")
     assert (rejected.status, rejected.json()["state"]) == (0, "rejected")
@@ -399,20 +426,13 @@ async def test_the_meta_producer_waits_for_an_operator(resolved: StackProcess) -
 
 async def test_where_there_is_nothing(stack: StackProcess) -> None:
     book = ("--book", "cli-nothing")
-    commands = (
-        ("forecasts", "list"),
-        ("forecasts", "outcomes"),
-        ("producers",),
-        ("producers", "agreement"),
-        ("meta", "decisions"),
-    )
+    commands = (("forecasts", "list"), ("forecasts", "outcomes"), ("producers",), ("producers", "agreement"))
     for command in commands:
         assert await stack.json(*command, *book) == []
         plain = await stack.cli(*command, *book)
         assert (plain.status, plain.err, len(plain.out.splitlines())) == (0, "", 1), plain
     assert "There is no forecast x" in (await stack.cli("forecasts", "show", "x", *book)).sentence()
-    status = await stack.json("meta", "status", *book)
-    assert (status["mode"], status["outcomes"], status["said"]) == ("shadow", 0, {})
+    assert "There is no book cli-nothing" in (await stack.cli("meta", "decisions", *book)).sentence()
     assert (await stack.cli("forecasts", "list", "--state", "lost")).status == 2
 
 
