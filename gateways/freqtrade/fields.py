@@ -98,6 +98,18 @@ class Fields:
             self.note(field, f"{error}{otherwise}")
             return None
 
+    def tags(self, field: str, split: bool, otherwise: str) -> list[str]:
+        """The text as one tag, or with ``split`` its words; none where there is no text, or one cannot be used."""
+        value = self.get(field)
+        if not split or not isinstance(value, str):
+            tag = self.optional_identifier(field, otherwise)
+            return [tag] if tag else []
+        try:
+            return [_identifier(word) for word in value.split()]
+        except ValueError as error:
+            self.note(field, f"{error}{otherwise}")
+            return []
+
     def instant(self, date: str, timestamp: str) -> datetime:
         """A required time: of the text, else of the milliseconds. Raises Unusable."""
         value, milliseconds = self.get(date), self.get(timestamp)

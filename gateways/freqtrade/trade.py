@@ -5,7 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from closeloop.gateways.freqtrade.fields import Fields
+from closeloop.gateways.freqtrade.fields import Fields, Unusable
 from closeloop.gateways.freqtrade.money import Traded, earned, risk, traded
 from closeloop.models.exit_reasons import todays_name
 
@@ -34,6 +34,8 @@ def opened(fields: Fields, to_the_second: bool) -> Opened:
     times = (fields.instant("open_date", "open_timestamp"), fields.instant("close_date", "close_timestamp"))
     if to_the_second:
         times = (times[0].replace(microsecond=0), times[1].replace(microsecond=0))
+    if times[1] < times[0]:
+        raise Unusable(f"{fields.own_name('close_date')}: must not be before {fields.own_name('open_date')}")
     return Opened(pair, *times, fields.flag("is_short"))
 
 
@@ -55,8 +57,7 @@ def message(
     trade = traded(fields, of.short, leverage)
     close_rate = fields.number("close_rate")
     result = earned(fields, trade)
-    tag = fields.optional_identifier("enter_tag", f"; the strategy stands in for it, {producer}")
-    tags = (tag.split() if split_tags else [tag]) if tag else [producer]
+    tags = fields.tags("enter_tag", split_tags, f"; the strategy stands in for it, {producer}") or [producer]
     exit_reason = fields.optional_identifier("exit_reason")
     if exit_reason is None and fields.get("exit_reason") is not None:
         fields.note("exit_reason", "is empty")

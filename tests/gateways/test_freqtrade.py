@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from closeloop.gateways.freqtrade import read_freqtrade
 from closeloop.gateways.trades import NotTrades
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.refusals import describe
@@ -124,6 +125,17 @@ def test_the_enter_tag_is_the_producer(tag: str) -> None:
     found = position(trade(enter_tag=tag))
     assert found.producers == (tag,)
     assert found.book == "Trend"
+
+
+def test_a_tag_of_many_words_is_too_long_only_as_one() -> None:
+    tag = f" {'a' * 150} {'b' * 104} 42"
+    for split, producers in ((True, ["a" * 150, "b" * 104, "42"]), (False, ["Trend"])):
+        [found] = read_freqtrade(export(trade(enter_tag=tag)), split_tags=split).trades
+        assert found.message is not None
+        assert [signal["producer_id"] for signal in found.message["signals"]] == producers
+        assert [note.field for note in found.notes] == ([] if split else ["enter_tag"])
+    [long_word] = read_freqtrade(export(trade(enter_tag="a" * 201 + " 42")), split_tags=True).trades
+    assert [note.field for note in long_word.notes] == ["enter_tag"]
 
 
 def test_the_reason_to_exit_has_an_old_name_too() -> None:
@@ -288,10 +300,10 @@ def test_what_is_no_trade_is_refused(no_trade: Any) -> None:
     assert reason(no_trade) == "the trade is not an object"
 
 
-def test_a_close_before_the_opening_is_refused_by_the_model() -> None:
-    with pytest.raises(ValidationError) as refused:
-        ClosedPosition.model_validate(message(trade(close_date="2018-01-10 07:00:00+00:00")))
-    assert "closed_at" in describe(refused.value)
+def test_a_close_before_the_opening_and_an_amount_of_nothing_are_refused_in_the_file_s_words() -> None:
+    assert reason(trade(close_date="2018-01-10 07:00:00+00:00")) == "close_date: must not be before open_date"
+    assert reason(trade(amount=0.0)) == "amount: must be positive"
+    assert reason(short(amount=-2.0)) == "amount: must be positive"
 
 
 @pytest.mark.parametrize(

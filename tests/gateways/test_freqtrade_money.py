@@ -61,12 +61,51 @@ def test_a_fill_beyond_the_stop_risks_nothing_and_no_other_fill_less() -> None:
         entry(50, 100, filled=0, status="open"),
         entry(50, 100, status="expired"),
         entry(50, 100, order_filled_timestamp=None),
+        entry(50, 100, filled=None, status="open"),
+        entry(50, 100, filled=None, status="rejected", order_filled_timestamp=1),
     ],
 )
 def test_an_order_that_was_not_filled_is_no_fill(unfilled: dict[str, Any]) -> None:
     found = position(trade(orders=[unfilled, entry(5, 100, filled=2.0, status="canceled"), leave(2, 110)]))
     assert (found.size, found.risk) == (2, 20)
     assert found.max_drawdown_pct == 5.0
+
+
+@pytest.mark.parametrize("one", [trade, short])
+def test_orders_that_do_not_say_which_is_an_entry_say_their_side(one: Any) -> None:
+    orders = [entry(1, 100), entry(3, 98 if one is trade else 102), leave(4, 105)]
+    bought, sold = ("buy", "sell") if one is trade else ("sell", "buy")
+    sides = [{"ft_order_side": bought if order["ft_is_entry"] else sold} for order in orders]
+    unsaid = [
+        {k: v for k, v in order.items() if k != "ft_is_entry"} | side for order, side in zip(orders, sides, strict=True)
+    ]
+    found = position(one(orders=unsaid))
+    assert (found.size, found.risk) == (4, 34)
+    assert noted(one(orders=unsaid)) == []
+    assert noted(one(orders=[{"amount": 4, "safe_price": 100}])) == ["orders"]
+
+
+def test_an_order_may_have_only_what_was_asked_for() -> None:
+    """As the database has it where the exchange never told more."""
+    orders = [
+        {"ft_is_entry": True, "ft_amount": 2.0, "ft_price": 100, "amount": None, "average": None, "price": 0.0},
+        entry(2, 96), leave(4, 105),
+    ]  # fmt: skip
+    found = position(trade(orders=orders))
+    assert (found.size, found.risk, found.max_drawdown_pct) == (4, 32, None)
+
+
+@pytest.mark.parametrize("stake", [10.0, 100.0])
+def test_the_profit_of_a_sale_in_parts_without_orders_is_never_cut_to_that_of_its_last_part(stake: float) -> None:
+    """Rates, fees and the ratio are of the last part, and agree with each other."""
+    parts = fees(
+        amount=1.0, stake_amount=stake, open_rate=10.0, close_rate=12.0, profit_abs=19.78, profit_ratio=0.1976024
+    )
+    parts |= {"initial_stop_loss_abs": 9.0}
+    assert result(parts) == (Decimal("19.78"), False)
+    assert position(parts).risk is None
+    lost = parts | {"close_rate": 9.9, "profit_ratio": -0.01197902}
+    assert reason(lost).startswith("profit_abs: ")
 
 
 def test_a_sale_in_parts_without_orders_has_no_risk_and_says_so() -> None:
@@ -95,7 +134,17 @@ def test_amounts_agree_up_to_two_percent_and_with_leverage() -> None:
 
 @pytest.mark.parametrize(
     ("stop", "ratio", "risk"),
-    [(0.0, None, None), (0.0, -1.0, 200), (None, -0.1, None), (90.0, None, 20), (90.0, 0.1, 20), (90.0, -0.1, 20)],
+    [
+        (0.0, None, None),
+        (0.0, -1.0, 200),
+        (0.0, -0.99, 200),
+        (0.0, 0.0, None),
+        (0.0, -0.1, None),
+        (None, -0.1, None),
+        (90.0, None, 20),
+        (90.0, 0.1, 20),
+        (90.0, -0.1, 20),
+    ],
 )
 def test_a_stop_of_nothing_is_unset_unless_a_ratio_is_stated(stop: float | None, ratio: Any, risk: Any) -> None:
     assert position(trade(initial_stop_loss_abs=stop, initial_stop_loss_ratio=ratio)).risk == risk
@@ -156,6 +205,9 @@ def test_a_break_even_is_nothing_to_the_last_digit() -> None:
     for stated in (0.0, 3e-15, -2e-14, 0.6006):
         pnl, corrected = result(even | {"profit_abs": stated, "profit_ratio": 0.0})
         assert (pnl, corrected) == (0, stated != 0)
+    # Versions that do not round it show what floating point makes of nothing.
+    assert result(even | {"profit_abs": 2e-14, "profit_ratio": 2.2e-16}) == (0, True)
+    assert result(fees(profit_abs=1e-9, profit_ratio=5e-12, close_rate=100.1 / 0.998)) == (Decimal("1e-9"), False)
 
 
 def test_funding_and_parts_are_in_the_net_figure() -> None:
