@@ -209,3 +209,42 @@ async def test_what_is_no_freqtrade_export(stack: StackProcess) -> None:
     for content, result in zip(contents, results, strict=True):
         assert "freqtrade" in result.sentence(), content[:40]
         assert result.out == ""
+
+
+FREE = {"fee_open": 0.0, "fee_close": 0.0, "stake_amount": 50.0, "leverage": 1.0}
+
+
+def backtest(run_id: str, *trades_: dict[str, Any]) -> str:
+    """A result of strategy im.run, in EUR."""
+    result = {"trades": list(trades_), "stake_currency": "EUR", "strategy_name": "im.run"}
+    return json.dumps({"metadata": {"im.run": {"run_id": run_id}}, "strategy": {"im.run": result}})
+
+
+async def test_what_an_operator_reads_of_two_backtests(stack: StackProcess) -> None:
+    gross = {"profit_abs": 5.0, "profit_ratio": -0.05070119, "fee_open": 0.08, "fee_close": 0.06796117}
+    first = backtest(
+        "run-one",
+        TRADE | FREE | {"profit_ratio": 0.1, "enter_tag": "t" * 255},
+        TRADE | FREE | gross | {"open_date": "2024-01-02 00:00:00", "close_date": "2024-01-02 06:00:00"},
+        TRADE | FREE | {"open_date": "2024-01-03 00:00:00", "close_date": None, "is_open": True},
+    )
+    shown = await stack.cli("import", "freqtrade", "-", stdin=first)
+    assert shown.status == 0, shown.err
+    counts = [cell.strip() for cell in shown.out.splitlines()[-2].strip("│").split("│")]
+    assert counts == ["im.run", "3", "2", "0", "1", "1", "0", "1"], shown.out
+    assert "the PnL of 1 trade in the file was before fees; the net value was taken" in shown.err
+    assert "still open: 1 trade had" in shown.err
+    assert "noted: book im.run, row 0: enter_tag: " in shown.err
+
+    second = backtest("run-two", TRADE | FREE | {"profit_ratio": 0.1, "open_date": "2024-01-01 03:00:00"})
+    refused = await stack.cli("import", "freqtrade", "-", "--json", stdin=second)
+    sentence = refused.sentence()
+    assert refused.out == ""
+    for word in ("im.run", "run-one", "run-two", "the input", "--book NAME", "--add"):
+        assert word in sentence
+    assert len(await stack.json("outcomes", "--book", "im.run")) == 2
+    added = await stack.json("import", "freqtrade", "-", "--add", stdin=second)
+    assert added["books"]["im.run"]["attributed"] == 1
+    dollars = await stack.cli("import", "freqtrade", "-", "--add", stdin=second.replace("EUR", "USD"))
+    assert "EUR" in dollars.sentence()
+    assert "USD" in dollars.sentence()

@@ -30,6 +30,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("convictions", "add"): ("{folder}/conviction.jsonl",),
     ("import", "jsonl"): ("{folder}/import.jsonl",),
     ("import", "freqtrade"): ("{folder}/export.json",),
+    ("import", "trades"): ("{folder}/trades.csv", "--book", "json-trades", "--symbol", "SPY"),
     ("books", "show"): ("history",),
     ("books", "add"): ("json-books",),
     ("weights", "cycle"): ("--book", "json-weights"),
@@ -74,6 +75,10 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     (tmp_path / "close.jsonl").write_text(jsonl(trades("json", 2)))
     (tmp_path / "import.jsonl").write_text(jsonl(trades("json-import", 2)) + "{not json\n")
     (tmp_path / "export.json").write_text('{"strategy": {"json": {"trades": []}}}')
+    (tmp_path / "trades.csv").write_text(
+        "Size,EntryPrice,ExitPrice,PnL,Commission,ReturnPct,EntryTime,ExitTime,SL,Tag\n"
+        "10,100,110,98,2,0.098,2024-05-01,2024-05-02,90,\n"
+    )
     conviction = {"book": "json", "symbol": "X", "conviction_id": "c", "cycle_id": "y", "domain_scores": {"d": 0.5}}
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
     (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))

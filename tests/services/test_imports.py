@@ -261,3 +261,15 @@ async def test_a_file_that_turns_out_to_be_none_while_it_is_read(book: str, clie
     with pytest.raises(NotAcceptable, match=r"^a\.json: it ends in the middle of row 1: export it again\.$"):
         await begin(client, sessions, source(trades(), book))
     assert await query(sessions, "SELECT 1 FROM books WHERE book_id = :b", b=book) == []
+
+
+async def test_the_same_trade_in_other_digits_is_of_the_same_run(book: str, client: Client, sessions: Sessions) -> None:
+    """As exported before and after an upgrade, without a run id."""
+    before = source([close(book, n, realized_pnl="9.8", exit_price="50490") for n in (0, 1)], book)
+    assert await attributed_of(client, sessions, before) == {book: 2}
+    after = [close(book, n, realized_pnl="9.800000000000002", exit_price="50490.0") for n in (0, 1, 4)]
+    report = await take(client, sessions, source(after, book))
+    assert (report["books"][book]["attributed"], report["books"][book]["already_attributed"]) == (1, 2)
+    assert report["books"][book]["rejected"] == []
+    more = [close(book, n, realized_pnl="9.80001", exit_price="50490.0") for n in (0, 1, 4)]
+    assert "realized_pnl" in await refusal(client, sessions, source(more, book))
