@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -12,7 +11,6 @@ from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
-from closeloop.learning.scoring import ACTION_CODES, brier, correct, log_score, returns_pct
 from closeloop.models.errors import NotAcceptable, NotPossibleNow
 from closeloop.models.forecasts import (
     Forecast,
@@ -27,13 +25,18 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.services import forecasts as services
+from closeloop.services.outcome_corrections import score
 from closeloop.store.database import Sessions
-from closeloop.store.resolution import DueForecast, PageScores, Unpriced
+from closeloop.store.resolution import DueForecast, Unpriced
 
 # The price source is asked again for a forecast without a price after the first of these, then after twice as long each
 # time, up to the second.
 FIRST_RETRY_AFTER = timedelta(minutes=30)
 LONGEST_RETRY_AFTER = timedelta(hours=24)
+PROVISIONAL = (
+    "the candle before its {when} time may have been going on when its file was written: import an export that holds "
+    "it and a later one"
+)
 FORECAST_CONFLICT = "ForecastConflict"
 FORECAST_REFUSED = "ForecastRefused"
 
@@ -135,22 +138,10 @@ class ForecastActivities:
         return page, len(unpriced)
 
     async def _settle(self, session: AsyncSession, due: Sequence[DueForecast], request: ResolvePages) -> int:
-        confidence = np.array([one.confidence for one in due], dtype=np.float64)
-        action = np.array([ACTION_CODES[one.action] for one in due], dtype=np.int8)
-        returns = returns_pct(
-            np.array([one.price_at_issue for one in due], dtype=np.float64),
-            np.array([one.price_at_target for one in due], dtype=np.float64),
-        )
-        right = correct(action, returns, self._policy.forecasts)
         return await store.resolution.settle(
             session,
             due,
-            PageScores(
-                return_pct=returns.tolist(),
-                correct=right.tolist(),
-                brier=brier(confidence, right).tolist(),
-                log=log_score(confidence, right).tolist(),
-            ),
+            score(due, self._policy),
             resolved_at=datetime.now(UTC),
             resolved_by=request.resolution_id,
             policy_hash=self._policy.forecasts.hash,
@@ -181,7 +172,9 @@ class ForecastActivities:
             when, instant, price, covered = "target", one.target_at, one.price_at_target, one.covered_at_target
         known = False
         minutes = self._policy.forecasts.price_tolerance_minutes
-        if asset in fetched.unknown:
+        if one.provisional_at_issue if when == "issue" else one.provisional_at_target:
+            reason = PROVISIONAL.format(when=when)
+        elif asset in fetched.unknown:
             reason, known = f"the price source does not know {asset}", True
             first, last = imported.get(asset, (None, None))
             if first is None or last is None:

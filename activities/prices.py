@@ -1,16 +1,16 @@
-"""TokenPrices that are missing, asked of the source: one request for a symbol and range, as few as there can be."""
+"""Prices that are missing, asked of the source: one request for a symbol and range, as few as there can be."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any, Protocol
 
 from temporalio import activity
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.forecasts import due_at
+from closeloop.activities.forecasts import FIRST_RETRY_AFTER, LONGEST_RETRY_AFTER, due_at
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.binance import (
@@ -32,6 +32,8 @@ ASKING_SECONDS = 30.0  # of one run of the activity; what is left is asked for b
 LONGEST_PAUSE_SECONDS = 15.0  # that the source may ask for before the same request is made again
 # A source that gave fewer ranges than this in that time is too slow to be asked again at once.
 FEWEST_RANGES_TO_GO_ON = 10
+# So many assets in a row without an answer: the source is down, not only for these.
+SILENT_ASSETS = 3
 # A report has its limit of bytes in a workflow's history.
 MOST_FAILURES_TOLD = 1_000
 
@@ -73,10 +75,15 @@ class PriceActivities:
                 missing, more = await store.resolution.missing_prices(
                     session, due, tolerance, request.as_of, self.forecasts_at_once
                 )
+                seen = await store.price_source.asked(session, sorted({asset for asset, _ in missing}))
             # Each answer is recorded before the next request: the next run then finds only what is still missing.
             report = PricesFetched(more=more)
+            if not request.ask_again:
+                report.failures = _wait(seen, request.as_of)
+            failed: dict[str, str] = {}
+            in_a_row = 0  # assets that the source did not answer for
             deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
-            for asset, page in _requests(missing, tolerance):
+            for asset, page in _requests(_in_turn(missing, seen), tolerance):
                 if asset in report.failures:
                     continue
                 if len(report.failures) >= MOST_FAILURES_TOLD:
@@ -89,18 +96,31 @@ class PriceActivities:
                 try:
                     klines = await self._ask(asset, page, deadline)
                 except SourceUnavailable as error:
-                    # Holds for every asset: asking for the rest would only wait for the same answer.
-                    report.more, report.silence = False, error.reason
-                    break
+                    if not error.for_all:
+                        report.failures[asset] = failed[asset] = error.reason
+                        in_a_row += 1
+                    if error.for_all or in_a_row >= SILENT_ASSETS:
+                        # Holds for every asset: asking for the rest would only wait for the same answer.
+                        report.more, report.silence = False, error.reason
+                        break
                 except UnknownSymbol:
                     report.unknown.append(asset)
                     report.failures[asset] = "unknown"
+                    failed[asset] = f"the price source does not know {asset}"
+                    in_a_row = 0
                 except (SourceNonsense, SourceRefused) as error:
-                    report.failures[asset] = str(error)
+                    report.failures[asset] = failed[asset] = str(error)
+                    in_a_row = 0
                 else:
+                    in_a_row = 0
                     report.ranges += 1
                     report.candles += await self._store(asset, klines, request)
                     _add_range(report.answered.setdefault(asset, []), page)
+            if failed:
+                async with transaction(self._sessions) as session:
+                    await store.price_source.failed(
+                        session, failed, datetime.now(UTC), request.as_of, FIRST_RETRY_AFTER, LONGEST_RETRY_AFTER
+                    )
         return report
 
     async def _ask(self, asset: str, page: Page, deadline: float) -> Klines:
@@ -132,11 +152,32 @@ class PriceActivities:
             for c in klines.candles
         ]
         async with transaction(self._sessions) as session:
-            new = (await store.prices.add(session, rows)).new if rows else 0
-            if klines.covered:
-                await store.prices.cover(session, asset, klines.interval_seconds, *klines.covered)
+            new = (await store.prices.add(session, rows)).new
+            if rows:
+                await store.price_imports.heed_fetched(session, asset, klines.interval_seconds)
+            for covered in klines.covered:
+                await store.prices.cover(session, asset, klines.interval_seconds, *covered)
+            await store.price_source.answered(session, asset, datetime.now(UTC))
             await store.resolution.count(session, request.resolution_id, request.as_of, candles=new)
         return new
+
+
+def _in_turn(
+    missing: Sequence[tuple[str, datetime]], seen: Mapping[str, store.price_source.Asked]
+) -> Sequence[tuple[str, datetime]]:
+    """(asset, instant) by asset and instant, the asset first that was not asked for the longest time."""
+    never = datetime.min.replace(tzinfo=UTC)
+    return sorted(missing, key=lambda one: (seen[one[0]].asked_at if one[0] in seen else never, one))
+
+
+def _wait(seen: Mapping[str, store.price_source.Asked], as_of: datetime) -> dict[str, str]:
+    """Assets that the source failed for and is not asked for yet, and why."""
+    waiting = {
+        asset: f"{one.reason}; asked again from {one.next_attempt_at:%Y-%m-%d %H:%M} UTC"
+        for asset, one in sorted(seen.items())
+        if one.next_attempt_at is not None and one.next_attempt_at > as_of
+    }
+    return dict(islice(waiting.items(), MOST_FAILURES_TOLD // 2))
 
 
 def _add_range(ranges: list[tuple[datetime, datetime]], page: Page) -> None:
@@ -148,7 +189,7 @@ def _add_range(ranges: list[tuple[datetime, datetime]], page: Page) -> None:
 
 
 def _requests(missing: Sequence[tuple[str, datetime]], tolerance: timedelta) -> Iterator[tuple[str, Page]]:
-    """What to ask for: (asset, page), from (asset, instant) sorted by both."""
+    """What to ask for: (asset, page), from (asset, instant), those of an asset together and in order."""
     for asset, instants in groupby(missing, key=lambda one: one[0]):
         times = [instant for _, instant in instants]
         start = last = times[0]

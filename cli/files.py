@@ -1,7 +1,10 @@
 """Reading what a command is given: a file, or standard input for ``-``."""
 
+import os
+import stat
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, BinaryIO, TypeVar
 
@@ -41,6 +44,15 @@ def file_or_input(name: str) -> Path | BinaryIO:
         return opened
     opened.close()
     return path
+
+
+def written_at(file: BinaryIO) -> datetime | None:
+    """When a file was last written, to the second below; None of what is no file, as a pipe."""
+    try:
+        found = os.fstat(file.fileno())
+    except OSError:
+        return None
+    return datetime.fromtimestamp(int(found.st_mtime), UTC) if stat.S_ISREG(found.st_mode) else None
 
 
 M = TypeVar("M", bound=BaseModel)

@@ -9,7 +9,8 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -32,6 +33,15 @@ _WEIGHT_SHARE = 0.8  # of that; above it, no request is made for a minute
 # By status, how long to wait where the answer does not say: Binance counts by the minute (429); the shortest ban lasts
 # two minutes (418, and 403 of its firewall).
 _PAUSE_SECONDS = {429: 60.0, 418: 120.0, 403: 120.0}
+_WORDS = {
+    429: "too many requests in a minute",
+    418: "this address is banned for a while, for too many requests",
+    403: "its firewall lets this address wait",
+}
+_NOT_FROM_HERE = (
+    "Binance does not serve this location (451): set CLOSELOOP_BINANCE_URL to a server like it that does, such as "
+    "https://data-api.binance.vision, or import prices"
+)
 _LONGEST_PAUSE_SECONDS = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
 
 # A candle that ended less than this ago is not used: it may still change, or not be there yet.
@@ -47,15 +57,17 @@ _UNKNOWN_SYMBOL = -1121
 
 
 class SourceUnavailable(Exception):
-    """The source cannot answer now: it is down, slow, or asks to wait. Holds for every asset, not only for this one.
+    """The source does not answer now: it is down, slow, or asks to wait.
 
-    ``retry_after``: seconds for which there is no use in asking again, where the source said so.
+    ``retry_after``: seconds for which there is no use in asking again, where the source said so. ``for_all``: it holds
+    for every asset; otherwise another one may fare better.
     """
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(self, reason: str, retry_after: float | None = None, *, for_all: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.for_all = for_all
 
 
 class SourceNonsense(Exception):
@@ -83,13 +95,14 @@ class Page:
 class Klines:
     """What one request gave: candles in order, and ``covered``.
 
-    ``covered`` is the range (first end, last end, inclusive) in which the source has no candles but these; None where
-    nothing is certain. An answer without any candle proves nothing, nor does the end of a series that may lag behind.
+    ``covered`` are the ranges (first end, last end, inclusive) in which the source has no candles but these; none where
+    nothing is certain. An answer without any candle proves nothing, nor does the end of a series that may lag behind,
+    nor the time around a candle that could not be used.
     """
 
     interval_seconds: int
     candles: tuple[Candle, ...]
-    covered: tuple[datetime, datetime] | None
+    covered: tuple[tuple[datetime, datetime], ...]
 
 
 def pages(first: datetime, last: datetime) -> list[Page]:
@@ -138,16 +151,16 @@ class Binance:
             "limit": CANDLES_PER_ANSWER,
         }
         response, body = await self._get(parameters)
-        rows = list(_rows(body, page))
+        rows, unusable = _rows(body, page)
         settled = min(now, _server_time(response) or now) - _SETTLED_AFTER
         given = tuple(row for row in rows if row.start + step <= settled)
-        return Klines(
-            page.interval_seconds, given, _covered(page, given, len(rows), settled + _SETTLED_AFTER - _MISSING_AFTER)
-        )
+        certain_until = settled + _SETTLED_AFTER - _MISSING_AFTER
+        covered = _covered(page, given, len(rows) + len(unusable), certain_until)
+        return Klines(page.interval_seconds, given, _without(covered, given, unusable, step))
 
     async def _get(self, parameters: dict[str, str | int]) -> tuple[httpx.Response, bytes]:
         if (left := self._paused_until - time.monotonic()) > 0:
-            raise SourceUnavailable("Binance asked to wait before the next request", left)
+            raise SourceUnavailable("Binance asked to wait before the next request", left, for_all=True)
         try:
             async with (
                 asyncio.timeout(self._timeout_seconds),
@@ -163,6 +176,8 @@ class Binance:
                         raise SourceNonsense(f"Binance's answer is larger than {_MAX_ANSWER_BYTES // 1_000_000} MB")
         except TimeoutError:
             raise SourceUnavailable(f"Binance did not answer within {self._timeout_seconds:g} s") from None
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise SourceUnavailable(f"Binance did not answer ({type(error).__name__})", for_all=True) from None
         except httpx.TransportError as error:
             raise SourceUnavailable(f"Binance did not answer ({type(error).__name__})") from None
         _check_status(response, bytes(body))
@@ -179,7 +194,12 @@ class Binance:
             pause = 60.0
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         if unavailable:
-            raise SourceUnavailable(f"Binance answers {status}", pause or None)
+            what = _WORDS.get(status)
+            raise SourceUnavailable(
+                f"Binance answers {status}" + (f": {what}" if what else ""), pause or None, for_all=pause > 0
+            )
+        if status == 451:
+            raise SourceUnavailable(_NOT_FROM_HERE, for_all=True)
 
 
 def _check_status(response: httpx.Response, body: bytes) -> None:
@@ -196,8 +216,11 @@ def _check_status(response: httpx.Response, body: bytes) -> None:
     raise SourceRefused(f"Binance refuses the request ({response.status_code}{code_text})")
 
 
-def _rows(body: bytes, page: Page) -> Iterator[Candle]:
-    """Every row of an answer as a candle. Raises SourceNonsense: an answer that is wrong anywhere is wrong."""
+def _rows(body: bytes, page: Page) -> tuple[list[Candle], list[datetime]]:
+    """The candles of an answer, and starts of those that are not of its interval: these cost only themselves.
+
+    Raises SourceNonsense: an answer that is wrong in another way, or mostly in this one, is wrong.
+    """
     try:
         rows = from_json(body, allow_inf_nan=False)
     except ValueError:
@@ -206,25 +229,58 @@ def _rows(body: bytes, page: Page) -> Iterator[Candle]:
         raise SourceNonsense("Binance's answer is not a list of candles")
     step = page.interval_seconds * 1_000
     earliest, latest = _milliseconds(page.first_end) - step, _milliseconds(page.last_end) - step
+    before = earliest - 1
+    found: list[Candle] = []
+    unusable: list[datetime] = []
     for row in rows:
-        start = _start(row, step)
+        start, end = _times(row)
+        if not max(before + 1, earliest - step) <= start < latest + step:
+            raise SourceNonsense("Binance's answer has candles that were not asked for, or out of order, or twice")
+        before = start
+        if start % step or not start <= end < start + step:
+            unusable.append(_instant(start // 1_000))
+            continue
         if not earliest <= start <= latest:
             raise SourceNonsense("Binance's answer has candles that were not asked for, or out of order, or twice")
-        earliest = start + step
         try:
-            yield candle(_instant(start // 1_000), *(_text(value) for value in row[1:6]))
+            found.append(candle(_instant(start // 1_000), *(_text(value) for value in row[1:6])))
         except ValueError as error:
             raise SourceNonsense(f"Binance's answer has a candle with impossible numbers ({error})") from None
+    if len(unusable) > len(found):
+        raise SourceNonsense("Binance's answer has candles that are not of the interval")
+    return found, unusable
 
 
-def _start(row: Any, step: int) -> int:
-    """When a row's candle starts (ms). Raises SourceNonsense."""
+def _times(row: Any) -> tuple[int, int]:
+    """When a row's candle starts and ends (ms). Raises SourceNonsense."""
     if not isinstance(row, list) or len(row) != _FIELDS_A_CANDLE:
         raise SourceNonsense(f"Binance's answer has a candle that is not a list of {_FIELDS_A_CANDLE} values")
     start, end = row[0], row[6]
-    if type(start) is not int or type(end) is not int or start % step or not start <= end < start + step:
-        raise SourceNonsense("Binance's answer has a candle that is not of the interval")
-    return start
+    if type(start) is not int or type(end) is not int:
+        raise SourceNonsense("Binance's answer has a candle whose times are no numbers")
+    return start, end
+
+
+def _without(
+    covered: tuple[datetime, datetime] | None,
+    given: tuple[Candle, ...],
+    unusable: Sequence[datetime],
+    step: timedelta,
+) -> tuple[tuple[datetime, datetime], ...]:
+    """What is covered beside candles that could not be used: up to the candle before one, and from the one after."""
+    if covered is None:
+        return ()
+    first, last = covered
+    ends = [one.start + step for one in given]
+    ranges = []
+    for start in unusable:
+        at = bisect_right(ends, start + step)
+        if at > 0 and first <= ends[at - 1]:
+            ranges.append((first, ends[at - 1]))
+        if at == len(ends):
+            return tuple(ranges)
+        first = max(first, ends[at])
+    return (*ranges, (first, last)) if first <= last else tuple(ranges)
 
 
 def _text(value: Any) -> str:

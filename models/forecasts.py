@@ -226,6 +226,15 @@ class OutcomeView(BaseModel):
     brier_score: float
     log_score: float
     regime: str | None
+    issue_candle_ends_at: datetime | None = Field(
+        default=None, description="End of the candle whose close the price is; null of outcomes before it was kept."
+    )
+    issue_candle_seconds: int | None = Field(default=None, description="That candle's length.")
+    issue_price_source: str | None = Field(default=None, description="Where that candle came from.")
+    target_candle_ends_at: datetime | None = None
+    target_candle_seconds: int | None = None
+    target_price_source: str | None = None
+    revision: int = Field(default=0, description="How often it was recomputed from other candles.")
     resolved_at: datetime
     resolved_by: str
     policy_hash: str
@@ -371,6 +380,7 @@ class UnresolvedForecast(SQLModel, table=True):
     attempts: int = Col(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     first_attempt_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
     next_attempt_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    revision: int = Col(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
 
 
 class ResolutionRun(SQLModel, table=True):
@@ -390,7 +400,7 @@ class ResolutionRun(SQLModel, table=True):
 
 
 class StoredOutcome(SQLModel, table=True):
-    """The outcome of a forecast, written once."""
+    """The outcome of a forecast, written once; ``revision`` counts how often it was recomputed on request."""
 
     __tablename__ = "forecast_outcomes"
     __table_args__ = (
@@ -416,6 +426,13 @@ class StoredOutcome(SQLModel, table=True):
     log_score: float = Col(sa_column=Column(Double, nullable=False))
     regime: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
     shadow: bool = Col(default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    issue_candle_ends_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    issue_candle_seconds: int | None = Col(default=None, sa_column=Column(Integer))
+    issue_price_source: str | None = Col(default=None, sa_column=Column(Text))
+    target_candle_ends_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    target_candle_seconds: int | None = Col(default=None, sa_column=Column(Integer))
+    target_price_source: str | None = Col(default=None, sa_column=Column(Text))
+    revision: int = Col(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     resolved_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     resolved_by: str = Col(sa_column=Column(Text, nullable=False))
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))

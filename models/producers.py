@@ -388,6 +388,8 @@ class RecalibrationMap(SQLModel, table=True):
     created_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )
+    # An outcome that it was fitted to was corrected since: the next run fits it again.
+    outdated: bool = Col(default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false")))
 
 
 class ProducerHealth(SQLModel, table=True):

@@ -15,7 +15,8 @@ from closeloop.store.rows import as_json, execute, recordset
 OUTCOME_COLUMNS = (
     "book_id, forecast_id, producer_id, asset, horizon, action, confidence, issued_at, target_at, price_at_issue, "
     "price_at_target, return_pct, direction_correct, brier_score, log_score, regime, shadow, resolved_at, resolved_by, "
-    "policy_hash"
+    "policy_hash, issue_candle_ends_at, issue_candle_seconds, issue_price_source, target_candle_ends_at, "
+    "target_candle_seconds, target_price_source, revision"
 )
 _SENT = (
     "book_id, forecast_id, producer_id, asset, horizon, action, confidence, issued_at, target_at, regime, "

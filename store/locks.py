@@ -30,6 +30,13 @@ async def one_at_a_time(session: AsyncSession, lock: str) -> None:
     await session.execute(text(f"SELECT pg_advisory_xact_lock({lock})"))
 
 
+async def prices_of(session: AsyncSession, asset: str) -> None:
+    """Lock which gaps of an asset's prices are real: two imports that did not see each other could both be wrong."""
+    await session.execute(
+        text("SELECT pg_advisory_xact_lock(hashtextextended('closeloop/prices/' || :asset, 0))"), {"asset": asset}
+    )
+
+
 async def book_lessons(session: AsyncSession, book: str) -> None:
     """Lock the lessons and overrides of a book: one run or decision at a time changes them."""
     await _of_book(session, "hashtextextended(:book, 314159)", book)

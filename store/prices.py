@@ -13,38 +13,112 @@ from closeloop.models.prices import PriceCandle, PriceCoverage, PriceSeries
 from closeloop.store.pages import page
 from closeloop.store.rows import as_json, execute, insertion, recordset
 
-_SAME = " AND ".join(f"p.{c} = r.{c}" for c in ("open", "high", "low", "close"))
+_KEY = "asset, interval_seconds, ends_at"
+_SAME = " AND ".join(f"p.{c} = g.{c}" for c in ("open", "high", "low", "close"))
+# A provisional candle gives way to any other; a final one only where that was asked for.
+_RENEW = text(
+    f"""
+    WITH given AS MATERIALIZED (
+        SELECT asset, interval_seconds, ends_at, open, high, low, close, volume, source, import_id,
+               coalesce(provisional, false) AS provisional FROM {recordset(PriceCandle)}
+    ), old AS MATERIALIZED (
+        SELECT {_KEY}, NOT ({_SAME}) AS differs, p.provisional, g.provisional AS given_provisional
+        FROM given g JOIN price_history p USING ({_KEY}) WHERE p.provisional OR NOT ({_SAME}) FOR UPDATE OF p
+    ), changed AS (
+        UPDATE price_history p SET open = g.open, high = g.high, low = g.low, close = g.close, volume = g.volume,
+               source = g.source, import_id = g.import_id, provisional = g.provisional
+        FROM old o JOIN given g USING ({_KEY})
+        WHERE p.asset = o.asset AND p.interval_seconds = o.interval_seconds AND p.ends_at = o.ends_at
+          AND (o.provisional AND (o.differs OR NOT g.provisional) OR CAST(:replace AS bool) AND o.differs)
+        RETURNING p.asset, p.interval_seconds, p.ends_at
+    )
+    SELECT o.ends_at, o.provisional, o.given_provisional, c.ends_at IS NOT NULL AS changed
+    FROM old o LEFT JOIN changed c USING ({_KEY}) WHERE o.differs ORDER BY 1
+    """  # noqa: S608
+)
 
 
 @dataclass(frozen=True)
 class CandlesAdded:
-    """How many candles were new, and the ends of those that are on record with other prices and stay as they are."""
+    """What became of candles that were given.
+
+    ``new``: how many were not on record. ``replaced``: how many had other prices on record and have these now;
+    ``final``: ends of those of them that an outcome may have been computed from. ``differing``: ends of those that are
+    on record with other prices and stay as they are.
+    """
 
     new: int
+    replaced: int
+    final: list[datetime]
     differing: list[datetime]
 
 
-async def add(session: AsyncSession, candles: Sequence[dict[str, Any]]) -> CandlesAdded:
-    """Store candles (rows of price_history, distinct keys). What is on record is never changed."""
-    written = await execute(
-        session, insertion(PriceCandle, candles, on_conflict="DO NOTHING", returning="asset, interval_seconds, ends_at")
-    )
+async def add(session: AsyncSession, candles: Sequence[dict[str, Any]], *, replace: bool = False) -> CandlesAdded:
+    """Store candles (rows of price_history, distinct keys).
+
+    What is on record is changed only where it is provisional, or ``replace`` is asked for. A provisional candle that is
+    on record as a final one is passed over.
+    """
+    if not candles:
+        return CandlesAdded(0, 0, [], [])
+    written = await execute(session, insertion(PriceCandle, candles, on_conflict="DO NOTHING", returning=_KEY))
     if len(written) == len(candles):
-        return CandlesAdded(len(written), [])
-    differing = await session.execute(
-        text(
-            f"SELECT r.ends_at FROM {recordset(PriceCandle)} r JOIN price_history p "  # noqa: S608
-            f"USING (asset, interval_seconds, ends_at) WHERE NOT ({_SAME}) ORDER BY 1"
-        ),
-        {"rows": as_json(candles)},
+        return CandlesAdded(len(written), 0, [], [])
+    rows = (await session.execute(_RENEW, {"rows": as_json(candles), "replace": replace})).all()
+    changed = [row for row in rows if row.changed]
+    return CandlesAdded(
+        new=len(written),
+        replaced=len(changed),
+        final=[row.ends_at for row in changed if not row.provisional],
+        differing=[row.ends_at for row in rows if not row.changed and not row.given_provisional],
     )
-    return CandlesAdded(len(written), list(differing.scalars()))
 
 
 async def cover(session: AsyncSession, asset: str, interval_seconds: int, from_at: datetime, to_at: datetime) -> None:
     """Record that the source gave every candle it has with an end from ``from_at`` to ``to_at``."""
     row = {"asset": asset, "interval_seconds": interval_seconds, "from_at": from_at, "to_at": to_at}
     await execute(session, insertion(PriceCoverage, [row], on_conflict="DO NOTHING"))
+
+
+async def delete(
+    session: AsyncSession, asset: str, interval_seconds: int | None, from_at: datetime, to_at: datetime
+) -> dict[int, list[datetime]]:
+    """Delete the candles that lie within a time, and what was known of it; returns their ends, by interval.
+
+    What the source said, and which gaps and refusals imports had there, is forgotten: it will be asked, or read, again.
+    """
+    values = {"asset": asset, "interval": interval_seconds, "from_at": from_at, "to_at": to_at}
+    of = "asset = :asset AND (CAST(:interval AS int) IS NULL OR interval_seconds = :interval)"
+    result = await session.execute(
+        text(
+            f"DELETE FROM price_history WHERE {of} AND ends_at <= :to_at "  # noqa: S608
+            "AND ends_at >= CAST(:from_at AS timestamptz) + make_interval(secs => interval_seconds) "
+            "RETURNING interval_seconds, ends_at"
+        ),
+        values,
+    )
+    ends: dict[int, list[datetime]] = {}
+    for row in result:
+        ends.setdefault(row.interval_seconds, []).append(row.ends_at)
+    step = "make_interval(secs => interval_seconds)"
+    await session.execute(
+        text(
+            f"WITH cut AS (DELETE FROM price_coverage WHERE {of} AND from_at <= :to_at "  # noqa: S608
+            "AND to_at >= CAST(:from_at AS timestamptz) RETURNING *), "
+            f"rest AS (SELECT asset, interval_seconds, from_at, CAST(:from_at AS timestamptz) - {step} AS to_at, "
+            f"told_at FROM cut UNION ALL SELECT asset, interval_seconds, "
+            f"CAST(:to_at AS timestamptz) + {step}, to_at, told_at FROM cut) "
+            "INSERT INTO price_coverage (asset, interval_seconds, from_at, to_at, told_at) "
+            "SELECT * FROM rest WHERE from_at <= to_at ON CONFLICT DO NOTHING"
+        ),
+        values,
+    )
+    for table in ("price_gaps", "price_refusals"):
+        await session.execute(
+            text(f"DELETE FROM {table} WHERE {of} AND from_at <= :to_at AND to_at >= :from_at"),  # noqa: S608
+            values,
+        )
+    return ends
 
 
 async def reopen(session: AsyncSession, assets: Sequence[str]) -> int:

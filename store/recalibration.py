@@ -23,21 +23,23 @@ class RecalibrationDue(NamedTuple):
 async def due(
     session: AsyncSession, book: str, as_of: datetime, min_outcomes: int, growth: float
 ) -> list[RecalibrationDue]:
-    """Producers with at least ``min_outcomes`` outcomes, of which enough are new since their last map.
+    """Producers with at least ``min_outcomes`` outcomes, of which enough are new or one corrected since their last map.
 
     ``growth``: least number of new ones, as a share of the outcomes that the last map was fitted to. A map is never of
     an earlier instant than the one before it.
     """
     result = await session.execute(
         text(
-            "WITH last AS (SELECT DISTINCT ON (producer_id) producer_id, version, n, as_of FROM recalibration_maps "
+            "WITH last AS (SELECT DISTINCT ON (producer_id) producer_id, version, n, as_of, outdated "
+            "FROM recalibration_maps "
             "WHERE book_id = :book ORDER BY producer_id, version DESC), "
             "counted AS (SELECT o.producer_id, count(*) AS outcomes, coalesce(max(m.version), 0) AS version, "
-            "max(m.n) AS n, greatest(max(m.as_of), CAST(:as_of AS timestamptz)) AS as_of "
+            "max(m.n) AS n, bool_or(m.outdated) AS outdated, "
+            "greatest(max(m.as_of), CAST(:as_of AS timestamptz)) AS as_of "
             "FROM forecast_outcomes o LEFT JOIN last m USING (producer_id) WHERE o.book_id = :book "
             "AND o.target_at <= greatest(m.as_of, CAST(:as_of AS timestamptz)) AND NOT o.shadow GROUP BY 1) "
             "SELECT producer_id, outcomes, version, as_of FROM counted WHERE outcomes >= :least "
-            "AND (n IS NULL OR outcomes - n >= n * CAST(:growth AS float8)) ORDER BY 1"
+            "AND (n IS NULL OR outdated OR outcomes - n >= n * CAST(:growth AS float8)) ORDER BY 1"
         ),
         {"book": book, "as_of": as_of, "least": min_outcomes, "growth": growth},
     )

@@ -16,18 +16,14 @@ DueCursor = tuple[datetime, str, str]
 """(target_at, book, forecast_id) of the forecast to begin after."""
 
 # The last candle that ended at or before t, at most the tolerance before it; of two that ended together the finer one.
-# A candle that ended a whole interval or more before t is used only if the candle after it is known not to exist: both
-# it and a later candle of its series were imported (a file is imported whole; the later price is not read), or the
-# source said that it gave all that it has up to t. Candles that were fetched prove nothing of the kind: only the ranges
-# that were needed have been asked for, and a later range says nothing of the time between them.
+# A candle that ended a whole interval or more before t is used only if the candle after it is known not to exist: the
+# gap is real (see store/price_imports.py), or the source said that it gave all that it has up to t. One that may have
+# been going on when its file was written is never used.
 _PRICE_AT = """
-    SELECT c.close, (
+    SELECT c.close, c.ends_at, c.interval_seconds, c.source, c.provisional, NOT c.provisional AND (
         {i}.t - c.ends_at < make_interval(secs => c.interval_seconds)
-        OR 2 = (SELECT count(*) FILTER (WHERE e.source <> 'binance') FROM (
-            (SELECT c.source)
-            UNION ALL
-            (SELECT l.source FROM price_history l WHERE l.asset = {i}.asset
-             AND l.interval_seconds = c.interval_seconds AND l.ends_at > {i}.t ORDER BY l.ends_at LIMIT 1)) e)
+        OR EXISTS (SELECT 1 FROM price_gaps g WHERE g.asset = {i}.asset
+                   AND g.interval_seconds = c.interval_seconds AND g.from_at = c.ends_at AND g.to_at > {i}.t)
         OR EXISTS (SELECT 1 FROM price_coverage k WHERE k.asset = {i}.asset
                    AND k.interval_seconds = c.interval_seconds
                    AND k.from_at <= c.ends_at + make_interval(secs => c.interval_seconds)
@@ -48,7 +44,7 @@ _COVERED = """{p}.close IS NULL AND EXISTS (
 
 _DUE = """
     WITH due AS MATERIALIZED (
-        SELECT s.book_id, s.forecast_id, s.target_at, s.next_attempt_at, s.attempts, s.first_attempt_at
+        SELECT s.book_id, s.forecast_id, s.target_at, s.next_attempt_at, s.attempts, s.first_attempt_at, s.revision
         FROM forecast_resolution_state s
         WHERE s.state = 'pending' AND s.target_at <= CAST(:due AS timestamptz) AND
               (s.target_at, s.book_id, s.forecast_id) >
@@ -62,22 +58,24 @@ _DUE = """
 
 # Each price is looked up by itself, although forecasts share some: a join to the distinct ones would depend on the
 # planner's estimates, which are far off for a table that was empty a moment ago.
-_PAGE = text(
-    f"""{_DUE}
+_PRICES = ", ".join(
+    f"{p}.close::text AS price_at_{end}, coalesce({p}.certain, false) AS certain_at_{end}, "
+    f"{_COVERED.format(p=p, i=i)} AS covered_at_{end}, coalesce({p}.provisional, false) AS provisional_at_{end}, "
+    f"{p}.ends_at AS {end}_candle_ends_at, {p}.interval_seconds AS {end}_candle_seconds, "
+    f"{p}.source AS {end}_price_source"
+    for p, i, end in (("p0", "i0", "issue"), ("p1", "i1", "target"))
+)
+WITH_PRICES = f"""
     SELECT a.book_id, a.forecast_id, a.asset, a.action, a.confidence, a.issued_at, a.target_at,
-           a.attempts, a.first_attempt_at, a.next_attempt_at,
-           p0.close::text AS price_at_issue, coalesce(p0.certain, false) AS certain_at_issue,
-           {_COVERED.format(p="p0", i="i0")} AS covered_at_issue,
-           p1.close::text AS price_at_target, coalesce(p1.certain, false) AS certain_at_target,
-           {_COVERED.format(p="p1", i="i1")} AS covered_at_target
+           a.attempts, a.first_attempt_at, a.next_attempt_at, a.revision, {_PRICES}
     FROM asked a
     CROSS JOIN LATERAL (SELECT a.asset, a.issued_at AS t) i0
     LEFT JOIN LATERAL ({_PRICE_AT.format(i="i0")}) p0 ON true
     CROSS JOIN LATERAL (SELECT a.asset, a.target_at AS t) i1
     LEFT JOIN LATERAL ({_PRICE_AT.format(i="i1")}) p1 ON true
     ORDER BY a.target_at, a.book_id, a.forecast_id
-    """  # noqa: S608
-)
+"""  # noqa: S608
+_PAGE = text(_DUE + WITH_PRICES)
 
 _MAY_BE_ASKED_FOR = _DUE.replace(
     "s.state = 'pending' AND",
@@ -99,7 +97,8 @@ class DueForecast(NamedTuple):
     """A forecast whose horizon has elapsed, with the prices that are on record.
 
     ``price_at_...``: every digit, null where there is none; ``certain_at_...``: it is the price to resolve with;
-    ``covered_at_...``: there is none, and the source said that it has none.
+    ``covered_at_...``: there is none, and the source said that it has none; ``provisional_at_...``: the candle may have
+    been going on when its file was written. The candle is told by when it ended, its length and where it came from.
     """
 
     book: str
@@ -112,12 +111,21 @@ class DueForecast(NamedTuple):
     attempts: int
     first_attempt_at: datetime | None
     next_attempt_at: datetime | None
+    revision: int
     price_at_issue: str | None
     certain_at_issue: bool
     covered_at_issue: bool
+    provisional_at_issue: bool
+    issue_candle_ends_at: datetime | None
+    issue_candle_seconds: int | None
+    issue_price_source: str | None
     price_at_target: str | None
     certain_at_target: bool
     covered_at_target: bool
+    provisional_at_target: bool
+    target_candle_ends_at: datetime | None
+    target_candle_seconds: int | None
+    target_price_source: str | None
 
     @property
     def key(self) -> ForecastKey:
@@ -142,7 +150,7 @@ async def due_with_prices(
     session: AsyncSession, due: datetime, tolerance: timedelta, after: DueCursor | None, limit: int
 ) -> list[DueForecast]:
     """The next forecasts whose target is at or before ``due``, oldest first, with the prices that are on record."""
-    await _look_up_by_index(session)
+    await look_up_by_index(session)
     result = await session.execute(_PAGE, _cursor(after) | {"due": due, "tolerance": tolerance, "limit": limit})
     return [DueForecast._make(row) for row in result]
 
@@ -167,7 +175,7 @@ async def ask_again(session: AsyncSession, due: datetime) -> None:
     )
 
 
-async def _look_up_by_index(session: AsyncSession) -> None:
+async def look_up_by_index(session: AsyncSession) -> None:
     """For the rest of the transaction, join by looking each row of a page up in an index.
 
     That is right for a page, however large the tables are. Left to itself the planner reads whole tables instead: it
@@ -194,38 +202,22 @@ _COUNT = text(
     "resolved = resolutions.resolved + excluded.resolved, abstained = resolutions.abstained + excluded.abstained, "
     "given_up = resolutions.given_up + excluded.given_up, candles = resolutions.candles + excluded.candles"
 )
-_SETTLE = text(
-    f"""
-    WITH scored AS (
+SCORED = """
+    scored AS (
         SELECT * FROM unnest(
             CAST(:books AS text[]), CAST(:ids AS text[]), CAST(CAST(:issue AS text[]) AS numeric[]),
             CAST(CAST(:target AS text[]) AS numeric[]),
-            CAST(:returns AS float8[]), CAST(:correct AS bool[]), CAST(:brier AS float8[]), CAST(:log AS float8[])
+            CAST(:returns AS float8[]), CAST(:correct AS bool[]), CAST(:brier AS float8[]), CAST(:log AS float8[]),
+            CAST(:issue_ends AS timestamptz[]), CAST(:issue_seconds AS int[]), CAST(:issue_sources AS text[]),
+            CAST(:target_ends AS timestamptz[]), CAST(:target_seconds AS int[]), CAST(:target_sources AS text[]),
+            CAST(:revisions AS int[])
         ) AS s (book_id, forecast_id, price_at_issue, price_at_target, return_pct, direction_correct, brier_score,
-                log_score)
-    ), new AS (
-        INSERT INTO forecast_outcomes ({OUTCOME_COLUMNS})
-        SELECT s.book_id, s.forecast_id, f.producer_id, f.asset, f.horizon, f.action, f.confidence, f.issued_at,
-               f.target_at, s.price_at_issue, s.price_at_target, s.return_pct, s.direction_correct, s.brier_score,
-               s.log_score, f.regime, f.shadow, CAST(:resolved_at AS timestamptz), CAST(:resolved_by AS text),
-               CAST(:policy_hash AS text)
-        FROM scored s JOIN forecasts f ON f.book_id = s.book_id AND f.forecast_id = s.forecast_id COLLATE "C"
-        ON CONFLICT DO NOTHING RETURNING {OUTCOME_COLUMNS}
-    ), settled AS (
-        DELETE FROM forecast_resolution_state d USING scored s
-        WHERE d.book_id = s.book_id AND d.forecast_id = s.forecast_id COLLATE "C"
-    ), appended AS (
-        INSERT INTO events (type, source, payload, dedupe_key)
-        SELECT 'forecast.outcome.v1', 'closeloop', to_jsonb(payload),
-               'forecast.outcome.v1/' || book || '/' || forecast_id
-        FROM (
-            SELECT book_id AS book, 'forecast.v1/' || book_id || '/' || forecast_id AS forecast_event_id, forecast_id,
-                   producer_id, asset, horizon, action, confidence, issued_at, target_at, price_at_issue::text,
-                   price_at_target::text, return_pct AS return_actual_pct, direction_correct, brier_score, log_score,
-                   regime AS regime_at_forecast, resolved_by, policy_hash
-            FROM new WHERE NOT shadow
-        ) payload ON CONFLICT (dedupe_key) DO NOTHING
-    ), streams AS (
+                log_score, issue_candle_ends_at, issue_candle_seconds, issue_price_source, target_candle_ends_at,
+                target_candle_seconds, target_price_source, revision)
+    )"""
+# The days whose sums change with the outcomes of ``new``.
+MARK_DAYS = """
+    streams AS (
         SELECT DISTINCT book_id, producer_id, asset, horizon, target_at - issued_at AS length, target_at::date AS day,
                (date_bin(make_interval(secs => :block), issued_at, '1970-01-01Z') + (target_at - issued_at))::date
                AS pair_day
@@ -243,7 +235,34 @@ _SETTLE = text(
         INSERT INTO performance_due (book_id, day) SELECT book_id, day FROM days ORDER BY book_id, day
         -- an update even where the day is marked: who adds the day up meanwhile waits for this transaction's outcomes
         ON CONFLICT (book_id, day) DO UPDATE SET day = excluded.day
-    )
+    )"""
+_SETTLE = text(
+    f"""
+    WITH {SCORED}, new AS (
+        INSERT INTO forecast_outcomes ({OUTCOME_COLUMNS})
+        SELECT s.book_id, s.forecast_id, f.producer_id, f.asset, f.horizon, f.action, f.confidence, f.issued_at,
+               f.target_at, s.price_at_issue, s.price_at_target, s.return_pct, s.direction_correct, s.brier_score,
+               s.log_score, f.regime, f.shadow, CAST(:resolved_at AS timestamptz), CAST(:resolved_by AS text),
+               CAST(:policy_hash AS text), s.issue_candle_ends_at, s.issue_candle_seconds, s.issue_price_source,
+               s.target_candle_ends_at, s.target_candle_seconds, s.target_price_source, s.revision
+        FROM scored s JOIN forecasts f ON f.book_id = s.book_id AND f.forecast_id = s.forecast_id COLLATE "C"
+        ON CONFLICT DO NOTHING RETURNING {OUTCOME_COLUMNS}
+    ), settled AS (
+        DELETE FROM forecast_resolution_state d USING scored s
+        WHERE d.book_id = s.book_id AND d.forecast_id = s.forecast_id COLLATE "C"
+    ), appended AS (
+        INSERT INTO events (type, source, payload, dedupe_key)
+        SELECT 'forecast.outcome.v1', 'closeloop', to_jsonb(payload) - 'revision',
+               'forecast.outcome.v1/' || book || '/' || forecast_id
+               || CASE WHEN revision = 0 THEN '' ELSE '/' || revision END
+        FROM (
+            SELECT book_id AS book, 'forecast.v1/' || book_id || '/' || forecast_id AS forecast_event_id, forecast_id,
+                   producer_id, asset, horizon, action, confidence, issued_at, target_at, price_at_issue::text,
+                   price_at_target::text, return_pct AS return_actual_pct, direction_correct, brier_score, log_score,
+                   regime AS regime_at_forecast, resolved_by, policy_hash, revision
+            FROM new WHERE NOT shadow
+        ) payload ON CONFLICT (dedupe_key) DO NOTHING
+    ), {MARK_DAYS}
     SELECT count(*) FROM new
     """  # noqa: S608
 )
@@ -279,15 +298,8 @@ async def settle(
         return 0
     result = await session.execute(
         _SETTLE,
-        {
-            "books": [f.book for f in forecasts],
-            "ids": [f.forecast_id for f in forecasts],
-            "issue": [f.price_at_issue for f in forecasts],
-            "target": [f.price_at_target for f in forecasts],
-            "returns": scores.return_pct,
-            "correct": scores.correct,
-            "brier": scores.brier,
-            "log": scores.log,
+        scored(forecasts, scores)
+        | {
             "resolved_at": resolved_at,
             "resolved_by": resolved_by,
             "policy_hash": policy_hash,
@@ -295,6 +307,27 @@ async def settle(
         },
     )
     return int(result.scalar_one())
+
+
+def scored(forecasts: Sequence[DueForecast], scores: PageScores) -> dict[str, Any]:
+    """The parameters of ``SCORED``: priced forecasts and their scores."""
+    return {
+        "books": [f.book for f in forecasts],
+        "ids": [f.forecast_id for f in forecasts],
+        "issue": [f.price_at_issue for f in forecasts],
+        "target": [f.price_at_target for f in forecasts],
+        "returns": scores.return_pct,
+        "correct": scores.correct,
+        "brier": scores.brier,
+        "log": scores.log,
+        "issue_ends": [f.issue_candle_ends_at for f in forecasts],
+        "issue_seconds": [f.issue_candle_seconds for f in forecasts],
+        "issue_sources": [f.issue_price_source for f in forecasts],
+        "target_ends": [f.target_candle_ends_at for f in forecasts],
+        "target_seconds": [f.target_candle_seconds for f in forecasts],
+        "target_sources": [f.target_price_source for f in forecasts],
+        "revisions": [f.revision for f in forecasts],
+    }
 
 
 async def drop_abstentions(session: AsyncSession, keys: Sequence[ForecastKey]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import asyncpg
@@ -19,10 +20,13 @@ from closeloop.activities.forecasts import ForecastActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.gateways.binance import Binance
+from closeloop.gateways.candles import Candle, RefusedRow
 from closeloop.models.forecasts import Forecast, ResolutionKey, ResolutionReport, ResolvePages
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.prices import FetchPrices, PricesFetched
+from closeloop.models.prices import FetchPrices, PriceImport, PricesFetched
 from closeloop.models.producers import PerformanceReport, PerformanceRequest
+from closeloop.services import prices
+from closeloop.services.prices import PriceFile
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.store.forecasts import ForecastsRecorded
 from tests.store.databases import query, scratch_database
@@ -30,9 +34,11 @@ from tests.store.databases import query, scratch_database
 T0 = datetime(2026, 3, 2, tzinfo=UTC)
 SECOND, MINUTE, HOUR, DAY = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 TICK = timedelta(microseconds=1)
+WRITTEN = datetime(2027, 1, 1, tzinfo=UTC)  # after every candle of the tests had ended
 POLICY = LearningPolicy()
 TABLES = (
     "forecasts, forecast_resolution_state, forecast_outcomes, resolutions, price_history, price_coverage, "
+    "price_imports, price_gaps, price_refusals, price_source_assets, outcomes_to_recompute, "
     "performance_windows, performance_due, producer_daily_bins, pair_daily, producer_performance, "
     "producer_correlation, recalibration_maps, producer_health, producer_heartbeats, meta_decisions, meta_modes, "
     "meta_proposals, events"
@@ -63,10 +69,25 @@ class Floor:
             return await store.forecasts.record(session, ordered, shadow=shadow)
 
     async def trade(self, asset: str, closes: Mapping[datetime, Any], interval: timedelta = 5 * MINUTE) -> int:
-        """Put candles on record by when they end; how many are new."""
-        rows = [candle_row(asset, ends_at, close, interval) for ends_at, close in closes.items()]
+        """Import candles by when they end, as a file that was written later; how many are new."""
+        read = [
+            Candle(ends_at - interval, *[Decimal(str(close))] * 4, None)  # type: ignore[arg-type]
+            for ends_at, close in closes.items()
+        ]
+        return (await self.import_candles(asset, read, interval)).imported
+
+    async def import_candles(
+        self,
+        asset: str,
+        rows: Iterable[Candle | RefusedRow],
+        interval: timedelta = 5 * MINUTE,
+        written_at: datetime | None = WRITTEN,
+        replace: bool = False,
+    ) -> PriceImport:
+        """A file of candles, without what comes after it."""
+        file = PriceFile("a.csv", written_at, replace)
         async with self.sessions.begin() as session:
-            return (await store.prices.add(session, rows)).new
+            return await prices.store_candles(session, asset, int(interval.total_seconds()), rows, lambda _: None, file)
 
     async def cover(self, asset: str, from_at: datetime, to_at: datetime, interval: timedelta = 5 * MINUTE) -> None:
         async with self.sessions.begin() as session:
@@ -198,7 +219,8 @@ def plain_price(
         return None
     ends_at, seconds, close = best
     step = timedelta(seconds=seconds)
-    if t - ends_at < step or any(later > t for later in series[asset, seconds]):
+    later = min((end for end in series[asset, seconds] if end > t), default=None)
+    if t - ends_at < step or (later is not None and later - ends_at <= DAY):
         return close
     missing = [ends_at + n * step for n in range(1, (t - ends_at) // step + 1)]
     told = any(
@@ -210,8 +232,10 @@ def plain_price(
 
 def plain_outcome(said: Forecast, issue: float, target: float) -> dict[str, Any]:
     """What came of a forecast."""
-    change = 100 * (target - issue) / issue
-    right = {"long": change > 0, "short": change < 0, "flat": abs(change) <= 0.25}[said.action]
+    issued_at, was = Fraction(str(issue)), Fraction(str(target))
+    exact = 100 * (was - issued_at) / issued_at
+    change = float(exact)
+    right = {"long": exact > 0, "short": exact < 0, "flat": abs(exact) <= Fraction(1, 4)}[said.action]
     assert said.confidence is not None
     return {"return_pct": change, "direction_correct": right, "brier_score": (said.confidence - right) ** 2}
 

@@ -199,8 +199,8 @@ async def test_the_price_at_an_instant(floor: Floor, name: str, at: str) -> None
     length = 3 * DAY
     said = forecast("f", issued_at=ISSUE if at == "issue" else ISSUE - length, horizon="3d")
     other = ISSUE + length if at == "issue" else ISSUE - length
-    for end, close, interval in candles:
-        await floor.trade(ADA, {end: close}, interval)
+    for interval in {interval for _, _, interval in candles}:
+        await floor.trade(ADA, {end: close for end, close, length in candles if length == interval}, interval)
     await floor.trade(ADA, {other: 5.0}, 3 * MINUTE)
     if covered:
         await floor.cover(ADA, ISSUE - HOUR, ISSUE)
@@ -216,7 +216,9 @@ async def test_a_gap_across_the_target_is_priced_once_it_is_known_to_be_one(floo
     await floor.trade(ADA, closes)
     await floor.record(forecast("f"))
     assert await floor.resolve(AS_OF) == 1
-    await floor.trade(ADA, {T0 + 2 * HOUR: 1.0})  # its price is read by nobody
+    await floor.trade(ADA, {T0 + 2 * HOUR: 1.0})  # another file proves nothing of the time before it
+    assert await floor.resolve(AS_OF) == 1
+    await floor.trade(ADA, closes | {T0 + 2 * HOUR: 1.0})  # its price is read by nobody
     assert await floor.resolve(AS_OF) == 0
     row = (await floor.outcomes())["f"]
     assert (row["price_at_issue"], row["price_at_target"]) == (Decimal(112), Decimal(120))

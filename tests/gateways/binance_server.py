@@ -79,6 +79,11 @@ def _moved(milliseconds: int) -> Callable[[Rows], Any]:
     return edit
 
 
+def _one_longer(rows: Rows) -> Rows:
+    rows[3][6] += 3_600_000
+    return rows
+
+
 def _upside_down(rows: Rows) -> Rows:
     return [[*row[:2], row[3], row[2], *row[4:]] if row[2] != row[3] else row for row in rows]
 
@@ -136,6 +141,7 @@ FAULTS: dict[str, Fault] = {
     "before the range": Fault(edit=_moved(-_DAY)),
     "after the range": Fault(edit=_moved(365 * _DAY)),
     "not aligned": Fault(edit=lambda rows: _moved(1_000)(rows[:1]) + rows[2:]),
+    "one of another length": Fault(edit=_one_longer),
     "seconds": Fault(edit=lambda rows: [[row[0] // 1000, *row[1:6], row[6] // 1000, *row[7:]] for row in rows]),
     "other interval": Fault(edit=lambda rows: [[*row[:6], row[0] + 3_599_999, *row[7:]] for row in rows]),
     "missing fields": Fault(edit=lambda rows: [row[:11] for row in rows]),

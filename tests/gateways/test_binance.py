@@ -167,7 +167,7 @@ async def test_candles_and_what_they_cover(binance: Binance) -> None:
     assert [(c.start, c.open, c.high, c.low, c.close) for c in found.candles] == [
         (c.start, c.open, c.high, c.low, c.close) for c in series(T0, HOURS * 12)
     ]
-    assert (found.interval_seconds, found.covered) == (300, (PAGE.first_end, PAGE.last_end))
+    assert (found.interval_seconds, found.covered) == (300, ((PAGE.first_end, PAGE.last_end),))
 
 
 async def test_real_candles_at_every_interval(data: Callable[[str], Path]) -> None:
@@ -200,7 +200,7 @@ async def test_a_candle_that_has_not_ended_is_not_given(binance: Binance) -> Non
     now = T0 + timedelta(hours=3, minutes=2)
     found = await binance.candles("ADA/BTC", PAGE, now)
     assert found.candles[-1].start == T0 + timedelta(hours=2, minutes=55)
-    assert found.covered == (PAGE.first_end, T0 + timedelta(hours=3))
+    assert found.covered == ((PAGE.first_end, T0 + timedelta(hours=3)),)
 
 
 async def test_one_that_has_just_ended_may_still_change(binance: Binance) -> None:
@@ -212,7 +212,7 @@ async def test_a_clock_here_that_is_ahead_brings_no_unfinished_candle(binance: B
     server.fail("other clock", Date="Thu, 11 Jan 2018 02:04:00 GMT")
     found = await binance.candles("ADA/BTC", PAGE, NOW)
     assert found.candles[-1].start == T0 + timedelta(hours=1, minutes=55)
-    assert found.covered == (PAGE.first_end, T0 + timedelta(hours=2))
+    assert found.covered == ((PAGE.first_end, T0 + timedelta(hours=2)),)
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Thu, 99 Jan 2018 02:04:00 GMT"])
@@ -225,7 +225,7 @@ async def test_a_gap_is_told_by_what_is_covered(binance: Binance, server: Binanc
     server.fail("gap")
     found = await binance.candles("ADA/BTC", PAGE, NOW)
     assert len(found.candles) == HOURS * 8
-    assert found.covered == (PAGE.first_end, PAGE.last_end)
+    assert found.covered == ((PAGE.first_end, PAGE.last_end),)
 
 
 @pytest.mark.parametrize(("minutes", "known"), [(1, 0), (14, 0), (15, 0), (20, 5), (31, 15), (600, 60)])
@@ -234,12 +234,38 @@ async def test_the_end_of_a_series_may_lag_behind(binance: Binance, minutes: int
     page = Page(300, last - timedelta(hours=1), last + timedelta(hours=1))
     found = await binance.candles("ADA/BTC", page, last + minutes * MINUTE + timedelta(seconds=15))
     assert found.candles[-1].start + 5 * MINUTE == last
-    assert found.covered == (page.first_end, last + known * MINUTE)
+    assert found.covered == ((page.first_end, last + known * MINUTE),)
 
 
 async def test_no_candle_at_all_says_nothing(binance: Binance, server: BinanceServer) -> None:
     server.fail("nothing")
-    assert await binance.candles("ADA/BTC", PAGE, NOW) == Klines(300, (), None)
+    assert await binance.candles("ADA/BTC", PAGE, NOW) == Klines(300, (), ())
+
+
+@pytest.mark.parametrize(("fault", "place", "missing"), [("not aligned", 0, 2), ("one of another length", 3, 1)])
+async def test_a_candle_that_is_not_of_the_interval_costs_only_itself(
+    binance: Binance, server: BinanceServer, fault: str, place: int, missing: int
+) -> None:
+    """And the time around it is not known to be without others."""
+    server.fail(fault)
+    found = await binance.candles("ADA/BTC", PAGE, NOW)
+    wanted = series(T0, HOURS * 12)
+    assert [c.start for c in found.candles] == [c.start for c in wanted[:place] + wanted[place + missing :]]
+    before = () if place == 0 else ((PAGE.first_end, wanted[place - 1].start + 5 * MINUTE),)
+    assert found.covered == (*before, (wanted[place + missing].start + 5 * MINUTE, PAGE.last_end))
+
+
+async def test_a_page_of_other_candles_is_nonsense(binance: Binance, server: BinanceServer) -> None:
+    server.fail("other interval")
+    with pytest.raises(SourceNonsense, match="not of the interval"):
+        await binance.candles("ADA/BTC", PAGE, NOW)
+
+
+async def test_a_location_that_is_not_served_is_told_what_to_set(binance: Binance, server: BinanceServer) -> None:
+    server.fail("not from here")
+    with pytest.raises(SourceUnavailable, match=r"location.*CLOSELOOP_BINANCE_URL") as refusal:
+        await binance.candles("ADA/BTC", PAGE, NOW)
+    assert refusal.value.for_all
 
 
 async def test_an_answer_cut_at_the_default_limit_covers_no_more_than_it_has(
@@ -249,7 +275,7 @@ async def test_an_answer_cut_at_the_default_limit_covers_no_more_than_it_has(
     page = Page(60, T0 + MINUTE, T0 + timedelta(hours=HOURS))
     found = await binance.candles("ADA/BTC", page, NOW)
     assert len(found.candles) == 500
-    assert found.covered == (page.first_end, T0 + 500 * MINUTE)
+    assert found.covered == ((page.first_end, T0 + 500 * MINUTE),)
 
 
 # What goes wrong
@@ -265,14 +291,14 @@ EXPECTED: dict[str, type[Exception]] = {
     "maintenance": SourceUnavailable,
     "unknown symbol": UnknownSymbol,
     "illegal characters": SourceRefused,
-    "not from here": SourceRefused,
+    "not from here": SourceUnavailable,
     "redirect": SourceRefused,
     "truncated": SourceUnavailable,
     "slow": SourceUnavailable,
     "hang": SourceUnavailable,
     "close": SourceUnavailable,
 }
-HARMLESS = {"heavy use", "other clock", "default limit", "gap", "nothing"}
+HARMLESS = {"heavy use", "other clock", "default limit", "gap", "nothing", "not aligned", "one of another length"}
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS.keys() - HARMLESS))

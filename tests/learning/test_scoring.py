@@ -1,6 +1,7 @@
 """Scores of single forecasts, against the formulas one number at a time."""
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -8,23 +9,45 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from closeloop.learning.scoring import ACTION_CODES, FLAT, LONG, SHORT, brier, correct, log_score, returns_pct
+from closeloop.learning.scoring import (
+    ACTION_CODES,
+    FLAT,
+    LONG,
+    SHORT,
+    brier,
+    correct,
+    correct_by_prices,
+    log_score,
+    returns_pct,
+)
 from closeloop.models.policy import ForecastsPolicy
 
-prices = st.floats(1e-8, 1e8)
+prices = st.decimals("0.00000001", "100000000", places=8)
 confidences = st.floats(0, 1)
 
 
 @given(st.lists(st.tuples(prices, prices), min_size=1))
-def test_returns_are_the_formula_in_its_order(pairs: list[tuple[float, float]]) -> None:
-    found = returns_pct(np.array([a for a, _ in pairs]), np.array([b for _, b in pairs])).tolist()
-    assert found == [100 * (b - a) / a for a, b in pairs]
+def test_returns_are_percent_rounded_once(pairs: list[tuple[Decimal, Decimal]]) -> None:
+    found = returns_pct([a for a, _ in pairs], [b for _, b in pairs]).tolist()
+    exact = [(Fraction(b) - Fraction(a)) / Fraction(a) * 100 for a, b in pairs]
+    assert found == [float(one) for one in exact]
 
 
-@given(prices, prices)
-def test_returns_are_percent(issue: float, target: float) -> None:
-    exact = (Fraction(target) - Fraction(issue)) / Fraction(issue) * 100
-    assert returns_pct(np.array([issue]), np.array([target]))[0] == pytest.approx(float(exact), rel=1e-14)
+@given(st.lists(st.tuples(prices, prices, st.sampled_from(["long", "short", "flat"])), min_size=1))
+def test_right_is_decided_by_the_exact_prices(said: list[tuple[Decimal, Decimal, str]]) -> None:
+    codes = np.array([ACTION_CODES[action] for *_, action in said], np.int8)
+    found = correct_by_prices(codes, [a for a, *_ in said], [b for _, b, _ in said], ForecastsPolicy())
+    rules = {"long": lambda r: r > 0, "short": lambda r: r < 0, "flat": lambda r: abs(r) <= Fraction(1, 4)}
+    assert found.tolist() == [rules[action]((Fraction(b) - Fraction(a)) / Fraction(a) * 100) for a, b, action in said]
+
+
+@given(st.decimals("0.00001", 99_999, places=5), st.sampled_from(["1.0025", "0.9975"]), st.integers(1, 11))
+def test_an_edge_is_flat_and_one_digit_more_is_not(price: Decimal, factor: str, digits: int) -> None:
+    edge = price * Decimal(factor)
+    beyond = edge + Decimal(1).scaleb(-digits - 10) * (1 if factor > "1" else -1)
+    found = correct_by_prices(np.array([FLAT, FLAT], np.int8), [price, price], [edge, beyond], ForecastsPolicy())
+    assert found.tolist() == [True, False]
+    assert returns_pct([price], [edge]).tolist() == [0.25 if factor > "1" else -0.25]
 
 
 @given(st.lists(st.tuples(st.sampled_from(["long", "short", "flat"]), st.floats(-50, 50)), min_size=1), st.floats(0, 5))
