@@ -464,7 +464,7 @@ async def test_no_answer_gives_a_candle_that_may_not_be(running: BinanceServer, 
         return
     starts = [c.start for c in found.candles]
     assert starts == sorted(set(starts))
-    assert len(starts) == len(json.loads(answer))
+    assert len(json.loads(answer)) <= 2 * len(starts)  # one that is not of the interval costs itself
     for c in found.candles:
         assert T0 <= c.start <= PAGE.last_end - 5 * MINUTE
         assert c.start.timestamp() % 300 == 0
