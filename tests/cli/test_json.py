@@ -60,8 +60,14 @@ REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("overrides", "reject"): ("nothing", "--by", "ann"),
     ("research", "show"): ("999999999",),
     ("prices", "delete"): (
-        "--asset", "NO/SUCH", "--from", "2026-10-01T00:00:00Z", "--to", "2026-10-02T00:00:00Z", "--yes",
-    ),  # fmt: skip
+        "--asset",
+        "NO/SUCH",
+        "--from",
+        "2026-10-01T00:00:00Z",
+        "--to",
+        "2026-10-02T00:00:00Z",
+        "--yes",
+    ),
 }
 WITH_JSON = {
     path: command for path, command in EVERY.items() if any("--json" in parameter.opts for parameter in command.params)
