@@ -133,6 +133,7 @@ def import_(
         symbol=symbol,
         timestamps=timestamps.value if timestamps else None,
         timezone=timezone,
+        tell=lambda sentence: err.print(f"closeloop: {sentence}."),
     )
     report = run(_import(rows, asset, seconds, PriceFile(file, written, replace)))
     if as_json:

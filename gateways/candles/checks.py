@@ -4,10 +4,12 @@ import math
 import re
 from array import array
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from closeloop.gateways.candles.columns import FRAMES, VENUES, different_length, duration, several
 from closeloop.gateways.candles.rows import Candle, NotCandles
 
+_LONGEST_PAUSE_SECONDS = 6 * 3_600
 _NAMED_SERIES = 9
 _REMEMBERED = 1_000
 # Some rows may be out of step with the others (yfinance's last one is stamped with the moment of the export).
@@ -33,6 +35,8 @@ class Series:
         self._another: str | None = None  # why the rows are of another series than was asked for
         self._told_it = chosen or any(same_asset(value, symbol or "") for value in told.values())
         self._found = self._told_it
+        self._another_frame: str | None = None  # of rows of the chosen symbol that were skipped
+        self._wanted = False
         self.tells_the_length = False
         if symbol and not identity and not self._found:
             raise NotCandles("it has no column that names a symbol; drop --symbol")
@@ -55,6 +59,8 @@ class Series:
             self._refuse_several()
         if self._another:
             raise NotCandles(self._another)
+        if self._another_frame and not self._wanted:
+            raise NotCandles(self._another_frame)
         if self._symbol and not self._found:
             raise NotCandles(f"it has no rows of {self._symbol[:40]}, but of {', '.join(self._skipped) or 'none'}")
 
@@ -66,6 +72,10 @@ class Series:
                     self._skipped.setdefault(next(filter(None, texts), "")[:40])
                 return False
             self._found = True
+            if (why := self._why_another(self._columns, texts)) is not None:
+                self._another_frame = self._another_frame or why
+                return False
+            self._wanted = True
         for text, known in zip(texts, self._values, strict=True):
             if text:
                 known.setdefault(_key(text), text)
@@ -138,6 +148,23 @@ class Spacing:
             )
 
 
+class RoundTheClock:
+    """Whether candles come without a pause, as where nothing ever closes: there, times are UTC by custom."""
+
+    def __init__(self) -> None:
+        self._before: int | None = None
+
+    def add(self, seconds: int) -> None:
+        """A candle that starts so many seconds after 1970. Raises NotCandles."""
+        if self._before is not None and abs(seconds - self._before) > _LONGEST_PAUSE_SECONDS:
+            first, second = sorted((seconds, self._before))
+            raise NotCandles(
+                f"its times have no UTC offset, and it pauses from {_written(first)} to {_written(second)}, as a "
+                "market does that closes, whose times are its own: say whose, --timezone America/New_York or UTC"
+            )
+        self._before = seconds
+
+
 class Seen:
     """Which candles were read before, by 32-bit hashes of their prices: 4 bytes a candle, a set of times takes 100."""
 
@@ -180,6 +207,10 @@ def frame_seconds(text: str, interval_seconds: int) -> int | None:
     if match[2]:
         return number * _FRAME_SECONDS[match[2][0].lower()]
     return interval_seconds if number == interval_seconds else number * 60
+
+
+def _written(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}"
 
 
 def _without_venue(name: str) -> str:

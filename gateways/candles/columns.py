@@ -17,10 +17,16 @@ HEAD_ROWS = 100
 WOULD_DO = "a header such as date,open,high,low,close,volume would do"
 _HEADER_WITHIN_ROWS = 10
 
-PRICES = {name: (name, name[0], f"{name} price", f"price {name}") for name in ("open", "high", "low", "close")}
+PRICES: dict[str, tuple[str, ...]] = {
+    name: (name, name[0], f"{name} price", f"price {name}") for name in ("open", "high", "low", "close")
+}
+PRICES["close"] += ("last",)
 VOLUMES = ("volume", "vol", "vol.", "v", "base volume", "tick volume", "tickvol")
 # When a candle began: by the name itself, or without a word which end is meant, the preferred first.
-STARTS = ("open time", "opentime", "start", "start time", "time period start", "period start", "time open", "timeopen")
+STARTS = (
+    "open time", "opentime", "start", "start time", "time period start", "period start", "time open", "timeopen",
+    "window start", "open timestamp", "start timestamp", "ts event",
+)  # fmt: skip
 STAMPS = (
     "date", "datetime", "timestamp", "time", "unix", "unix timestamp", "unix time", "epoch", "gmt time", "local time",
     "ts", "t", "utc",
@@ -29,7 +35,8 @@ ENDS = ("close time", "closetime", "end", "end time", "time period end", "period
 # Which series a row is of.
 SYMBOLS = (
     "symbol", "symbols", "ticker", "pair", "instrument", "instrument id", "instrument name", "inst id", "instid",
-    "product id", "market", "asset", "coin", "contract", "security", "stock",
+    "product id", "market", "asset", "coin", "contract", "security", "stock", "tic",
+    "name", "code", "currency pair", "trading pair", "stock symbol", "ticker symbol", "token", "isin",
 )  # fmt: skip
 FRAMES = ("timeframe", "interval", "granularity", "resolution", "bar size", "period", "per")
 VENUES = ("exchange", "venue", "source")
@@ -70,7 +77,11 @@ class Header:
 
 
 class Columns:
-    """Where a row has what. ``identity``: (name, place) of the columns that say which series a row is of."""
+    """Where a row has what.
+
+    ``identity``: (name, place) of the columns that say which series a row is of. ``time``: the name of the columns that
+    say when it is. ``taken_for_utc``: it is a date and a time whose offset is not said.
+    """
 
     def __init__(
         self,
@@ -90,6 +101,7 @@ class Columns:
         self._volume_at = names.index(volume) if volume else None
         self.identity = [(name, at) for at, name in enumerate(names) if name in (*SYMBOLS, *FRAMES, *VENUES)]
         self._end_at = next((names.index(name) for name in ENDS if name in names), None)
+        self.taken_for_utc = False
         self._choose_time(header, zone)
         used = (self._prices_at, [self._volume_at], self._time_at)
         for at in (at for places in used for at in places if at is not None):
@@ -103,6 +115,10 @@ class Columns:
         """Raises ValueError if the row has not as many cells as the header."""
         if len(cells) != self._count:
             raise ValueError(f"the line has {len(cells)} fields, the header {self._count}")
+
+    def has_no_prices(self, cells: list[str]) -> bool:
+        """Whether all four are empty, as of an asset that did not trade while others in the file did."""
+        return not any(cells[at].strip() for at in self._prices_at)
 
     def start(self, cells: list[str]) -> datetime:
         """When the candle of a row began. Raises ValueError."""
@@ -124,8 +140,9 @@ class Columns:
         names = header.names
         found = [(names.index(name),) for name in ("date", *STARTS, *STAMPS[1:], *ENDS) if name in names]
         places: list[tuple[int, ...]] = list(found)
-        if "date" in names and "time" in names:
-            date_at, time_at = names.index("date"), names.index("time")
+        clock = next((name for name in ("time", "timestamp", "hour") if name in names), None)
+        if "date" in names and clock:
+            date_at, time_at = names.index("date"), names.index(clock)
             times = [(row[date_at].strip(), row[time_at].strip()) for row in self._samples]
             if times and all(":" not in date and not is_epoch(date) and _CLOCK.match(time) for date, time in times):
                 places = [(date_at, time_at), *(place for place in places if place not in ((date_at,), (time_at,)))]
@@ -146,10 +163,25 @@ class Columns:
                 self._time_at, self._instant, self.time = place, instant, name
                 return
             refused.append(reasons)
+        if len(places[0]) == 2 and zone is None and self._may_be_utc(header, places[0]):
+            self._time_at, self._instant, self.time = places[0], instants(UTC), ways[0][2]
+            self.taken_for_utc = True
+            return
         self._time_at, self._instant, self.time = ways[0]
         last = [reason for reason in refused[0] if reason]
         if last and all("--timezone" in reason for reason in last) and len(last) == len(refused[0]):
             raise NotCandles(last[0])
+
+    def _may_be_utc(self, header: Header, place: tuple[int, ...]) -> bool:
+        """Whether a date and a time without an offset may be UTC: in MetaTrader's shape they are a broker's."""
+        if not header.rows or any(header.raw[at].strip().startswith("<") for at in place):
+            return False
+        texts = [" ".join([row[at].strip() for at in place]) for row in self._samples[:20]]
+        instant = instants(UTC)
+        try:
+            return not any("." in text.split()[0] for text in texts) and all(instant("", text) for text in texts)
+        except ValueError:
+            return False
 
     @staticmethod
     def _why_no_instant(row: list[str], place: tuple[int, ...], instant: Instant, name: str) -> str | None:
@@ -266,7 +298,8 @@ def _shape(head: Sequence[list[str]], zone: tzinfo | None) -> list[str] | None:
         if len(rows) < 2:
             return None
     instant, at = instants(zone or UTC), names.index("open")
-    times, odd = [], 0
+    times: list[datetime] = []
+    odd = 0
     comma = any(_DECIMAL_COMMA.fullmatch(cell.strip()) for cell in rows[0][at : at + 4])
     for row in rows:
         try:
@@ -276,6 +309,8 @@ def _shape(head: Sequence[list[str]], zone: tzinfo | None) -> list[str] | None:
             ]
             candle(times[-1], first, highest, lowest, last, None)
         except ValueError:
+            if not times:
+                return None  # a header, whose names are not known, or nothing that is
             odd += 1
     ordered = times in (sorted(set(times)), sorted(set(times), reverse=True))
     return names if times and ordered and odd * 10 <= len(rows) else None

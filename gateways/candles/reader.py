@@ -1,12 +1,12 @@
 """Every candle of a file, checked: what ``closeloop prices import`` reads."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, tzinfo
 from itertools import chain, islice
 from typing import BinaryIO
 
-from closeloop.gateways.candles.checks import Seen, Series, Spacing, same_asset
+from closeloop.gateways.candles.checks import RoundTheClock, Seen, Series, Spacing, same_asset
 from closeloop.gateways.candles.columns import HEAD_ROWS, Columns, Timestamps, duration, find_header
 from closeloop.gateways.candles.files import read_table
 from closeloop.gateways.candles.rows import Candle, NotCandles, RefusedRow
@@ -26,13 +26,15 @@ def read_candles(
     symbol: str | None = None,
     timestamps: Timestamps | None = None,
     timezone: tzinfo | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[Candle | RefusedRow]:
     """Every row of a file of candles, in its order, each instant once: a candle, or why it is none.
 
     A row that repeats an earlier one is skipped; one that contradicts it is refused, as is a candle that has not ended
     by ``now``. ``symbol`` chooses one series of several; without it, a series that the file names otherwise than
     ``asset`` is refused. ``timestamps``: which moment of a candle its time is, the start if neither it nor the file
-    says so. ``timezone``: whose times those without an offset are. Memory grows by some bytes a candle.
+    says so. ``timezone``: whose times those without an offset are. ``tell``: takes what was assumed of the file. Memory
+    grows by some bytes a candle.
 
     Raises NotCandles: also at the end, after all rows, if only the whole shows that they are no such candles.
     """
@@ -57,6 +59,11 @@ def read_candles(
     seen, latest, offset = Seen(), now.timestamp() - interval_seconds, spacing.offset
     candles = refused = contradictions = 0
     identified = bool(columns.identity)
+    clock = RoundTheClock() if columns.taken_for_utc else None
+    if clock:
+        tell(
+            f"its {columns.time} have no UTC offset and were read as UTC; if they are another's, say so with --timezone"
+        )
     for number, cells in chain(body, table.rows):
         start = None
         try:
@@ -64,6 +71,8 @@ def read_candles(
                 raise ValueError(cells)
             columns.check(cells)
             if identified and not series.wants(cells):
+                continue
+            if header.has_a_symbol_chosen and columns.has_no_prices(cells):
                 continue
             start = columns.start(cells)
             seconds = int(start.timestamp())
@@ -87,6 +96,8 @@ def read_candles(
         else:
             if new:
                 candles += 1
+                if clock:
+                    clock.add(seconds)
                 yield found
     series.judge()
     spacing.judge(columns.tells_the_length or series.tells_the_length)

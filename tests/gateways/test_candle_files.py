@@ -197,6 +197,45 @@ def test_metatrader_and_others_say_whose_times_theirs_are() -> None:
             assert "--timezone" in refusal(text)
 
 
+@pytest.mark.parametrize(
+    ("names", "written", "separator"),
+    [
+        ("Date,Time,Open,High,Low,Close,Volume", "%Y-%m-%d,%H:%M:%S", ","),
+        ("date;time;open;high;low;close;volume", "%Y%m%d;%H%M", ";"),
+        ("Date,Timestamp,Open,High,Low,Last,Volume", "%Y/%m/%d,%H:%M", ","),
+    ],
+)
+def test_a_date_and_a_time_are_utc_where_nothing_ever_closes(names: str, written: str, separator: str) -> None:
+    """Three hours of a market that never does, with a hole in them; five of one that closes over night."""
+    told: list[str] = []
+    text = csv(known(), names, lambda at: at.strftime(written), f"{separator}1", separator)
+    assert_known(text, tell=told.append)
+    assert [("UTC" in sentence, "--timezone" in sentence) for sentence in told] == [(True, True)]
+    told.clear()
+    assert_known(text, timezone=UTC, tell=told.append)
+    assert not told
+    holed = known() + known(start=T0 + timedelta(hours=6))
+    assert len(read(csv(holed, names, lambda at: at.strftime(written), f"{separator}1", separator))) == 24
+    nights = [row for day in range(3) for row in known(start=T0 + timedelta(days=day, hours=9))]
+    session = csv(nights, names, lambda at: at.strftime(written), f"{separator}1", separator)
+    assert "2026-03-02 09:55 to 2026-03-03 09:00" in refusal(session)
+    assert "--timezone" in refusal(session)
+    assert len(read(session, timezone=ZoneInfo("America/New_York"))) == 36
+
+
+def test_a_date_and_a_time_that_say_their_offset_are_read_by_it() -> None:
+    names = "Date,Time,Open,High,Low,Close,Volume"
+    told: list[str] = []
+    assert_known(csv(known(), names, lambda at: at.strftime("%Y-%m-%d,%H:%MZ")), tell=told.append)
+    moved = csv(known(), names, lambda at: (at + timedelta(hours=2)).strftime("%Y-%m-%d,%H:%M:%S+02:00"))
+    assert_known(moved, tell=told.append)
+    assert not told
+    # Beside them, what says the instant decides.
+    unix = csv(known(), f"unix,{names}", lambda at: f"{at.timestamp():.0f},{at + timedelta(hours=2):%Y-%m-%d,%H:%M}")
+    assert_known(unix, tell=told.append)
+    assert not told
+
+
 def test_a_local_time_that_is_two_or_none_is_refused() -> None:
     text = csv(
         known(40, datetime(2026, 10, 24, 22, 30, tzinfo=UTC)),
@@ -298,6 +337,29 @@ def test_two_quotes_are_two_series() -> None:
     assert "ADA/BTC, ADA/USD" in refusal(of("ADA/BTC", "ADA/USD"), asset="ADA")
 
 
+def test_of_a_chosen_symbol_only_the_asked_for_timeframe_is_read() -> None:
+    lines = [
+        csv(known(12, step=step), "", lambda at, of=of: f"{of},{at.isoformat()}")
+        for of, step in (("AAA,5m", 300), ("AAA,1h", 3600), ("BBB,5m", 300))
+    ]
+    text = "symbol,timeframe,date,open,high,low,close,volume\n" + "".join(lines)
+    assert "AAA, BBB" in refusal(text, asset="AAA")
+    assert_known(text, asset="AAA", symbol="AAA")
+    assert_known(text, asset="AAA", symbol="AAA", step=3600)
+    assert "its timeframe says 5m, not 15m" in refusal(text, 900, asset="AAA", symbol="AAA")
+    assert "no rows of CCC" in refusal(text, asset="AAA", symbol="CCC")
+
+
+@pytest.mark.parametrize("column", ["tic", "Name", "Currency Pair", "code"])
+def test_series_that_never_meet_are_not_mixed(column: str) -> None:
+    rows = known()
+    text = csv(
+        rows, f"{column},date,open,high,low,close,volume", lambda at: f"{'AB'[at.minute // 5 % 2]},{at.isoformat()}"
+    )
+    assert "A, B" in refusal(text, asset="A")
+    assert [row.start for row in read(text, 600, asset="A", symbol="A")] == [at for at, *_ in rows[::2]]
+
+
 def test_another_asset_than_was_said() -> None:
     assert_known(of("BTCUSDT"), asset="BTC/USDT")
     assert_known(of("AAPL"), asset="AAPL/USD")
@@ -316,6 +378,11 @@ def test_the_columns_of_one_ticker() -> None:
     lines += [f"{at.isoformat()},9,{d},9,{b},9,{c},9,{a}" for at, a, b, c, d in known()]
     assert "AA, BB; choose one" in refusal("\n".join(lines), asset="AA")
     assert_known("\n".join(lines), symbol="BB")
+    # While BB's market is open and AA's is not, AA's cells are empty: no candles, and none that were refused.
+    alone = known(5, T0 + timedelta(hours=1))
+    lines += [f"{at.isoformat()},,{d},,{b},,{c},,{a}" for at, a, b, c, d in alone]
+    assert len(read("\n".join(lines), symbol="BB")) == 17
+    assert len(read("\n".join(lines), symbol="AA")) == 12
 
 
 @pytest.mark.parametrize("frame", ["15m", "15", "900", "15min", "M15", "PT15M"])
@@ -460,6 +527,8 @@ def test_without_pyarrow_it_says_what_to_install(tmp_path: Path) -> None:
         ("date;open;high;low;close\n2026-03-02T00:00:00Z;1,234;1,234;1,234;1,234\n", "may be thousands or decimals"),
         (arrays(lambda at, a, b, c, d: [int(milliseconds(at)), c, b, a, d, 1]), "no header"),
         (csv(header="date,open,high,low,volume"), "names no close"),
+        (csv(known(30), "date,open,high,low,adj close,volume"), "'date,open,high,low,adj close,volume' names no close"),
+        (csv(known(30), "when,first,top,bottom,final,n"), "'when,first,top,bottom,final,n'"),
         (csv(stamp=naive("%m/%d/%Y %H:%M")), ""),
     ],
 )  # fmt: skip
