@@ -11,10 +11,13 @@ import typer
 import typer.core
 from pydantic_core import to_json
 from rich.console import Console
+from rich.protocol import is_renderable
 from rich.table import Table
+from rich.text import Text
 from temporalio.service import RPCError
 
 from closeloop.cli.instants import instant
+from closeloop.cli.visible import visible, visible_json
 from closeloop.models.errors import ServiceError
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
@@ -44,10 +47,36 @@ class DecisionCommand(typer.core.TyperCommand):
         return parser
 
 
+class _Plain(Console):
+    """Prints text as it is: names in data may look like markup, like an emoji's name or like a terminal's escapes.
+
+    With ``lines``, line breaks are those of our own layout; else they are spelled out too.
+    """
+
+    def __init__(self, lines: bool, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+        self._lines = lines
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        """Print, as Rich's console does."""
+        super().print(*(one if is_renderable(one) else str(one) for one in objects), **settings)
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """Every text comes by here, be it a sentence or a cell of a table."""
+        return super().render_str(visible(text, self._lines), **settings)
+
+
+class _Rows(Table):
+    """A table of which every row has one line of the data in a cell."""
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        """Add a row, as Rich's table does."""
+        super().add_row(*(visible(cell) if isinstance(cell, str) else cell for cell in cells), **settings)
+
+
 # Into a file or a pipe, tables are as wide as they need to be.
-# Names in data may look like markup: nothing printed is read as such.
-out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+out = _Plain(lines=True, width=None if sys.stdout.isatty() else 160)
+err = _Plain(lines=False, stderr=True, soft_wrap=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
@@ -141,14 +170,14 @@ async def hinting(work: Awaitable[T]) -> T:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout: money as strings, instants in UTC, every other quantity a number."""
-    sys.stdout.write(to_json(value, inf_nan_mode="null").decode() + "\n")
+    sys.stdout.write(_json(value) + "\n")
 
 
 async def print_json_list(items: AsyncIterator[Any]) -> None:
     """A JSON array, written as it is read: lists are whole, however long."""
     separator = "["
     async for item in items:
-        sys.stdout.write(separator + to_json(item, inf_nan_mode="null").decode())
+        sys.stdout.write(separator + _json(item))
         separator = ",\n"
     sys.stdout.write("[]\n" if separator == "[" else "]\n")
 
@@ -163,23 +192,27 @@ async def _write(value: Any) -> None:
     if isinstance(value, dict):
         separator = "{"
         for key, item in value.items():
-            sys.stdout.write(separator + to_json(key).decode() + ":")
+            sys.stdout.write(separator + _json(key) + ":")
             await _write(item)
             separator = ","
         sys.stdout.write("}" if value else "{}")
     elif isinstance(value, AsyncIterator):
         separator = "["
         async for item in value:
-            sys.stdout.write(separator + to_json(item, inf_nan_mode="null").decode())
+            sys.stdout.write(separator + _json(item))
             separator = ","
         sys.stdout.write("[]" if separator == "[" else "]")
     else:
-        sys.stdout.write(to_json(value, inf_nan_mode="null").decode())
+        sys.stdout.write(_json(value))
+
+
+def _json(value: Any) -> str:
+    return visible_json(to_json(value, inf_nan_mode="null").decode())
 
 
 def table(*columns: str, title: str | None = None, numbers: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
     """A table whose ``numbers`` columns are aligned to the right; ``whole`` ones are never broken: they are copied."""
-    made = Table(title=title, title_justify="left", header_style="bold")
+    made = _Rows(title=title, title_justify="left", header_style="bold")
     for column in columns:
         made.add_column(
             column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=column in whole

@@ -4,6 +4,7 @@ import typer
 
 from closeloop import store
 from closeloop.cli.console import fail, out, run, settings
+from closeloop.cli.visible import visible
 from closeloop.store.schema import SchemaNewer
 from closeloop.workers.addresses import database_url
 
@@ -17,7 +18,7 @@ def url() -> None:
     async def find() -> str:
         return database_url(settings())
 
-    print(run(find()))
+    print(visible(run(find())))
 
 
 @app.command()

@@ -72,8 +72,9 @@ async def _demo() -> None:
         )
         async with temporal() as client:
             newly_attributed = await _play(client)
-            for book in BOOKS:
-                await rebuild_karma(client, KarmaRebuildRequest(book=book.name))
+            async with database() as session:
+                for book in BOOKS:
+                    await rebuild_karma(client, session, KarmaRebuildRequest(book=book.name))
             cycles = {book.name: await _weekly_cycles(client, book) for book in BOOKS}
             await _forecast(client)
         for book in BOOKS:

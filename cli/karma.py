@@ -90,5 +90,5 @@ def rebuild(
 
 
 async def _rebuild(book: str | None) -> KarmaRebuildReport:
-    async with temporal() as client:
-        return await karma.rebuild(client, KarmaRebuildRequest(book=book))
+    async with temporal() as client, database() as session:
+        return await karma.rebuild(client, session, KarmaRebuildRequest(book=book))

@@ -5,11 +5,14 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import typer
 
 from closeloop.cli.lazy import LazyCommand, LazyGroup
+from closeloop.cli.visible import visible
+
+_CalledWrongly: Any = typer.BadParameter.__base__  # the UsageError of the click that Typer brings
 
 
 class Commands(LazyGroup):
@@ -110,7 +113,12 @@ def main() -> None:
     """Entry point. Leaves with ``os._exit``: the client's native threads can abort an interpreter that finalizes."""
     status = 0
     try:
-        app()
+        left = app(standalone_mode=False)  # the status of a command that left early; else what it returned, nothing
+        status = left if isinstance(left, int) else 0
+    except _CalledWrongly as error:
+        error.message = visible(error.message, lines=True)
+        error.show()
+        status = error.exit_code
     except SystemExit as exit_:
         status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -120,7 +128,7 @@ def main() -> None:
     except Exception as error:  # a defect of ours: say so, with the trace for the report
         import traceback
 
-        traceback.print_exc()
+        print(visible(traceback.format_exc(), lines=True), file=sys.stderr, end="")
         print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.", file=sys.stderr)
         status = 1
     try:

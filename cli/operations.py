@@ -9,6 +9,7 @@ import typer
 
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, at, fail, out, print_json, run, set_home, settings, table
+from closeloop.cli.visible import visible
 from closeloop.models.errors import ServiceError
 from closeloop.models.status import Addresses, Status, WorkerStatus
 from closeloop.services.status import status as look_at_everything
@@ -50,7 +51,7 @@ async def _dev(ports: Ports) -> None:
 
 
 def _print_line(line: str) -> None:
-    print(line, flush=True)
+    print(visible(line), flush=True)
 
 
 def worker(home: HomeOption = None) -> None:

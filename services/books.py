@@ -63,8 +63,12 @@ async def find(session: AsyncSession, name: str) -> BookView:
 
 
 async def find_if_named(session: AsyncSession, name: str | None) -> None:
-    """Refuse a book that does not exist, where one was named at all. Raises NotOnRecord."""
-    if name is not None:
+    """Refuse a book of which nothing is on record, where one was named at all. Raises NotOnRecord, as ``find`` does.
+
+    Forecasts, heartbeats and closes set their book up. What an engine writes into the database ahead of a close does
+    not yet: such a book has nothing to decide on, and can be asked about.
+    """
+    if name is not None and not await store.books.on_record(session, name):
         await find(session, name)
 
 

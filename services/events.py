@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop import store
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.events import EventView
+from closeloop.services import books
 
 
-def listing(
+async def listing(
     session: AsyncSession,
     *,
     kind: str | None = None,
@@ -19,8 +20,10 @@ def listing(
 ) -> AsyncIterator[EventView]:
     """Events, oldest first, streamed: only the ``last`` of those before the event ``before``.
 
-    Raises NotAcceptable where ``before`` is no event's id.
+    Raises NotOnRecord, and NotAcceptable where ``before`` is no event's id.
     """
+    await books.find_if_named(session, book)
     if before is not None and not before.isdecimal():
         raise NotAcceptable(f"{before} is no event's id: 'closeloop events' shows them.")
-    return store.events.listing(session, kind, book, last, None if before is None else int(before))
+    async for event in store.events.listing(session, kind, book, last, None if before is None else int(before)):
+        yield event

@@ -24,6 +24,7 @@ from closeloop.models.forecasts import (
     UnacceptableForecast,
 )
 from closeloop.models.meta import META
+from closeloop.services import books
 from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 
@@ -123,6 +124,7 @@ async def listing(
     Only the newest ``last`` of those that come before the forecast ``before`` (see ``cursors.in_book``). Raises
     NotOnRecord, NotAcceptable.
     """
+    await books.find_if_named(session, book)
     cursor = await _cursor(session, book, before)
     rows = store.forecasts.listing(
         session,
@@ -149,6 +151,7 @@ async def outcomes(
     Only the newest ``last`` of those that come before the outcome of the forecast ``before`` (see ``cursors.in_book``).
     Raises NotOnRecord, NotAcceptable.
     """
+    await books.find_if_named(session, book)
     cursor = await _cursor(session, book, before)
     rows = store.forecasts.outcomes(
         session,
@@ -166,6 +169,7 @@ async def show(session: AsyncSession, forecast_id: str, book: str | None = None)
 
     Raises NotOnRecord, and NotAcceptable where several books have one of that name.
     """
+    await books.find_if_named(session, book)
     if book is None and "/" in forecast_id and not await store.forecasts.named(session, forecast_id):
         book, forecast_id = in_book(book, forecast_id)
     found = await _find(session, book, forecast_id)
@@ -184,6 +188,6 @@ async def _find(session: AsyncSession, book: str | None, forecast_id: str) -> Fo
     if not found:
         raise NotOnRecord(f"There is no forecast {forecast_id}: 'closeloop forecasts list' shows what there is.")
     if len(found) > 1:
-        books = ", ".join(one.book for one in found)
-        raise NotAcceptable(f"Several books have a forecast {forecast_id} ({books}): say which with --book.")
+        named = ", ".join(one.book for one in found)
+        raise NotAcceptable(f"Several books have a forecast {forecast_id} ({named}): say which with --book.")
     return found[0]

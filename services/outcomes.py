@@ -8,6 +8,7 @@ from closeloop import store
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.errors import NotOnRecord
 from closeloop.models.positions import OutcomesSummary, PositionKey, PositionOutcome
+from closeloop.services import books
 from closeloop.services.cursors import in_book
 
 
@@ -19,6 +20,7 @@ async def listing(
     Only the ``last`` of those before the position ``before``: its id where a book is given, else BOOK/ID. Raises
     NotOnRecord and NotAcceptable.
     """
+    await books.find_if_named(session, book)
     cursor = None
     if before is not None:
         key = PositionKey(*in_book(book, before))
@@ -30,7 +32,8 @@ async def listing(
 
 
 async def summary(session: AsyncSession, book: str) -> OutcomesSummary:
-    """Counts, hit rate with its 95 % interval (Wilson), money, R and hours of a book."""
+    """Counts, hit rate with its 95 % interval (Wilson), money, R and hours of a book. Raises NotOnRecord."""
+    await books.find_if_named(session, book)
     sums = await store.attributions.summary(session, book)
     low, high = wilson_interval(sums.wins, sums.count) or (None, None)
     return OutcomesSummary(

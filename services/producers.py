@@ -31,6 +31,7 @@ from closeloop.models.producers import (
     SliceScores,
     SpokenOf,
 )
+from closeloop.services import books
 from closeloop.services.cursors import in_book
 from closeloop.services.launching import run
 from closeloop.store.performance import Abstentions, BinSums, Window
@@ -56,6 +57,7 @@ async def listing(
     asset or horizon selects it. Only the ``last`` of those before the producer ``before`` (see ``cursors.in_book``).
     Raises NotOnRecord, NotAcceptable.
     """
+    await books.find_if_named(session, book)
     asset, horizon = one_name(asset, horizon)
     if before is not None:
         before = await _cursor(session, book, before)
@@ -143,6 +145,7 @@ async def agreement(
 
     Raises NotOnRecord.
     """
+    await books.find_if_named(session, book)
     if before is not None and before not in {pair.id for pair in await store.producers.agreement(session, book)}:
         raise NotOnRecord(f"There is no pair {before}: 'closeloop producers agreement --json' shows their ids.")
     return await store.producers.agreement(session, book, last=last, before=before)

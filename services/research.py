@@ -18,6 +18,7 @@ from closeloop.models.research import (
     StatementKind,
     StatementStatus,
 )
+from closeloop.services import books
 from closeloop.services.launching import run as run_launch
 
 
@@ -45,6 +46,7 @@ async def listing(
 
     Raises NotOnRecord.
     """
+    await books.find_if_named(session, book)
     cursor = None if before is None else (await find(session, before)).id
     async for view in store.research.listing(session, book, kind, status, last, cursor):
         yield view

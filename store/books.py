@@ -52,6 +52,16 @@ async def existing(session: AsyncSession, books: Collection[str]) -> set[str]:
     return set((await session.execute(query, {"books": list(books)})).scalars())
 
 
+async def on_record(session: AsyncSession, book: str) -> bool:
+    """Whether anything of a book is on record: it is set up, or an engine wrote a position or a conviction of it."""
+    query = text(
+        "SELECT EXISTS (SELECT FROM books WHERE book_id = :book) "
+        "OR EXISTS (SELECT FROM positions WHERE book_id = :book) "
+        "OR EXISTS (SELECT FROM conviction_scores WHERE book_id = :book)"
+    )
+    return bool((await session.execute(query, {"book": book})).scalar_one())
+
+
 async def hold(session: AsyncSession, book: str) -> BookView:
     """Lock a book's row until the transaction ends, so that one decision on it is made at a time; returns the book.
 

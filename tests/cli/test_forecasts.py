@@ -426,13 +426,14 @@ async def test_the_meta_producer_waits_for_an_operator(resolved: StackProcess) -
 
 async def test_where_there_is_nothing(stack: StackProcess) -> None:
     book = ("--book", "cli-nothing")
+    assert (await stack.cli("books", "add", "cli-nothing")).status == 0
     commands = (("forecasts", "list"), ("forecasts", "outcomes"), ("producers",), ("producers", "agreement"))
     for command in commands:
         assert await stack.json(*command, *book) == []
         plain = await stack.cli(*command, *book)
         assert (plain.status, plain.err, len(plain.out.splitlines())) == (0, "", 1), plain
     assert "There is no forecast x" in (await stack.cli("forecasts", "show", "x", *book)).sentence()
-    assert "There is no book cli-nothing" in (await stack.cli("meta", "decisions", *book)).sentence()
+    assert "There is no book cli-nobody" in (await stack.cli("meta", "decisions", "--book", "cli-nobody")).sentence()
     assert (await stack.cli("forecasts", "list", "--state", "lost")).status == 2
 
 

@@ -118,8 +118,54 @@ async def test_what_is_refused(stack: StackProcess) -> None:
             assert result.sentence(), path
 
 
-async def test_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
-    book = ("--book", "nobody")
+READING = (
+    *(("outcomes",), ("outcomes", "summary"), ("karma",), ("events",), ("coefficients",)),
+    *(
+        ("producers",),
+        ("producers", "agreement"),
+        ("forecasts", "list"),
+        ("forecasts", "outcomes"),
+        ("research", "list"),
+    ),
+)
+SET_UP = (("karma", "rebuild"), ("weights", "show"), ("weights", "history"), ("meta", "status"))
+
+
+async def test_of_a_book_that_nobody_knows(stack: StackProcess, history: list[Trade]) -> None:
+    """A name that was typed wrong is no empty book: it is refused, and those that there are are named."""
+    commands = READING + SET_UP
+    results = await asyncio.gather(*(stack.cli(*command, "--book", "histroy", "--json") for command in commands))
+    for command, result in zip(commands, results, strict=True):
+        assert (result.status, "There is no book histroy. There are: history" in result.err) == (1, True), (
+            command,
+            result,
+        )
+        assert result.out == "", command
+    assert "histroy" not in [book["book"] for book in await stack.json("books", "list")]
+
+
+async def test_of_a_book_with_forecasts_only(stack: StackProcess, tmp_path: Path) -> None:
+    """It exists: there is something to read of it, or nothing yet."""
+    file = tmp_path / "forecast.jsonl"
+    file.write_text(json.dumps(FORECAST | {"book": "json-said", "forecast_id": "json-said"}))
+    assert (await stack.cli("forecasts", "add", file)).status == 0
+    results = await asyncio.gather(*(stack.cli(*command, "--book", "json-said") for command in READING + SET_UP))
+    assert [result.status for result in results] == [0] * len(results), results
+
+
+async def test_of_a_book_with_convictions_only(stack: StackProcess, tmp_path: Path) -> None:
+    """It can be asked about before its first close."""
+    file = tmp_path / "conviction.jsonl"
+    conviction = {"book": "json-ahead", "symbol": "X", "conviction_id": "c", "cycle_id": "y"}
+    file.write_text(json.dumps(conviction | {"domain_scores": {"d": 0.5}}))
+    assert (await stack.cli("convictions", "add", file)).status == 0
+    results = await asyncio.gather(*(stack.cli(*command, "--book", "json-ahead") for command in READING))
+    assert [result.status for result in results] == [0] * len(results), results
+
+
+async def test_of_a_book_without_closes(stack: StackProcess) -> None:
+    book = ("--book", "json-empty")
+    assert (await stack.cli("books", "add", "json-empty")).status == 0
     outcomes, karma, events, summary, rebuilt = await asyncio.gather(
         stack.json("outcomes", *book),
         stack.json("karma", *book),
@@ -128,15 +174,16 @@ async def test_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
         stack.cli("karma", "rebuild", *book, "--json"),
     )
     assert outcomes == karma == events == []
-    assert summary["book"] == "nobody"
+    assert summary["book"] == "json-empty"
     assert (summary["count"], summary["wins"], summary["realized_pnl"]) == (0, 0, "0")
     assert summary["hit_rate"] is summary["hit_rate_low"] is summary["hit_rate_high"] is None
     assert isinstance(rebuilt.json(), dict)
 
 
-async def test_tables_of_a_book_that_nobody_knows(stack: StackProcess) -> None:
+async def test_tables_of_a_book_without_closes(stack: StackProcess) -> None:
+    assert (await stack.cli("books", "add", "json-nothing")).status == 0
     commands = (("outcomes",), ("karma",), ("events",), ("outcomes", "summary"))
-    results = await asyncio.gather(*(stack.cli(*command, "--book", "nobody") for command in commands))
+    results = await asyncio.gather(*(stack.cli(*command, "--book", "json-nothing") for command in commands))
     for result in results:
         assert (result.status, result.err) == (0, "")
         assert len(result.out.splitlines()) == 1, result.out
