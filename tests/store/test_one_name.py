@@ -27,8 +27,7 @@ async def before_it(dsn: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
-        command.downgrade(config, "0011")
-        command.downgrade(config, "-1")
+        command.downgrade(config, "0008")
 
     engine = open_engine(dsn, pool_size=1)
     async with engine.begin() as connection:

@@ -10,8 +10,8 @@ from alembic import op
 from closeloop.models.assets import canonical_asset
 from closeloop.models.forecasts import canonical_length
 
-revision = "0011"
-down_revision = "0009"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

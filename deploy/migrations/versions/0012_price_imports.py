@@ -6,8 +6,8 @@ Candles that were imported before prove no gap: importing their file again does.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0010"
-down_revision = "0008"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
