@@ -297,6 +297,12 @@ async def test_prices_from_files(stack: StackProcess, tmp_path: Path) -> None:
     earlier = await stack.json("prices", "list", "--before", "FILE/BTC/300")
     assert [row["asset"] for row in earlier] == sorted(asset for asset in listed if asset < "FILE/BTC")
     assert "There are no prices X" in (await stack.cli("prices", "list", "--before", "X")).sentence()
+    naive = "Date,Time,Open,High,Low,Close\n2026-03-02,00:00,1,1,1,1\n2026-03-02,00:05,1,1,1,1\n"
+    as_utc = ("prices", "import", "-", "--asset", "UTC/BTC", "--interval", "5m", "--json")
+    assumed = await stack.cli(*as_utc, stdin=naive)
+    assert (assumed.json()["imported"], "were read as UTC" in " ".join(assumed.err.split())) == (2, True)
+    told = await stack.cli(*as_utc, "--timezone", "UTC", stdin=naive)
+    assert (told.json()["already_recorded"], "UTC" in told.err) == (2, False)
     empty = await stack.cli("prices", "import", "-", *to, stdin="")
     assert "holds no candles" in empty.sentence()
     for wrong in (("--interval", "7m"), ("--interval", "0m"), ("--interval", "5x"), ("--asset", "")):
