@@ -34,6 +34,14 @@ class Commands(LazyGroup):
             "closeloop.cli.demo:demo",
             "Play a simulated engine through the real stack (the running one, or its own); show what was learned.",
         ),
+        "backup": LazyCommand(
+            "closeloop.cli.backups:backup",
+            "Write the database to FILE, as it is at one instant.",
+        ),
+        "restore": LazyCommand(
+            "closeloop.cli.backups:restore",
+            "Read a backup into an empty database, such as a new stack's.",
+        ),
         "db": LazyCommand("closeloop.cli.db:app", "The database: where it is, and its schema."),
         "positions": LazyCommand("closeloop.cli.positions:app", "Positions."),
         "convictions": LazyCommand("closeloop.cli.convictions:app", "Convictions."),

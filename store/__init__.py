@@ -3,6 +3,7 @@
 from closeloop.store import (
     approvals,
     attributions,
+    backups,
     books,
     convictions,
     corpus,
@@ -36,6 +37,7 @@ from closeloop.store import (
 __all__ = [
     "approvals",
     "attributions",
+    "backups",
     "books",
     "convictions",
     "corpus",

@@ -36,6 +36,11 @@ async def revision(session: AsyncSession) -> str | None:
     return await connection.run_sync(_current)
 
 
+def is_known(revision: str) -> bool:
+    """Whether this code has the revision's migration; it lacks that of a newer closeloop."""
+    return revision in {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+
+
 def newest() -> str:
     """The revision that this code needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
@@ -56,8 +61,7 @@ def _current(connection: Connection) -> str | None:
 def _upgrade(connection: Connection) -> tuple[str | None, str]:
     config = _config()
     before = _current(connection)
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if before is not None and before not in known:
+    if before is not None and not is_known(before):
         raise SchemaNewer(
             f"The database's schema (revision {before}) is newer than this closeloop: install the newer version again."
         )

