@@ -256,25 +256,26 @@ def recompute(asset: OneAsset = None, as_json: AsJson = False) -> None:
 
     An event keeps each old value. An outcome without a price any more is withdrawn: its forecast waits for one.
     """
-    done = run(_recompute(asset))
-    report = run(hinting(_resolve()))
+    done, until = run(_recompute(asset))
+    report = run(hinting(_resolve(until))) if until else None
     if as_json:
         print_json(done)
     else:
         out.print(f"{done.corrected} outcomes corrected, {done.unchanged} unchanged, {done.withdrawn} withdrawn")
-    for book, reason in report.failed.items():
+    for book, reason in report.failed.items() if report else ():
         err.print(f"book {book}: what its producers are worth is not up to date: {reason}")
 
 
-async def _recompute(asset: str | None) -> OutcomesRecomputed:
-    policy = settings().learning_policy()
+async def _recompute(asset: str | None) -> tuple[OutcomesRecomputed, datetime | None]:
+    policy, now = settings().learning_policy(), datetime.now(UTC)
     async with database() as session:
-        return await outcome_corrections.recompute(session, policy, datetime.now(UTC), asset=asset)
+        done = await outcome_corrections.recompute(session, policy, now, asset=asset)
+        return done, await outcome_corrections.to_be_learned_until(session, now)
 
 
-async def _resolve() -> ResolutionReport:
+async def _resolve(as_of: datetime) -> ResolutionReport:
     async with temporal() as client:
-        return await forecasts.resolve(client, datetime.now(UTC))
+        return await forecasts.resolve(client, as_of)
 
 
 @app.command()

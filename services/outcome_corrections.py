@@ -1,7 +1,7 @@
 """Outcomes whose candles were replaced or deleted: which they are, and computing them again on request."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -38,6 +38,15 @@ async def affected(
     """Outcomes to recompute, by (book, forecast): at most the ``last`` before the one named ``before`` (BOOK/ID)."""
     cursor = None if before is None else in_book(None, before)
     return await store.corrections.listing(session, asset, last, cursor)
+
+
+async def to_be_learned_until(session: AsyncSession, now: datetime) -> datetime | None:
+    """As of when a resolution learns all that was corrected; None where nothing is left to learn.
+
+    Not later: scores that stand as of an instant in the past are corrected, not replaced by those of now.
+    """
+    day = await store.performance.last_due_day(session)
+    return None if day is None else min(now, datetime.combine(day, time(), UTC) + timedelta(days=1))
 
 
 async def recompute(

@@ -219,6 +219,13 @@ async def _set_planner_options(session: AsyncSession) -> None:
     )
 
 
+async def last_due_day(session: AsyncSession) -> date | None:
+    """The latest day whose sums are to be added up again, of any book."""
+    result = await session.execute(text("SELECT max(day) FROM performance_due"))
+    day: date | None = result.scalar_one()
+    return day
+
+
 async def add_up_due_days(session: AsyncSession, book: str, block: timedelta, limit: int = DAYS_AT_ONCE) -> int:
     """Add up again at most ``limit`` days whose outcomes changed; returns how many days, 0 if none was left.
 

@@ -258,6 +258,49 @@ async def test_pending_ones_tell_why_and_the_source_is_asked(resolved: StackProc
     assert row["forecast_id"] == "nobody"
 
 
+async def test_a_wrong_import_is_undone(stack: StackProcess, tmp_path: Path) -> None:
+    """Replaced, listed, recomputed; deleted after a question, withdrawn."""
+    wrong, right = tmp_path / "wrong.csv", tmp_path / "right.csv"
+    header = "date,open,high,low,close,volume\n"
+    for file, target in ((wrong, "90"), (right, "110")):
+        closes = [(T0 - FIVE, "100"), (T0, "100"), (T0 + HOUR - FIVE, target), (T0 + HOUR, target)]
+        rows = (f"{start:%Y-%m-%dT%H:%M:%SZ},{close},{close},{close},{close},1\n" for start, close in closes)
+        file.write_text(header + "".join(rows))
+    of, book = ("--asset", "UNDO/BTC"), ("--book", "cli-undo")
+    await stack.json("prices", "import", wrong, *of, "--interval", "5m")
+    await stack.cli("forecasts", "add", "-", stdin=lines(said("f", book="cli-undo", asset="UNDO/BTC", action="long")))
+    await stack.json("forecasts", "resolve", *AS_OF)
+    [outcome] = await stack.json("forecasts", "outcomes", *book)
+    assert (outcome["return_pct"], outcome["direction_correct"], outcome["revision"]) == (-10.0, False, 0)
+    assert (outcome["target_candle_seconds"], outcome["target_price_source"]) == (300, "import")
+    assert outcome["target_candle_ends_at"] == "2026-03-02T01:00:00Z"
+    refused = await stack.cli("prices", "import", right, *of, "--interval", "5m")
+    assert "--replace" in refused.err
+    replaced = await stack.json("prices", "import", right, *of, "--interval", "5m", "--replace")
+    assert (replaced["replaced"], replaced["affected"], replaced["rejected"]) == (2, 1, [])
+    [listed] = await stack.json("prices", "affected", *of)
+    assert (listed["book"], listed["forecast_id"], listed["return_pct"]) == ("cli-undo", "f", -10.0)
+    assert (await stack.json("forecasts", "outcomes", *book)) == [outcome]
+    done = await stack.json("prices", "recompute", *of)
+    assert done == {"corrected": 1, "unchanged": 0, "withdrawn": 0}
+    [corrected] = await stack.json("forecasts", "outcomes", *book)
+    assert (corrected["return_pct"], corrected["direction_correct"], corrected["revision"]) == (10.0, True, 1)
+    [event] = await stack.json("events", "--type", "forecast.outcome_corrected.v1", *book)
+    assert (event["payload"]["before"]["return_pct"], event["payload"]["after"]["return_pct"]) == (-10.0, 10.0)
+    [row] = await stack.json("producers", *book)
+    assert (row["outcomes"], row["correct"]) == (1, 1)
+    assert await stack.json("prices", "affected", *of) == []
+
+    delete = ("prices", "delete", *of, "--from", "2026-03-01T00:00:00Z", "--to", "2026-03-03T00:00:00Z")
+    assert (await stack.cli(*delete, stdin="n\n")).status == 1
+    assert (await stack.json(*delete, "--yes")) == {"asset": "UNDO/BTC", "deleted": 4, "affected": 1}
+    assert (await stack.json("prices", "recompute", *of))["withdrawn"] == 1
+    assert await stack.json("forecasts", "outcomes", *book) == []
+    assert await stack.json("producers", *book) == []
+    gone = await stack.cli(*delete, "--yes")
+    assert (gone.status, "No candle of UNDO/BTC lies between" in gone.sentence()) == (1, True)
+
+
 async def test_a_resolution_of_the_future_or_of_no_time_is_refused(stack: StackProcess) -> None:
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     future = await stack.cli("forecasts", "resolve", "--as-of", tomorrow)
