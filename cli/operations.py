@@ -99,6 +99,8 @@ def _hints(report: Status) -> list[str]:
     hints = []
     if not report.postgres.up:
         hints.append("postgres: start the stack with 'closeloop dev', or check DATABASE_URL.")
+    elif report.schema_.newer:
+        hints.append("schema: this closeloop is older than the database: upgrade it.")
     elif not report.schema_.up:
         hints.append("schema: 'closeloop db upgrade' brings the database to what this version needs, or says why not.")
     if not report.temporal.up:

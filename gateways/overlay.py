@@ -19,8 +19,10 @@ DEFAULT_BOOK = "default"
 class OverlayFolder:
     """The folder of the overlay files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mode: int | None = None) -> None:
+        """``mode``: who may read the files, such as 0o640; None: whatever the umask of this process says."""
         self._folder = folder
+        self._mode = mode
 
     def path(self, book: str) -> Path:
         """Where a book's file is."""
@@ -70,6 +72,8 @@ class OverlayFolder:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             with temporary.open("w") as file:
+                if self._mode is not None:
+                    os.fchmod(file.fileno(), self._mode)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

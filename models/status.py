@@ -36,6 +36,7 @@ class SchemaStatus(PartStatus):
 
     needed: str
     revision: str | None = None
+    newer: bool = Field(default=False, description="The database was upgraded by a newer closeloop than this one.")
 
 
 class TemporalStatus(PartStatus):

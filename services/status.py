@@ -49,6 +49,7 @@ async def status(
             postgres.up = True
             schema.revision = await store.schema.revision(session)
             schema.up = schema.revision == schema.needed
+            schema.newer = schema.revision is not None and not store.schema.is_known(schema.revision)
             if schema.up:
                 failing = await store.failures.listing(session, FAILING_LISTED)
     except Exception as error:  # whatever it is, it is the answer

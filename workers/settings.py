@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     overlays: Path | None = Field(
         default=None, description="Folder of the overlay files that engines read. Default: the home."
     )
+    overlay_mode: str | None = Field(
+        default=None,
+        pattern="^0?[67][0-7]{2}$",
+        description="Who may read overlay files, as chmod says it, such as 640. Default: as the worker's umask says.",
+    )
     corpus: Path | None = Field(
         default=None, description="Folder of the corpus: its skills/ holds the skills. Default: corpus in the home."
     )
@@ -150,6 +155,10 @@ class Settings(BaseSettings):
         """Where the overlay files are."""
         return self.overlays or self.home
 
+    def overlay_file_mode(self) -> int | None:
+        """The mode of overlay files; None: as the umask of the process says."""
+        return int(self.overlay_mode, 8) if self.overlay_mode else None
+
     def corpus_folder(self) -> Path:
         """Where the corpus is."""
         return self.corpus or self.home / "corpus"
@@ -181,8 +190,16 @@ class Settings(BaseSettings):
         if self.policy is None:
             return LearningPolicy()
         try:
-            values = yaml.safe_load(self.policy.read_text())
-        except (OSError, yaml.YAMLError) as error:
+            values = yaml.safe_load(self.policy.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"The policy file {self.policy} is not UTF-8 (byte {error.start + 1}): save it as UTF-8."
+            ) from None
+        except RecursionError:
+            raise SettingsError(
+                f"The policy file {self.policy} is nested too deeply: it has sections, and numbers in them."
+            ) from None
+        except (OSError, yaml.YAMLError, ValueError) as error:
             raise SettingsError(f"The policy file {self.policy} cannot be read: {error}") from None
         try:
             return LearningPolicy.model_validate(values or {})

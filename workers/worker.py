@@ -66,6 +66,11 @@ async def _until_reachable(settings: Settings, telemetry: Telemetry, engine: Asy
         except DATABASE_ERRORS as error:
             logger.warning("waiting for the database", extra={"reason": type(error).__name__})
             await asyncio.sleep(2)
+    if found is not None and not store.schema.is_known(found):
+        raise StackError(
+            f"This worker is older than the database (schema revision {found}): upgrade it, to the version that the "
+            "database was upgraded with."
+        )
     if found != (needed := store.schema.newest()):
         raise StackError(
             f"The database's schema is at {found} and this worker needs {needed}: run 'closeloop db upgrade'."

@@ -173,8 +173,9 @@ async def test_the_password_is_in_no_argument(dsn: str, tmp_path: Path) -> None:
         await writing
 
 
-@pytest.mark.parametrize("kept", [0.4, 0.9])
+@pytest.mark.parametrize("kept", [0.3, 0.7])
 async def test_a_damaged_file_restores_nothing(dsn: str, tmp_path: Path, kept: float) -> None:
+    """Cut off within its data (the last tenth or so is a second table of contents, without which it is whole)."""
     dump = tmp_path / "dump"
     async with scratch_database(dsn) as source, scratch_database(dsn) as target:
         await with_books(source, 20_000, "md5(n::text) || md5((n + 1)::text)")

@@ -3,11 +3,14 @@
 import asyncio
 import os
 import re
+import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
+import pytest
 from temporalio.client import Client
 
 from closeloop import store
@@ -17,9 +20,11 @@ from closeloop.models.status import Addresses, Status
 from closeloop.services.status import status as look_at_everything
 from closeloop.store.database import open_engine, session_for
 from closeloop.workers.registration import register_search_attributes
+from closeloop.workers.stack.process import LOG_BYTES, Child
 from closeloop.workers.wiring import build_market_worker
 from tests.conftest import NO_SOURCE
 from tests.faults.stack_process import StackProcess
+from tests.store.databases import scratch_database
 from tests.waiting import eventually, until
 from tests.workers.namespaces import own_namespace
 
@@ -160,6 +165,78 @@ async def test_settings_that_cannot_be_used(stack: StackProcess, tmp_path: Path)
     results = await asyncio.gather(*(stack.cli("worker", **env) for env in settings.values()))
     for needle, result in zip(settings, results, strict=True):
         assert needle in result.sentence()
+
+
+@pytest.mark.parametrize(
+    ("content", "needle"),
+    [
+        ("# für alle\n".encode("latin-1"), "UTF-8"),
+        ("# für alle\n".encode("utf-16"), "UTF-8"),
+        (b"[" * 3000, "nested"),
+        (b"weights: " + b"{a: " * 3000 + b"1" + b"}" * 3000, "nested"),
+        (b"weights: \x00", "cannot be read"),
+    ],
+    ids=["latin-1", "utf-16", "lists", "sections", "control"],
+)
+async def test_a_policy_file_that_cannot_be_read(
+    no_stack: StackProcess, tmp_path: Path, content: bytes, needle: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_bytes(content)
+    sentence = (await no_stack.cli("worker", CLOSELOOP_POLICY=str(policy))).sentence()
+    assert str(policy) in sentence
+    assert needle in sentence
+
+
+async def test_an_older_worker_on_a_newer_schema(stack: StackProcess) -> None:
+    """The worker is what has to be upgraded; the database was."""
+    async with scratch_database(stack.database_url) as scratch:
+        connection = await asyncpg.connect(scratch)
+        await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        await connection.close()
+        worker, status = await asyncio.gather(
+            stack.cli("worker", DATABASE_URL=scratch), stack.cli("status", DATABASE_URL=scratch)
+        )
+        assert (worker.status, status.status) == (1, 1)
+        for said in (worker.err.splitlines()[-1], status.out):
+            assert "is older than the database" in said
+            assert "upgrade it" in said
+            assert "db upgrade" not in said
+
+
+async def test_logs_are_their_owners(stack: StackProcess) -> None:
+    logs = [*(stack.home / "logs").iterdir(), *stack.home.glob("*.log")]
+    assert {"worker.log", "temporal.log", "postgres.log"} <= {log.name for log in logs}
+    assert {stat.S_IMODE(log.stat().st_mode) for log in logs} == {0o600}
+
+
+async def test_a_log_that_grows_is_moved(tmp_path: Path) -> None:
+    """The process goes on writing while its log is moved, each line once; a log made for all becomes its owner's."""
+    log = tmp_path / "part.log"
+    log.touch(mode=0o644)
+    program = "import sys\nfor line in sys.stdin: sys.stderr.write(line)"
+    os.mkfifo(tmp_path / "pipe")
+    child = await Child.spawn("part", ["/bin/sh", "-c", f"{sys.executable} -c '{program}' < {tmp_path}/pipe"], log=log)
+    try:
+        with await asyncio.to_thread((tmp_path / "pipe").open, "w") as pipe:
+
+            async def grown_to(lines: range) -> None:
+                await asyncio.to_thread(pipe.writelines, (f"{number:09}\n" for number in lines))
+                await asyncio.to_thread(pipe.flush)
+                await until("it is in the log", lambda: log.read_bytes().endswith(b"%09d\n" % lines[-1]))
+
+            first = range(LOG_BYTES // 10 + 1)
+            await grown_to(first)
+            child.rotate_log()
+            second = range(first.stop, first.stop + 5)
+            await grown_to(second)
+            child.rotate_log()  # small as it is, it stays
+            former = tmp_path / "part.log.1"
+            assert former.read_text().split() == [f"{number:09}" for number in first]
+            assert log.read_text().split() == [f"{number:09}" for number in second]
+            assert {stat.S_IMODE(path.stat().st_mode) for path in (log, former)} == {0o600}
+    finally:
+        await child.stop()
 
 
 async def test_a_second_worker_that_is_stopped(stack: StackProcess) -> None:

@@ -1,7 +1,10 @@
 """Overlay files: one a book, replaced whole or not at all, in a folder that is known again."""
 
+import os
+import stat
 from pathlib import Path
 
+import pytest
 import yaml
 
 from closeloop.gateways.overlay import OverlayFolder
@@ -53,6 +56,18 @@ def test_what_it_says(tmp_path: Path) -> None:
         "weights": weights,
     }
     assert content["weights"]["onchain"].hex() == weights["onchain"].hex()
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(None, 0o600), (0o640, 0o640), (0o644, 0o644)])
+def test_who_may_read_it(tmp_path: Path, mode: int | None, expected: int) -> None:
+    """A worker's umask is that of the stack; a mode that is set wins over it, also when the file is written again."""
+    before = os.umask(0o077)
+    try:
+        for number in (1, 2):
+            OverlayFolder(tmp_path, mode).write(active("b", number))
+            assert stat.S_IMODE((tmp_path / "learned_weights.b.yaml").stat().st_mode) == expected
+    finally:
+        os.umask(before)
 
 
 def test_a_file_for_each_book_and_nothing_left_beside_it(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ class LocalPostgres:
                     folder.mkdir(exist_ok=True)
                     folder.chmod(0o755)  # whatever the umask: the server's user must get through
             log = self._place / "postgres.log"
-            log.touch()
+            log.touch(mode=0o600)
             os.chown(log, self._account.pw_uid, self._account.pw_gid)
             if not _can_enter(self._account, self._binaries):
                 self._binaries = self._copy_binaries()

@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 from closeloop.workers.stack.home import StackError
+
+LOG_BYTES = 20 * 1024 * 1024
+"""A log that is larger (bytes) is moved to ``.1`` beside it: of each part, twice as much is kept at most."""
 
 
 class Child:
@@ -38,7 +43,7 @@ class Child:
         pipe: bool = False,
     ) -> "Child":
         """Start it in a session of its own: Ctrl-C reaches only the supervisor, which stops all in order."""
-        with log.open("ab") as out:
+        with open_log(log) as out:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -59,6 +64,19 @@ class Child:
         """Whether it has not ended."""
         return self.process.returncode is None
 
+    def rotate_log(self) -> None:
+        """Move a log that has grown too large to a second file, in place of the one there.
+
+        The process goes on writing to the same file: it was opened to append. What it writes in the instant between
+        the copy and the cut is lost.
+        """
+        with contextlib.suppress(OSError):  # a full disk, say: the next look tries again
+            if self.log.stat().st_size > LOG_BYTES:
+                with self.log.open("rb") as log, open_log(self.log.with_name(f"{self.log.name}.1")) as former:
+                    former.truncate(0)
+                    shutil.copyfileobj(log, former)
+                os.truncate(self.log, 0)
+
     def end_of_log(self) -> str:
         """The end of its log, on one line."""
         with contextlib.suppress(OSError):
@@ -77,6 +95,13 @@ class Child:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
                 await self.process.wait()
+
+
+def open_log(log: Path) -> BinaryIO:
+    """Open a log to append to, which only its owner can read, also where it was made otherwise before."""
+    out = open(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")  # noqa: SIM115 (the caller's)
+    os.fchmod(out.fileno(), 0o600)
+    return out
 
 
 async def until_up(child: Child, answers: Awaitable[None]) -> Child:

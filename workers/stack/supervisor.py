@@ -30,6 +30,8 @@ from closeloop.workers.worker import READY
 MAX_ENDS = 5
 ENDS_WINDOW_SECONDS = 60
 
+LOGS_EVERY_SECONDS = 30  # how often the sizes of logs are looked at
+
 Say = Callable[[str], None]
 
 
@@ -208,11 +210,12 @@ class LocalStack:
         while True:
             waits = {asyncio.create_task(part.child.process.wait()): part for part in self._parts}
             try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waits, timeout=LOGS_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for wait in waits:
                     wait.cancel()
             for part in self._parts:
+                await asyncio.to_thread(part.child.rotate_log)
                 while not part.child.running:
                     await self._restart(part)
 
