@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities.transactions import DATABASE_AWAY, transaction
+from closeloop.models.bounded import add_failure
 from closeloop.models.errors import NotOnRecord
 from closeloop.models.events import EventType
 from closeloop.services import books
@@ -22,7 +23,7 @@ async def each_book(
 
     A failure is also appended as an event; ``task`` names the work in it, such as ``performance``. Where the database
     did not answer, the book is not at fault: once every book has had its turn, that error is raised, and Temporal
-    retries the activity. ``work`` must therefore be harmless to repeat.
+    retries the activity. ``work`` must therefore be harmless to repeat. At most 100 failures are named.
     """
     failed: dict[str, str] = {}
     passing: ApplicationError | None = None
@@ -34,12 +35,15 @@ async def each_book(
             if error.type == DATABASE_AWAY:
                 passing = error
                 continue
-            failed[book] = error.message
+            reason = error.message
         except Exception as error:  # whatever is wrong with one book, the others are due
-            failed[book] = f"{type(error).__name__}: {error}"[:300]
-        if book in failed:
-            activity.logger.exception("%s of book %s failed", task, book)
-            await tell_failed(sessions, task, book, failed[book])
+            reason = f"{type(error).__name__}: {error}"[:300]
+        else:
+            activity.heartbeat(book)
+            continue
+        activity.logger.error("%s of book %s failed: %s", task, book, reason)
+        add_failure(failed, book, reason)
+        await tell_failed(sessions, task, book, reason)
         activity.heartbeat(book)
     if passing is not None:
         raise passing

@@ -11,6 +11,7 @@ from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
+from closeloop.models.bounded import FAILURES, MORE
 from closeloop.models.errors import NotAcceptable, NotPossibleNow
 from closeloop.models.forecasts import (
     Forecast,
@@ -94,6 +95,7 @@ class ForecastActivities:
         async with transaction(self._sessions) as session:
             counted = await store.resolution.counted(session, key.resolution_id)
             reasons = await store.resolution.pending_reasons(session, due_at(key.as_of, self._policy))
+        named, others = list(reasons.items())[:FAILURES], list(reasons.items())[FAILURES:]
         return ResolutionReport(
             as_of=key.as_of,
             workflow_id=key.workflow_id,
@@ -101,7 +103,7 @@ class ForecastActivities:
             abstained=counted.abstained,
             pending=sum(reasons.values()),
             unresolvable=counted.given_up,
-            reasons=reasons,
+            reasons=dict(named) | ({MORE: sum(count for _, count in others)} if others else {}),
             candles_fetched=counted.candles,
         )
 

@@ -7,6 +7,7 @@ from closeloop.activities import Activity
 from closeloop.activities.books import each_book
 from closeloop.activities.transactions import transaction
 from closeloop.learning.karma import karma_step
+from closeloop.models.bounded import BOOKS
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
 from closeloop.store.database import Sessions
@@ -34,7 +35,11 @@ class KarmaActivities:
 
         async def rebuild(book: str) -> None:
             activity.heartbeat(book)
-            report.producers[book] = await self._rebuild(book)
+            producers = await self._rebuild(book)
+            if len(report.producers) < BOOKS:
+                report.producers[book] = producers
+            else:
+                report.unlisted += 1
 
         if request.book is not None:
             await rebuild(request.book)

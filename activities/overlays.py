@@ -13,6 +13,7 @@ from closeloop.activities.books import each_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.models.approvals import ApprovalAnswer, ApprovalState
+from closeloop.models.bounded import BOOKS
 from closeloop.models.weights import CycleKey, OverlayReport, RecordRevert
 from closeloop.services.weight_decisions import revert_to_preset
 from closeloop.store.database import Sessions
@@ -76,8 +77,9 @@ class OverlayActivities:
                     return
                 if found.overlay == "due":
                     await self._bring_up_to_date(session, book)
-                    report.repaired.append(book)
-                elif self._is_deleted(book, found):
+                    if len(report.repaired) < BOOKS:
+                        report.repaired.append(book)
+                elif len(report.deleted) < BOOKS and self._is_deleted(book, found):  # the next look finds the others
                     report.deleted.append(CycleKey(cycle_id=found.cycle_id, book=book))
 
         report.failed = await each_book(self._sessions, TASK, books, look)

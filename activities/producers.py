@@ -16,6 +16,7 @@ from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.learning.agreement import PAIR_COLUMNS, agreement
 from closeloop.learning.recalibration import Recalibration, recalibrate
+from closeloop.models.bounded import BOOKS
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy, ProducersPolicy
 from closeloop.models.producers import PerformanceReport, PerformanceRequest, SliceScores
@@ -48,7 +49,8 @@ class ProducerActivities:
             async def update(book: str) -> None:
                 report.days += await self._add_up(book)
                 await self._write(book, request.as_of)
-                report.books.append(book)
+                if len(report.books) < BOOKS:
+                    report.books.append(book)
 
             report.failed = await each_book(self._sessions, "performance", await self._books(request), update)
         return report
@@ -70,9 +72,11 @@ class ProducerActivities:
                         policy.producers.recalibration_growth,
                     )
                 for producer, outcomes, version, as_of in due:
-                    if await self._recalibrate(book, producer, version + 1, outcomes, as_of):
+                    written = await self._recalibrate(book, producer, version + 1, outcomes, as_of)
+                    if written and len(report.recalibrations) < BOOKS:
                         report.recalibrations.append(f"{book}/{producer}/{version + 1}")
-                report.books.append(book)
+                if len(report.books) < BOOKS:
+                    report.books.append(book)
 
             report.failed = await each_book(self._sessions, "recalibration", await self._books(request), update)
             async with transaction(self._sessions) as session:

@@ -23,6 +23,7 @@ from closeloop.learning.weights import (
     with_q_values,
 )
 from closeloop.models.books import BookView
+from closeloop.models.bounded import first_names
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.sentences import moved_weights
@@ -46,6 +47,7 @@ from closeloop.store.database import Sessions
 from closeloop.store.weights import CycleClose
 
 REFUSED = "CycleRefused"
+BOOKS_READ_AT_ONCE = 1_000
 
 
 class WeightCycleActivities:
@@ -212,7 +214,9 @@ class WeightCycleActivities:
         draft = draft.model_copy(
             update={
                 "evidence": {domain: _evidence_of(c) for domain, c in evidence.items()},
-                "unknown_domains": sorted({d for close in closes for d in close.domain_scores} - set(draft.old)),
+                "unknown_domains": first_names(
+                    sorted({d for close in closes for d in close.domain_scores} - set(draft.old))
+                ),
             }
         )
         age = timedelta(0) if first is None else request.as_of - first
@@ -265,12 +269,18 @@ class WeightCycleActivities:
 
     @activity.defn(name="books_due")
     async def books_due(self, request: CurrentCyclesRequest) -> list[CurrentCycle]:
-        """The cycle that each book is in, by its own cadence, where it is not on record yet."""
+        """The cycle that each book is in, by its own cadence, where it is not on record yet; a page of them."""
+        due: list[CurrentCycle] = []
+        after = request.after
         async with transaction(self._sessions) as session:
-            books = await store.books.listing(session)
-            current = {f"{b.book}/{b.cadence.period(request.as_of)}": b.book for b in books}
-            held = await store.weights.cycles_on_record(session, list(current))
-        return [CurrentCycle(book=book, cycle_id=name) for name, book in current.items() if name not in held]
+            while books := await store.books.cadences(session, after, BOOKS_READ_AT_ONCE):
+                after = books[-1].book
+                current = {f"{b.book}/{b.cadence.period(request.as_of)}": b.book for b in books}
+                held = await store.weights.cycles_on_record(session, list(current))
+                due += [CurrentCycle(book=book, cycle_id=name) for name, book in current.items() if name not in held]
+                if request.limit is not None and len(due) >= request.limit:
+                    break
+        return due[: request.limit]
 
 
 def _sentence(record: CycleRecord) -> str:

@@ -10,8 +10,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.bounded import BOOKS
 from closeloop.models.patterns import Scope
 from closeloop.models.values import BookId, Plain, Utc
+
+BOOKS_WITH_GROUPS = 40  # of a report, with the groups that were left
 
 
 class LessonStatus(StrEnum):
@@ -81,10 +84,24 @@ class BuiltLessons(BaseModel):
 
 
 class LessonReport(BaseModel):
-    """What a run came to, by book; ``failed`` says which books could not be built, and why."""
+    """What a run came to, by book; ``failed`` says which books could not be built, and why.
+
+    The first 1,000 books are listed (of a run of every book, the first 40 with their ``skipped_groups``),
+    ``unlisted`` counts the others.
+    """
 
     books: list[BuiltLessons] = []
+    unlisted: int = 0
     failed: dict[str, str] = {}
+
+    def add(self, built: BuiltLessons) -> None:
+        """Take in what was done in a book."""
+        if len(self.books) >= BOOKS:
+            self.unlisted += 1
+        elif len(self.books) >= BOOKS_WITH_GROUPS:
+            self.books.append(built.model_copy(update={"skipped_groups": []}))
+        else:
+            self.books.append(built)
 
 
 class BookNames(BaseModel):

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.bounded import BOOKS
 from closeloop.models.patterns import Scope
 from closeloop.models.values import BookId, Identifier, Utc, plain_json
 
@@ -61,10 +62,21 @@ class Materialized(BaseModel):
 
 
 class OverrideReport(BaseModel):
-    """What became of the overrides, by book; ``failed`` says which books were left, and why."""
+    """What became of the overrides, by book; ``failed`` says which books were left, and why.
+
+    The first 1,000 books are listed, ``unlisted`` counts the others.
+    """
 
     books: list[Materialized] = []
+    unlisted: int = 0
     failed: dict[str, str] = {}
+
+    def add(self, made: Materialized) -> None:
+        """Take in what became of a book's overrides."""
+        if len(self.books) < BOOKS:
+            self.books.append(made)
+        else:
+            self.unlisted += 1
 
 
 class OverrideView(BaseModel):

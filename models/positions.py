@@ -342,9 +342,13 @@ class KarmaRebuildRequest(BaseModel):
 
 
 class KarmaRebuildReport(BaseModel):
-    """Books rebuilt, with the number of producers in each; and why others were not."""
+    """Books rebuilt, with the number of producers in each; and why others were not.
+
+    The first 1,000 books are listed, ``unlisted`` counts the others.
+    """
 
     producers: dict[str, int]
+    unlisted: int = 0
     failed: dict[str, str] = {}
 
 

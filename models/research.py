@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.bounded import BOOKS
 from closeloop.models.values import BookId, Finite, Plain, Utc
 
 
@@ -75,15 +76,26 @@ class Studied(BaseModel):
 
 
 class ResearchReport(BaseModel):
-    """What a run did, by book; ``failed`` says which books could not be studied, and why."""
+    """What a run did, by book; ``failed`` says which books could not be studied, and why.
+
+    The first 1,000 books are listed; ``unlisted`` sums up the others, null if there are none.
+    """
 
     books: dict[str, Studied] = {}
+    unlisted: Studied | None = None
     failed: dict[str, str] = {}
+
+    def add(self, book: str, studied: Studied) -> None:
+        """Take in what was done in a book."""
+        if len(self.books) < BOOKS:
+            self.books[book] = studied
+        else:
+            self.unlisted = (self.unlisted or Studied()).plus(studied)
 
     @property
     def sentence(self) -> str:
         """``research: 3 trades read, 2 hypotheses tested, 1 given up``, and why it stopped."""
-        studied = list(self.books.values())
+        studied = [*self.books.values(), *([self.unlisted] if self.unlisted else [])]
         line = (
             f"research: {sum(s.trades for s in studied)} trades read, "
             f"{sum(s.hypotheses for s in studied)} hypotheses tested, {sum(s.given_up for s in studied)} given up"

@@ -231,9 +231,11 @@ class OverlayReport(BaseModel):
 
 
 class CurrentCyclesRequest(BaseModel):
-    """Ask for the cycle that each book is in."""
+    """Ask for the cycle that each book is in: of the first ``limit`` such books by name, after the book ``after``."""
 
     as_of: datetime
+    after: str | None = None
+    limit: int | None = None
 
 
 class CurrentCycle(BaseModel):

@@ -35,6 +35,7 @@ from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
 from closeloop.store.runs import Run
 
 STAGED_ROWS_AT_ONCE = 2_000
+BOOKS_AN_IMPORT = 5_000  # its report has a line for each, and karma is rebuilt of each
 STAGED_CHARACTERS_AT_ONCE = 8_000_000  # a batch ends with the row that exceeds it: memory stays bounded
 SERVER_AWAY_AT_MOST_SECONDS = 600  # after this, waiting for an import's result gives up
 SERVER_WAS_BACK_AFTER_SECONDS = 30  # a question that waited this long was heard: the time away is counted anew
@@ -337,6 +338,7 @@ class _Staging:
             existing = await store.books.existing(session, unknown)
             self._known |= existing
             self._new |= unknown - existing
+        _refuse_too_many(self._source, len(self._known) + len(self._new))
         if len(self._new) > self._policy.max_new_books:
             examples = ", ".join(sorted(self._new)[:3])
             raise NotAcceptable(
@@ -346,8 +348,16 @@ class _Staging:
             )
 
 
+def _refuse_too_many(source: ImportSource, books: int) -> None:
+    if books > BOOKS_AN_IMPORT:
+        raise NotAcceptable(
+            f"{source.file} names more than {BOOKS_AN_IMPORT:,} books: import it in parts. Nothing of it was taken."
+        )
+
+
 async def _stage(session: AsyncSession, import_id: str, source: ImportSource, policy: ImportsPolicy, add: bool) -> int:
     await store.imports.create(session, import_id, source.name[:500])
+    _refuse_too_many(source, len(source.runs))
     if source.runs:  # a book of the file is reported also where it has no trades
         await store.imports.settle(session, import_id, 0, {book: {"read": 0} for book in source.runs}, [])
     staging = _Staging(source, policy)

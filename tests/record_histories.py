@@ -204,9 +204,9 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
     await save(client, third, "WeightAdjustmentWorkflow.one-decision-approved-and-reverted")
     nothing = await start(now + timedelta(weeks=20))
     await save(client, nothing, "WeightAdjustmentWorkflow.one-decision-insufficient-data")
-    for workflow in ("WeightDispatchWorkflow", "OverlayWatchWorkflow"):
+    for workflow, name in (("WeightDispatchWorkflow", "due-by-the-page"), ("OverlayWatchWorkflow", "what-waits")):
         handle = await client.start_workflow(workflow, id=f"recorded/{workflow}", task_queue=TASK_QUEUE)
-        await save(client, handle, f"{workflow}.what-waits")
+        await save(client, handle, f"{workflow}.{name}")
 
 
 async def record_research(client: Client, engine: AsyncEngine) -> None:

@@ -57,6 +57,7 @@ from closeloop.workflows.messages import ArgumentCount
 from closeloop.workflows.meta import MetaForecastWorkflow
 from closeloop.workflows.override_materialization import OverrideMaterializationWorkflow
 from closeloop.workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
+from closeloop.workflows.results import AnswerSize
 from closeloop.workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
 WORKFLOWS = [
@@ -215,7 +216,13 @@ def build_market_worker(
 ) -> Worker:
     """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
     prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
-    return Worker(client, task_queue=task_queue, activities=prices.activities(), max_concurrent_activities=1)
+    return Worker(
+        client,
+        task_queue=task_queue,
+        activities=prices.activities(),
+        interceptors=[AnswerSize()],
+        max_concurrent_activities=1,
+    )
 
 
 def build_llm_worker(
@@ -240,7 +247,7 @@ def _worker(client: Client, task_queue: str, activities: Sequence[Activity], con
         workflows=WORKFLOWS,
         activities=activities,
         workflow_runner=workflow_runner(),
-        interceptors=[ArgumentCount()],
+        interceptors=[ArgumentCount(), AnswerSize()],
         # A workflow that was started with a message of the wrong shape fails at once instead of being retried for ever.
         workflow_failure_exception_types=[ValidationError],
         max_concurrent_activities=concurrency,

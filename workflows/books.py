@@ -3,7 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from closeloop.models.bounded import add_failure
 
 
 @contextmanager
@@ -21,7 +25,7 @@ def reporting(book: str, failed: dict[str, str], *, asked_for: bool, fatal: Coll
         cause = error.cause
         if asked_for or (isinstance(cause, ApplicationError) and cause.type in fatal):
             raise cause or error from None  # the workflow fails with the typed error itself
-        failed[book] = reason_of(error)
+        add_failure(failed, book, reason_of(error))
 
 
 def reason_of(error: ActivityError) -> str:

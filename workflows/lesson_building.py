@@ -43,7 +43,7 @@ class LessonBuildingWorkflow:
                     retry_policy=ONE_BOOK,
                     summary=f"Build lessons of {book}",
                 )
-                report.books.append(built)
+                report.add(built)
         self._publish(request, report)
         return report
 

@@ -44,8 +44,9 @@ class LlmResearchWorkflow:
         try:
             for book in [request.book] if request.book else await self._books(BooksToStudyRequest(as_of=as_of)):
                 with reporting(book, report.failed, asked_for=request.book is not None, fatal=OF_THE_MODEL):
-                    report.books[book] = await self._study(BookStudy(book=book, as_of=as_of))
-                    if report.books[book].stopped:
+                    studied = await self._study(BookStudy(book=book, as_of=as_of))
+                    report.add(book, studied)
+                    if studied.stopped:
                         break  # the budget is one for all books
         except FailureError as error:
             cause = error.cause if isinstance(error, ActivityError) else error

@@ -43,7 +43,7 @@ class OverrideMaterializationWorkflow:
                     retry_policy=ONE_BOOK,
                     summary=f"Bring the overrides of {book} in line with its lessons",
                 )
-                report.books.append(made)
+                report.add(made)
         self._publish(request, report)
         return report
 

@@ -1,7 +1,7 @@
 """A book's weight cycle: propose with evidence, wait for a person, apply, watch, undo."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -26,6 +26,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models.sentences import moved_weights
     from closeloop.models.weights import (
         WEIGHTS,
+        CurrentCycle,
         CurrentCyclesRequest,
         CycleKey,
         CycleRequest,
@@ -39,6 +40,9 @@ with workflow.unsafe.imports_passed_through():
         WeightsVerdict,
     )
 
+# A run starts at most 5,000 cycles: its history holds three events of each, and Temporal ends one with 51,200.
+DUE_PAGE = 500
+DUE_PAGES_A_RUN = 10
 POLICY_ITSELF = "policy"  # the operator's name where the policy approves a proposal by itself
 _VERDICTS = {
     WeightsVerdict.approve: CycleState.applied,
@@ -263,13 +267,7 @@ class WeightDispatchWorkflow:
         """See the class. The cycles' ``as_of`` is the time for which this run was scheduled."""
         as_of = scheduled_time()
         report = DispatchReport()
-        for due in await workflow.execute_activity_method(
-            WeightCycleActivities.books_due,
-            CurrentCyclesRequest(as_of=as_of),
-            start_to_close_timeout=LONGEST_TRANSACTION,
-            retry_policy=UNTIL_DONE,
-            summary="Which cycle is each book in?",
-        ):
+        async for due in self._due(as_of):
             request = CycleRequest(book=due.book, as_of=as_of)
             launch = weight_cycle(request, due.cycle_id)
             try:
@@ -289,6 +287,24 @@ class WeightDispatchWorkflow:
             await start_what_waits()
         workflow.upsert_memo({"outcome": f"started {', '.join(report.started) or 'no cycle: all were'}"[:2000]})
         return report
+
+    async def _due(self, as_of: datetime) -> AsyncIterator[CurrentCycle]:
+        """The cycles that are not on record yet, page by page: what a run leaves, the next one finds due."""
+        limit = DUE_PAGE if workflow.patched("due-by-the-page") else None
+        after = None
+        for _ in range(DUE_PAGES_A_RUN):
+            page = await workflow.execute_activity_method(
+                WeightCycleActivities.books_due,
+                CurrentCyclesRequest(as_of=as_of, after=after, limit=limit),
+                start_to_close_timeout=LONGEST_TRANSACTION,
+                retry_policy=UNTIL_DONE,
+                summary="Which cycle is each book in?",
+            )
+            for due in page:
+                yield due
+            if limit is None or len(page) < limit:
+                return
+            after = page[-1].book
 
 
 @workflow.defn(name="OverlayWatchWorkflow")

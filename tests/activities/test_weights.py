@@ -213,6 +213,16 @@ async def test_domains_that_the_preset_does_not_know_are_reported_not_learned(de
     assert event["payload"]["unknown_domains"] == ["astrology", "zodiac"]
 
 
+async def test_of_many_unknown_domains_the_first_are_named(desk: Desk, book: str) -> None:
+    scores = {f"d{i:03}{'x' * 190}": 0.5 for i in range(200)} | {"onchain": 0.8}
+    await learn_from(desk, [*history(book), close(book, "s", AS_OF - DAY, 1.0, scores)])
+    cycle = await desk.open(book)
+    assert len(cycle.unknown_domains) == 21
+    assert cycle.unknown_domains[0].startswith("d000xxx")
+    assert {len(name) for name in cycle.unknown_domains[:-1]} == {80}
+    assert cycle.unknown_domains[-1] == "and 180 more"
+
+
 async def test_a_preset_outside_the_bounds_is_brought_inside(desk: Desk, book: str) -> None:
     own = Preset(name="own", weights={"onchain": 0.9, "social": 0.06, "technical": 0.04})
     policy = LearningPolicy(max_domain_weight=0.5)

@@ -15,11 +15,11 @@ from closeloop.models.errors import NotAcceptable, NotPossibleNow
 from closeloop.models.policy import ImportsPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.services import imports
-from closeloop.services.imports import ImportSource, RunningImport
+from closeloop.services.imports import BOOKS_AN_IMPORT, ImportSource, RunningImport
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed
 from tests.closes import closed, message
-from tests.store.databases import query
+from tests.store.databases import query, scratch_database, sessions_on
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -251,6 +251,18 @@ async def test_a_file_with_a_book_for_each_trade_is_refused(book: str, client: C
         with pytest.raises(NotAcceptable, match="more than 5 books"):
             await begin(client, sessions, given)
     assert await query(sessions, "SELECT 1 FROM books WHERE book_id LIKE :b", b=f"{book}-_%-%") == []
+
+
+async def test_a_file_with_more_books_than_a_report_holds_is_refused(dsn: str, client: Client) -> None:
+    """Though all of them exist, or have no trades."""
+    names = [f"b-{i}" for i in range(BOOKS_AN_IMPORT + 1)]
+    async with scratch_database(dsn) as scratch, sessions_on(scratch) as own:
+        async with own.begin() as session:
+            await store.rows.execute(session, store.books.creating(names))
+        for many in (source(close(name, 0) for name in names), source([], *names)):
+            with pytest.raises(NotAcceptable, match="names more than 5,000 books: import it in parts"):
+                await begin(client, own, many)
+        assert await query(own, "SELECT 1 FROM imports") == []
 
 
 async def test_a_file_that_turns_out_to_be_none_while_it_is_read(book: str, client: Client, sessions: Sessions) -> None:
