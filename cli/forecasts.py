@@ -160,6 +160,12 @@ def show(
             f"  {'right' if outcome.direction_correct else 'wrong'}: {outcome.price_at_issue:f} to "
             f"{outcome.price_at_target:f}, {outcome.return_pct:+.3f} %; Brier {outcome.brier_score:.3f}"
         )
+        for when, ends_at, seconds, source in (
+            ("issue", outcome.issue_candle_ends_at, outcome.issue_candle_seconds, outcome.issue_price_source),
+            ("target", outcome.target_candle_ends_at, outcome.target_candle_seconds, outcome.target_price_source),
+        ):
+            if ends_at and seconds:
+                out.print(f"  price at {when}: the {seconds // 60}m candle that ended {at(ends_at)} UTC, from {source}")
         return out.print(f"  resolved {at(outcome.resolved_at)} UTC by {outcome.resolved_by}")
     reason = found.reason or found.abstention_reason
     out.print(f"  {found.state}" + (f": {reason}" if reason else ""))

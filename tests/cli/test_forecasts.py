@@ -274,6 +274,8 @@ async def test_a_wrong_import_is_undone(stack: StackProcess, tmp_path: Path) -> 
     assert (outcome["return_pct"], outcome["direction_correct"], outcome["revision"]) == (-10.0, False, 0)
     assert (outcome["target_candle_seconds"], outcome["target_price_source"]) == (300, "import")
     assert outcome["target_candle_ends_at"] == "2026-03-02T01:00:00Z"
+    shown = await stack.cli("forecasts", "show", "f", *book)
+    assert "price at target: the 5m candle that ended 2026-03-02 01:00 UTC, from import" in shown.out
     refused = await stack.cli("prices", "import", right, *of, "--interval", "5m")
     assert "--replace" in refused.err
     replaced = await stack.json("prices", "import", right, *of, "--interval", "5m", "--replace")
