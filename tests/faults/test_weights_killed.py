@@ -95,7 +95,7 @@ async def test_killed_between_apply_and_overlay(desk: Desk, book: str, mode: str
     assert await desk.weights(book) == view.new
     assert file.exists() == (mode == "after")
     async with worker(desk, queue):
-        assert await look_at_overlays(desk, book, queue) == {"repaired": [book], "deleted": []}
+        assert await look_at_overlays(desk, book, queue) == {"repaired": [book], "deleted": [], "failed": {}}
         assert yaml.safe_load(file.read_text())["weights"] == view.new
         assert (await desk.view(view.cycle_id)).state == CycleState.applied
         await handle.signal("revert", {"operator": "bob"})

@@ -51,7 +51,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
     overlays = FOLDERS[mode](Path(folder))
     sessions, policy = sessions_of(open_engine(dsn, pool_size=5)), LearningPolicy()
     cycles = WeightCycleActivities(sessions, policy, load_preset("balanced"))
-    files = OverlayActivities(sessions, policy, overlays, client)
+    files = OverlayActivities(sessions, overlays, client)
     approvals = ApprovalActivities(sessions, SUBJECTS, client)
     worker = Worker(
         client,
@@ -61,10 +61,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
             cycles.open_cycle,
             cycles.standing,
             cycles.books_due,
-            approvals.decide,
-            approvals.remind,
-            approvals.refuse_word,
-            approvals.when_signalled,
+            *approvals.activities(),
             WeightDecisionActivities(sessions).revert,
             files.write_overlay,
             files.check_overlays,

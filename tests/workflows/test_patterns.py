@@ -211,7 +211,9 @@ async def test_an_approved_one_is_in_force(client: Client, sessions: Sessions, w
     assert (view.status, view.verdict, view.decided_by, view.note) == (
         OverrideStatus.active, "approve", "ann", "looks right",
     )  # fmt: skip
-    assert (await matched(sessions, waiting.book, SCOPE)).size_multiplier == pytest.approx(1.32)
+    afterwards = AS_OF + timedelta(hours=1)  # it is in force from its approval on, not from the run that proposed it
+    assert (await matched(sessions, waiting.book, SCOPE)).size_multiplier == 1.0
+    assert (await matched(sessions, waiting.book, SCOPE, afterwards)).size_multiplier == pytest.approx(1.32)
     [event] = await events_of(sessions, waiting.book, "learning.approval.approved.v1")
     assert (event["operator"], event["note"], event["id"]) == ("ann", "looks right", waiting.override_id)
     description = await workflow_of(client, waiting).describe()
@@ -354,7 +356,8 @@ async def test_a_larger_one_replaces_the_one_in_force_when_it_is_approved(
     # Approved once, no larger change of the same lesson needs to be asked about again.
     await mined(sessions, book, {"effect": 1.9})
     await run(client, "OverrideMaterializationWorkflow", request, OverrideReport)
-    assert (await matched(sessions, book, SCOPE)).size_multiplier == pytest.approx(1 + 0.2 * 1.9 * 0.8)
+    found = await matched(sessions, book, SCOPE, AS_OF + timedelta(hours=1))
+    assert found.size_multiplier == pytest.approx(1 + 0.2 * 1.9 * 0.8)
 
 
 async def test_an_unknown_subject_is_refused(book: str, client: Client) -> None:
