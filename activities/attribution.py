@@ -151,9 +151,10 @@ def _other_currency(position: ClosedPosition, currency: str | None) -> RefusedCl
 
 
 def _conflict(fields: Sequence[str]) -> RefusedClose:
-    return RefusedClose(
-        POSITION_CONFLICT, f"this position is on record with other content; differing: {', '.join(fields)}"
-    )
+    reason = f"this position is on record with other content; differing: {', '.join(fields)}"
+    if {"opened_at", "closed_at"} <= set(fields):  # another trade, not other news of the same one
+        reason += '; an engine that uses its ids again needs position_key "id+opened_at" (or --position-key)'
+    return RefusedClose(POSITION_CONFLICT, reason)
 
 
 async def _write_attributions(

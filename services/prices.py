@@ -102,8 +102,8 @@ async def store_candles(
             report.provisional = end if provisional else None
     except NotCandles as error:
         seen = report.imported + report.already_recorded + report.replaced + len(report.rejected)
-        after = f"; nothing of it was stored after {seen} rows." if seen else "."
-        raise NotAcceptable(f"The file holds no candles ({error}){after}") from None
+        after = f" ({seen} rows were read)" if seen else ""
+        raise NotAcceptable(f"Nothing of the file was stored{after}: {error}.") from None
     if differing > report.already_recorded + report.replaced:
         raise NotAcceptable(
             f"Nothing was imported: of {report.already_recorded + report.replaced + differing} candles that are on "

@@ -349,7 +349,7 @@ async def test_prices_from_files(stack: StackProcess, tmp_path: Path) -> None:
     told = await stack.cli(*as_utc, "--timezone", "UTC", stdin=naive)
     assert (told.json()["already_recorded"], "UTC" in told.err) == (2, False)
     empty = await stack.cli("prices", "import", "-", *to, stdin="")
-    assert "holds no candles" in empty.sentence()
+    assert "Nothing of the file was stored" in empty.sentence()
     for wrong in (("--interval", "7m"), ("--interval", "0m"), ("--interval", "5x"), ("--asset", "")):
         assert (await stack.cli("prices", "import", plain, *to, *wrong)).status == 2
     assert (await stack.cli("prices", "import", tmp_path / "missing.csv", *to)).status == 2
