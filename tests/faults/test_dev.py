@@ -274,7 +274,13 @@ async def test_a_schema_newer_than_the_code(stack: StackProcess) -> None:
     await stack.sql("UPDATE alembic_version SET version_num = '9999'")
     status = await stack.cli("status", "--json")
     assert status.status == 1
-    assert status.json()["schema"] == {"up": False, "reason": None, "needed": revision, "revision": "9999"}
+    assert status.json()["schema"] == {
+        "up": False,
+        "reason": None,
+        "needed": revision,
+        "revision": "9999",
+        "newer": True,
+    }
     assert "newer" in (await stack.cli("db", "upgrade")).sentence()
     await stack.stop()
     sentence = await stack.refused()
