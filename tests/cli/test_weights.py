@@ -306,7 +306,7 @@ async def test_pages_of_cycles_versions_and_books(stack: StackProcess) -> None:
     assert [cycle["cycle_id"] for cycle in page["cycles"]] == [f"{first}/2026-W16"]
     assert await stack.json("weights", "proposals", "--book", first, "--before", f"{first}/2026-W17") == []
     for command in (("books", "list"), ("weights", "proposals"), ("weights", "history", "--book", first)):
-        assert "There is no " in (await stack.cli(*command, "--before", "cli-nothing")).sentence()
+        assert "There is no " in (await stack.cli(*command, "--before", "cli-no-such-book")).sentence()
 
 
 # -- what operators do in Temporal -------------------------------------------------------------------------------------
