@@ -189,10 +189,10 @@ def _archive(file: BinaryIO) -> Table:
         content = archive.open(member)
     except (zipfile.BadZipFile, struct.error, EOFError, OSError, ValueError) as error:
         raise NotCandles(f"the zip file is damaged ({error})") from None
-    except RuntimeError:
-        raise NotCandles("the zip file has a password; unpack it first") from None
     except NotImplementedError as error:
         raise NotCandles(f"the zip file is packed in a way that is not read ({error}); unpack it first") from None
+    except RuntimeError:
+        raise NotCandles("the zip file has a password; unpack it first") from None
     pieces = _inflated(lambda: content.read(_CHUNK), lambda: member.compress_size, "zip")
     dump = _DUMP.fullmatch(member.filename)
     return Table(_rows(pieces), {"symbol": dump[1], "timeframe": dump[2]} if dump else {})

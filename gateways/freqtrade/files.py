@@ -219,7 +219,6 @@ def _archived(stream: IO[bytes]) -> Iterator[Any]:
         EOFError,
         OSError,
         RuntimeError,
-        NotImplementedError,
         ValueError,
     ) as error:
         raise NotTrades(f"the archive is damaged ({error})") from None
