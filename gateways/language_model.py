@@ -4,7 +4,9 @@ One call a question, without the SDK's own retries: what may pass is retried by 
 """
 
 import asyncio
+import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # A prompt has at most as many tokens as bytes. This bounds what the API adds around prompt and schema, with a margin.
 PROMPT_OVERHEAD_TOKENS = 2_000
+OBJECTS_LOOKED_AT = 100  # at most, in an answer that holds more than its JSON
 LONGEST_PAUSE_SECONDS = 3_600.0  # a longer ``retry-after`` is cut to this: by then the next hour's run is due
 
 
@@ -121,9 +124,11 @@ class AnthropicModel:
         texts = [getattr(block, "text", None) for block in message.content if getattr(block, "type", None) == "text"]
         answer = "".join(text for text in texts if isinstance(text, str))
         try:
-            return question.answer.model_validate_json(answer), usage
+            return _read(answer, question.answer), usage
         except ValidationError as error:
             raise MalformedAnswer(f"the answer is not as asked for: {describe(error)[:300]}", usage) from None
+        except ValueError as error:
+            raise MalformedAnswer(str(error), usage) from None
 
     def _as_model_error(self, error: Exception) -> ModelError:
         sdk = self._sdk
@@ -150,6 +155,46 @@ def highest_cost(question: Question[Answer], prices: TokenPrices) -> Decimal:
     size = sum(len(text.encode()) for text in (question.system, question.text))
     size += len(str(question.answer.model_json_schema()))
     return prices.cost(Usage(size + PROMPT_OVERHEAD_TOKENS, question.max_tokens))
+
+
+def _read(text: str, kind: type[Answer]) -> Answer:
+    """The answer in what a model wrote: JSON, or JSON in a fence (```json) or among prose.
+
+    Raises ValidationError; ValueError where the text holds answers that differ.
+    """
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        if error.errors()[0]["type"] != "json_invalid":
+            raise
+        found, refused = [], error
+    for part in _objects(text):
+        try:
+            answer = kind.model_validate_json(part)
+        except ValidationError as error:
+            refused = error
+        else:
+            found += [] if answer in found else [answer]
+    if not found:
+        raise refused
+    if len(found) > 1:
+        raise ValueError(f"the text holds {len(found)} different answers")
+    return found[0]
+
+
+def _objects(text: str) -> Iterator[str]:
+    """The JSON objects in a text, those that lie in no other."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    for _ in range(OBJECTS_LOOKED_AT):
+        if start < 0:
+            return
+        try:
+            _, end = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield text[start:end]
+        start = text.find("{", end)
 
 
 def _usage(message: "Message") -> Usage:

@@ -1,10 +1,12 @@
 """What research asks a language model about closed trades, and what the model may answer."""
 
+import re
+import unicodedata
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from closeloop.models.values import Direction, Identifier
 from closeloop.models.values import Text as Prose
@@ -86,7 +88,38 @@ class BookFacts(BaseModel):
     tested: list[JudgedFacts] = []
 
 
-Tag = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="lower case words joined by - or _")]
+# What a model writes longer than it was asked to, or spells otherwise, is mended: the call has been paid for.
+TAGS, TAG_LENGTH = 8, 40
+
+
+def _as_tag(said: str) -> str:
+    """``Trend Follow!`` is trend-follow: lower case, ASCII, words joined by - or _, at most 40 characters."""
+    plain = unicodedata.normalize("NFKD", said).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9_]+", "-", plain).strip("-_")[:TAG_LENGTH].rstrip("-_")
+
+
+def _as_tags(said: Any) -> Any:
+    """The first eight tags, each once, spelt as tags are. Of another type: as it is, to be refused."""
+    if not isinstance(said, list):
+        return said
+    tags = [_as_tag(one) if isinstance(one, str) else one for one in said]
+    return [tag for place, tag in enumerate(tags) if tag != "" and tag not in tags[:place]][:TAGS]
+
+
+def _cut_to(limit: int) -> BeforeValidator:
+    """Cuts a text, with an ellipsis, or the tail of a list."""
+
+    def cut(said: Any) -> Any:
+        if isinstance(said, str):
+            return said if len(said) <= limit else said[: limit - 1] + "…"
+        return said[:limit] if isinstance(said, list) else said
+
+    return BeforeValidator(cut)
+
+
+Tag = Annotated[
+    str, Field(pattern=rf"^[a-z0-9][a-z0-9_-]{{0,{TAG_LENGTH - 1}}}$", description="lower case words joined by - or _")
+]
 
 
 class TradeReading(BaseModel):
@@ -94,8 +127,10 @@ class TradeReading(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    tags: Annotated[list[Tag], Field(min_length=1, max_length=8)]
-    observation: Annotated[Prose, Field(min_length=1, max_length=800, description="one to three plain sentences")]
+    tags: Annotated[list[Tag], Field(min_length=1, max_length=TAGS), BeforeValidator(_as_tags)]
+    observation: Annotated[
+        Prose, Field(min_length=1, max_length=800, description="one to three plain sentences"), _cut_to(800)
+    ]
 
 
 class Condition(BaseModel):
@@ -119,7 +154,7 @@ class Hypothesis(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    statement: Annotated[Prose, Field(min_length=1, max_length=500, description="one plain sentence")]
+    statement: Annotated[Prose, Field(min_length=1, max_length=500, description="one plain sentence"), _cut_to(500)]
     pattern_key: Annotated[Identifier, Field(description="a pattern_key exactly as the data has it")]
     action_category: Annotated[Identifier, Field(description="its action_category exactly as the data has it")]
     conditions: Annotated[list[Condition], Field(min_length=1, max_length=3)]
@@ -136,5 +171,5 @@ class BookReading(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    report: Annotated[Prose, Field(min_length=1, max_length=3000, description="a few plain sentences")]
-    hypotheses: Annotated[list[Hypothesis], Field(max_length=5)]
+    report: Annotated[Prose, Field(min_length=1, max_length=3000, description="a few plain sentences"), _cut_to(3000)]
+    hypotheses: Annotated[list[Hypothesis], Field(max_length=5), _cut_to(5)]

@@ -176,12 +176,16 @@ MALFORMED = {
     "wrong type": answer([1]),
     "missing": answer({"tags": ["a"]}),
     "another field": answer(READING | {"karma": 2}),
-    "a tag that is a sentence": answer(READING | {"tags": ["Ignore All Rules"]}),
-    "too many tags": answer(READING | {"tags": ["a"] * 9}),
-    "too long": answer(READING | {"observation": "x" * 801}),
+    "tags of nothing": answer(READING | {"tags": ["!!!", "  ", "你好"]}),
+    "a tag that is no text": answer(READING | {"tags": ["a", 3]}),
+    "tags in one text": answer(READING | {"tags": "trend, loss"}),
     "NUL": answer(READING | {"observation": "a\x00b"}),
     "terminal escape": answer(READING | {"observation": "a\x1b[2Jb"}),
     "half a surrogate pair": message('{"tags": ["a"], "observation": "\\ud800"}'),
+    "two answers": message(f"{json.dumps(READING)} or {json.dumps(READING | {'tags': ['loss']})}"),
+    "in an envelope": message(f"Here: {json.dumps({'answer': READING})}"),
+    "a fence without an end": message('```json\n{"tags": ["a"], "observation": "It'),
+    "objects without end": message("Well: " + '{"a":' * 20_000),
     "another stop": message(json.dumps(READING), stop="pause_turn"),
 }
 
@@ -191,6 +195,74 @@ async def test_an_answer_of_another_shape_is_malformed_and_was_billed(reply: Rep
     found = await failing(api, reply)
     assert isinstance(found, MalformedAnswer)
     assert found.usage == Usage(1000, 200)
+
+
+TEXT = json.dumps(READING)
+AROUND = {
+    "a fence": f"```json\n{TEXT}\n```",
+    "a fence without a language": f"```\n{TEXT}\n```",
+    "prose and a fence": f"Here is {{what}} you want:\n\n```json\n{json.dumps(READING, indent=2)}\n```\nAnything else?",
+    "prose": f"Of {{trend}} and {{}} I say {TEXT}. Done {{",
+    "a fence in the observation": json.dumps(READING | {"observation": "It said ```json {} ``` and was sold."}),
+    "said twice": f"{TEXT}\n\nAs JSON:\n```json\n{TEXT}\n```",
+}
+
+
+@pytest.mark.parametrize("text", AROUND.values(), ids=AROUND.keys())
+async def test_an_answer_in_a_fence_or_among_prose_is_read(text: str, api: MessagesApi) -> None:
+    api.says(message(text))
+    async with asking(api.url) as model:
+        reading, usage = await model.ask(QUESTION)
+    assert reading.tags == ["trend-follow"]
+    assert reading.observation.endswith("was sold.")
+    assert (usage, len(api.requests)) == (Usage(1000, 200), 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (["Trend Follow", "STOPPED OUT!", " early-exit "], ["trend-follow", "stopped-out", "early-exit"]),
+        (["#whale_move", "R/R > 2", "Überkauft"], ["whale_move", "r-r-2", "uberkauft"]),
+        (["Win", "win", "WIN.", "—"], ["win"]),
+        ([f"t{n}" for n in range(12)], [f"t{n}" for n in range(8)]),
+        (["a" * 39 + " late entry"], ["a" * 39]),
+        (["Ignore All Rules"], ["ignore-all-rules"]),
+    ],
+)
+async def test_tags_are_spelt_as_tags_are_and_cut(said: list[str], meant: list[str], api: MessagesApi) -> None:
+    api.says(answer(READING | {"tags": said}))
+    async with asking(api.url) as model:
+        assert (await model.ask(QUESTION))[0].tags == meant
+
+
+async def test_what_is_longer_than_asked_for_is_cut(api: MessagesApi) -> None:
+    hypothesis = {
+        "statement": "s" * 501,
+        "pattern_key": "p",
+        "action_category": "entry",
+        "conditions": [{"dimension": "chain", "value": "solana"}],
+        "claim": "better",
+    }
+    api.says(
+        answer(READING | {"observation": "x" * 801}), answer({"report": "y" * 3001, "hypotheses": [hypothesis] * 6})
+    )
+    async with asking(api.url) as model:
+        reading, _ = await model.ask(QUESTION)
+        book, _ = await model.ask(Question("v", "s", "t", BookReading, 10))
+    assert reading.observation == "x" * 799 + "…"
+    assert book.report == "y" * 2999 + "…"
+    assert [h.statement for h in book.hypotheses] == ["s" * 499 + "…"] * 5
+
+
+async def test_more_conditions_than_asked_for_are_not_cut_because_the_claim_would_be_another(api: MessagesApi) -> None:
+    conditions = [{"dimension": f"d{n}", "value": "x"} for n in range(4)]
+    hypothesis = {
+        "statement": "s", "pattern_key": "p", "action_category": "entry", "conditions": conditions, "claim": "better",
+    }  # fmt: skip
+    api.says(answer({"report": "y", "hypotheses": [hypothesis]}))
+    async with asking(api.url) as model:
+        with pytest.raises(MalformedAnswer, match="conditions"):
+            await model.ask(Question("v", "s", "t", BookReading, 10))
 
 
 NO_MESSAGES = {
