@@ -31,7 +31,9 @@ class KarmaActivities:
         Each book is one transaction. Of all books, one that fails is reported and holds up none of the others; one that
         was asked for by its name fails the attempt.
         """
-        report = KarmaRebuildReport(producers={})
+        report = KarmaRebuildReport(
+            producers={}, policy_hash=self._policy.policy_hash, karma=self._policy.karma.model_dump()
+        )
 
         async def rebuild(book: str) -> None:
             activity.heartbeat(book)

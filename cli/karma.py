@@ -18,7 +18,8 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.positions import KarmaRebuildReport, KarmaRebuildRequest
-from closeloop.services import karma
+from closeloop.models.workers import PoliciesInUse
+from closeloop.services import karma, workers
 
 app = typer.Typer(help="Trust in producers.")
 
@@ -75,7 +76,7 @@ def rebuild(
     as_json: AsJson = False,
 ) -> None:
     """Recompute karma from the attributions in the order in which the positions closed."""
-    report = run(hinting(_rebuild(book)))
+    report, policies = run(hinting(_rebuild(book)))
     if as_json:
         print_json(report)
     else:
@@ -85,10 +86,16 @@ def rebuild(
             err.print(f"book {name}: not rebuilt: {reason}")
         if not report.producers and not report.failed:
             out.print("There are no books yet.")
+        elif report.karma:
+            numbers = ", ".join(f"karma.{name} {value:g}" for name, value in report.karma.items())
+            out.print(f"computed with the policy of the worker, {report.policy_hash}: {numbers}", soft_wrap=True)
+    if policies.warning:
+        err.print(f"policies: {policies.warning}", soft_wrap=True)
     if report.failed:
         raise typer.Exit(1)
 
 
-async def _rebuild(book: str | None) -> KarmaRebuildReport:
+async def _rebuild(book: str | None) -> tuple[KarmaRebuildReport, PoliciesInUse]:
     async with temporal() as client, database() as session:
-        return await karma.rebuild(client, session, KarmaRebuildRequest(book=book))
+        report = await karma.rebuild(client, session, KarmaRebuildRequest(book=book))
+        return report, await workers.policies_in_use(session)

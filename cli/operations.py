@@ -87,6 +87,8 @@ def status(as_json: AsJson = False) -> None:
         out.print(shown)
         for one in report.failing:
             out.print(f"fails since {at(one.since)} UTC: {one.task} of {one.subject}: {one.reason}", soft_wrap=True)
+        if warning := report.policies.warning:
+            out.print(f"policies: {warning}", soft_wrap=True)
         if not report.up:
             for hint in _hints(report):
                 out.print(hint, soft_wrap=True)

@@ -20,11 +20,9 @@ from closeloop.cli.console import (
     out,
     print_json,
     print_json_list,
-    settings,
     table,
 )
 from closeloop.cli.console import run as run_command
-from closeloop.learning.research import STATISTICS
 from closeloop.models.research import (
     ResearchReport,
     ResearchRequest,
@@ -33,6 +31,7 @@ from closeloop.models.research import (
     StatementKind,
     StatementStatus,
 )
+from closeloop.models.workers import ResearchSetup
 from closeloop.services import research
 
 app = typer.Typer(help="Research on closed trades: observations, and hypotheses that are tested.", no_args_is_help=True)
@@ -149,23 +148,39 @@ async def _show(row_id: int) -> ResearchView:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Who writes, what was spent today (UTC) of the budget, and how the calls ended."""
+    """Who writes, by the workers' settings; what was spent today (UTC) of the budget, and how the calls ended."""
     report = run_command(_status())
     if as_json:
         return print_json(report)
-    keyed = report.model != STATISTICS
-    out.print(f"written by {report.model}" + ("" if keyed else ": without an ANTHROPIC_API_KEY no model is asked"))
-    spent, budget = _usd(report.spent_today_usd), format(report.budget_usd_per_day, "f")
-    out.print(f"spent today (UTC): {spent} of {budget} USD in {report.calls_today} calls")
+    spent = f"spent today (UTC): {_usd(report.spent_today_usd)}"
+    if report.budget_usd_per_day is None:
+        out.print("No worker has said lately that it runs: model and budget are unknown. See 'closeloop status'.")
+        out.print(f"{spent} USD in {report.calls_today} calls")
+    else:
+        setups = {_setup(setup) for setup in report.workers.values()}
+        for name, setup in report.workers.items():
+            out.print(f"worker {name}: {_setup(setup)}", soft_wrap=True)
+        if len(setups) > 1:
+            out.print(
+                "The workers differ, and who writes depends on which takes the work: give all the same settings.",
+                soft_wrap=True,
+            )
+        budget = format(report.budget_usd_per_day, "f")
+        out.print(f"{spent} of {budget} USD in {report.calls_today} calls")
     for outcome, calls in sorted(report.outcomes_today.items()):
         out.print(f"  {outcome}: {calls}")
     return None
 
 
+def _setup(setup: ResearchSetup) -> str:
+    if not setup.key_present:
+        return "written by statistics: it has no ANTHROPIC_API_KEY, so no model is asked"
+    return f"written by {setup.model}, its key is set, budget {setup.budget_usd_per_day:f} USD a day"
+
+
 async def _status() -> ResearchStatus:
-    model = settings().llm_model if settings().api_key() else None
     async with database() as session:
-        return await research.status(session, model, settings().llm_budget_usd_per_day)
+        return await research.status(session)
 
 
 def _usd(cost: Decimal) -> str:

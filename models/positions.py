@@ -350,6 +350,8 @@ class KarmaRebuildReport(BaseModel):
     producers: dict[str, int]
     unlisted: int = 0
     failed: dict[str, str] = {}
+    policy_hash: str | None = Field(default=None, description="The policy of the worker that rebuilt it.")
+    karma: dict[str, float] | None = Field(default=None, description="The numbers of that policy for karma.")
 
 
 class Book(SQLModel, table=True):

@@ -27,6 +27,7 @@ from sqlmodel import SQLModel
 
 from closeloop.models.bounded import BOOKS
 from closeloop.models.values import BookId, Finite, Plain, Utc
+from closeloop.models.workers import ResearchSetup
 
 
 class ResearchRequest(BaseModel):
@@ -201,14 +202,20 @@ class ResearchView(BaseModel):
 
 
 class ResearchStatus(BaseModel):
-    """Who writes, and what of today's budget (UTC) is spent. Money in USD; calls by how they ended."""
+    """Who writes, and what of today's budget (UTC) is spent. Money in USD; calls by how they ended.
 
-    model: str
-    budget_usd_per_day: Plain
+    Model and budget are what the workers say that they are set up with.
+    """
+
+    model: str | None = Field(description="``statistics`` where the worker has no key; null: no worker has spoken.")
+    budget_usd_per_day: Plain | None
     spent_today_usd: Plain
-    left_today_usd: Plain
+    left_today_usd: Plain | None
     calls_today: int
     outcomes_today: dict[str, int]
+    workers: dict[str, ResearchSetup] = Field(
+        default={}, description="What each worker that lives is set up with, by pid@host. The first one stands above."
+    )
 
 
 class LlmLearning(SQLModel, table=True):

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from closeloop.models.failures import FailingView
+from closeloop.models.workers import PoliciesInUse, WorkerView
 
 
 class Addresses(BaseModel):
@@ -72,6 +73,8 @@ class Status(BaseModel):
     temporal: TemporalStatus
     worker: WorkerStatus
     failing: list[FailingView] = Field(default=[], description="Work that fails for one book or proposal, and why.")
+    running_workers: list[WorkerView] = Field(default=[], description="Workers that said lately that they live.")
+    policies: PoliciesInUse = Field(default=PoliciesInUse(), description="Which of them computes with which policy.")
 
     def parts(self) -> dict[str, PartStatus]:
         """The parts by name."""

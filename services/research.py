@@ -1,6 +1,7 @@
 """Research: running it, listing its observations, reports and hypotheses, and what they cost today."""
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from decimal import Decimal
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,6 +11,7 @@ from closeloop import store
 from closeloop.learning.research import STATISTICS
 from closeloop.models import launches
 from closeloop.models.errors import NotOnRecord
+from closeloop.models.launches import LLM_TASK_QUEUE
 from closeloop.models.research import (
     ResearchReport,
     ResearchRequest,
@@ -18,8 +20,9 @@ from closeloop.models.research import (
     StatementKind,
     StatementStatus,
 )
-from closeloop.services import books
+from closeloop.services import books, workers
 from closeloop.services.launching import run as run_launch
+from closeloop.services.workers import LIVES_FOR
 
 
 async def run(client: Client, request: ResearchRequest) -> ResearchReport:
@@ -62,14 +65,24 @@ async def find(session: AsyncSession, row_id: int | str) -> ResearchView:
     return view
 
 
-async def status(session: AsyncSession, model: str | None, budget: Decimal) -> ResearchStatus:
-    """Which model writes (``statistics`` where it is None), and what this UTC day has spent of its budget (USD)."""
+async def status(session: AsyncSession, within: timedelta = LIVES_FOR) -> ResearchStatus:
+    """Which model writes, by what the workers that live say, and what this UTC day has spent of its budget (USD).
+
+    ``within``: a worker that was not seen for so long has not spoken.
+    """
     today = await store.model_calls.spending(session)
+    setups = {
+        worker.name: worker.research
+        for worker in await workers.live(session, within)
+        if LLM_TASK_QUEUE in worker.queues
+    }
+    first = next(iter(setups.values()), None)
     return ResearchStatus(
-        model=model or STATISTICS,
-        budget_usd_per_day=budget,
+        model=None if first is None else first.model if first.key_present else STATISTICS,
+        budget_usd_per_day=None if first is None else first.budget_usd_per_day,
         spent_today_usd=today.spent_usd,
-        left_today_usd=max(budget - today.spent_usd, Decimal(0)),
+        left_today_usd=None if first is None else max(first.budget_usd_per_day - today.spent_usd, Decimal(0)),
         calls_today=today.calls,
         outcomes_today=today.outcomes,
+        workers=setups,
     )

@@ -24,6 +24,8 @@ from closeloop.models.status import (
     TemporalStatus,
     WorkerStatus,
 )
+from closeloop.models.workers import PoliciesInUse, WorkerView
+from closeloop.services import workers
 
 # A worker that polled a queue within this time is taken for alive. It polls for workflow tasks again within 70 s, when
 # a long poll ends by itself. The market queue has one slot: while an activity runs in it, the worker does not poll, so
@@ -43,6 +45,8 @@ async def status(
     postgres = PostgresStatus(data=addresses.postgres_data)
     schema = SchemaStatus(needed=store.schema.newest())
     failing: list[FailingView] = []
+    running: list[WorkerView] = []
+    policies = PoliciesInUse()
     try:
         async with database() as session:
             postgres.version = await store.database.server_version(session)
@@ -52,6 +56,7 @@ async def status(
             schema.newer = schema.revision is not None and not store.schema.is_known(schema.revision)
             if schema.up:
                 failing = await store.failures.listing(session, FAILING_LISTED)
+                running, policies = await workers.live(session), await workers.policies_in_use(session)
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
@@ -76,6 +81,8 @@ async def status(
         temporal=server,
         worker=worker,
         failing=failing,
+        running_workers=running,
+        policies=policies,
     )
 
 

@@ -32,6 +32,7 @@ from closeloop.store import (
     runs,
     schema,
     weights,
+    workers,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "runs",
     "schema",
     "weights",
+    "workers",
 ]

@@ -9,8 +9,8 @@ from closeloop.store import locks
 NOT_EMPTY = "CL001"
 """SQLSTATE with which :func:`replacing` refuses; the message is the table that has rows."""
 
-# Tables whose rows are no history: the schema's revision, and what fails at the moment.
-_NO_HISTORY = ("alembic_version", "failing_work")
+# Tables whose rows are no history: the schema's revision, what fails at the moment, and which workers run.
+_NO_HISTORY = ("alembic_version", "failing_work", "running_workers")
 
 
 def _tables() -> list[str]:

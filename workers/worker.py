@@ -12,9 +12,12 @@ from temporalio.service import RPCError
 from closeloop import store
 from closeloop.gateways.presets import UnknownPreset, load_preset
 from closeloop.learning.weights import InfeasibleBounds, preset_weights
+from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.store.database import sessions_of
 from closeloop.store.errors import DATABASE_ERRORS
+from closeloop.workers.addresses import database_url
 from closeloop.workers.garbage import collect_rarely
+from closeloop.workers.publishing import beat_of, published
 from closeloop.workers.registration import missing_search_attributes, register_search_attributes
 from closeloop.workers.settings import Settings
 from closeloop.workers.stack.home import StackError
@@ -26,12 +29,13 @@ logger = logging.getLogger(__name__)
 
 
 async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = True) -> None:
-    """Poll until SIGINT or SIGTERM. Raises StackError with what to do where it cannot begin."""
+    """Poll until SIGINT or SIGTERM. Raises StackError and SettingsError with what to do where it cannot begin."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     policy = settings.learning_policy()
+    beat = beat_of(settings, policy, (TASK_QUEUE, MARKET_TASK_QUEUE, LLM_TASK_QUEUE))
     engine = open_database(settings)
     try:
         begun = asyncio.create_task(_until_reachable(settings, telemetry, engine))
@@ -46,6 +50,7 @@ async def run_worker(settings: Settings, telemetry: Telemetry, announce: bool = 
             raise StackError(f"The policy cannot be used: {error}") from None
         collect_rarely()
         async with contextlib.AsyncExitStack() as polling:
+            await polling.enter_async_context(published(database_url(settings), beat))
             for worker in build_workers(begun.result(), engine, policy, settings):
                 await polling.enter_async_context(worker)
                 logger.info("worker started", extra={"task_queue": worker.task_queue, "policy": policy.policy_hash})

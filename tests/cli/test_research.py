@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -53,7 +54,9 @@ async def test_without_a_key_statistics_sign(stack: StackProcess) -> None:
 
     status = await stack.json("research", "status")
     assert (status["model"], status["calls_today"], status["spent_today_usd"]) == ("statistics", 0, "0")
-    assert "no model is asked" in (await stack.cli("research", "status")).out
+    text = (await stack.cli("research", "status", ANTHROPIC_API_KEY="sk-of-the-command")).out
+    assert f"worker {stack.child('worker').pid}@" in text
+    assert "no model is asked" in text  # the worker has no key, whatever the command has
 
 
 async def test_as_of(stack: StackProcess) -> None:
@@ -101,7 +104,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize(("env", "said"), SETTINGS.values(), ids=SETTINGS.keys())
 async def test_a_setting_that_cannot_be_used(env: dict[str, str], said: str, stack: StackProcess) -> None:
-    command = await stack.begin("research", "status", **env)
+    command = await stack.begin("worker", **env)
     sentence = (await command.result()).sentence()
     assert said in sentence
     assert "sk-" not in sentence
@@ -129,14 +132,13 @@ async def test_a_stack_with_a_model(
         "CLOSELOOP_LLM_BUDGET_USD_PER_DAY": "0.5",
     }
     stack = new_stack()
-    stack.env |= env
-    await stack.start()
+    await stack.start(**env)
     await closed(stack, "b")
     report = await stack.json("research", "run")
     assert report["books"]["b"]["trades"] == 1
     rows = await stack.json("research", "list")
     assert [(row["model"], row["cost_usd"]) for row in rows] == [("claude-test", "0.006")] * 2
-    status = await stack.json("research", "status")
+    status = await stack.json("research", "status")  # the worker's word: the command is given no such settings
     assert status == {
         "model": "claude-test",
         "budget_usd_per_day": "0.5",
@@ -144,7 +146,15 @@ async def test_a_stack_with_a_model(
         "left_today_usd": "0.488",
         "calls_today": 2,
         "outcomes_today": {"answered": 2},
+        "workers": {
+            f"{stack.child('worker').pid}@{socket.gethostname()}": {
+                "model": "claude-test",
+                "key_present": True,
+                "budget_usd_per_day": "0.5",
+            }
+        },
     }
+    assert KEY not in (await stack.cli("status", "--json")).out + (await stack.cli("research", "status")).out
     text = (await stack.cli("research", "show", rows[0]["id"])).out
     assert "1000 tokens in, 200 out, 0.0060 USD" in text
     for file in (stack.home / "logs").rglob("*"):

@@ -8,12 +8,14 @@ from temporalio.client import Client
 
 from closeloop import store
 from closeloop.models.errors import NotAcceptable, NotOnRecord, RunFailed
+from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.overrides import OverrideRequest
 from closeloop.services import lessons, overrides, research
 from closeloop.store.database import Sessions
 from tests.activities.overriding import SCOPE, materialize, mined
 from tests.activities.patterning import AS_OF, EDGE, build, learn, trades
+from tests.services.running import publish, setup
 from tests.store.databases import query, scratch_database, sessions_on
 
 
@@ -90,9 +92,16 @@ async def test_the_budget_of_a_day(dsn: str) -> None:
             "held_until) VALUES ('k', 'b', 'm', 'v', 0.5, 'answered', 0.25, 'r', now()), "
             "('l', 'b', 'm', 'v', 0.5, NULL, NULL, 'r', now())",
         )
-        async with own() as session:
-            of_a_model = await research.status(session, "a-model", Decimal("0.5"))
-            assert (await research.status(session, None, Decimal(1))).model == "statistics"
+        async with own.begin() as session:
+            nobody = await research.status(session)
+            await publish(session, "w-1", research=setup(key_present=False))
+            without_a_key = await research.status(session)
+            await publish(session, "w-1", research=setup())
+            await publish(session, "w-2", pid=2, queues=[TASK_QUEUE])  # of another queue: it is never asked
+            of_a_model = await research.status(session)
+    assert (nobody.model, nobody.budget_usd_per_day, nobody.left_today_usd, nobody.workers) == (None, None, None, {})
+    assert nobody.spent_today_usd == Decimal("0.75")
+    assert without_a_key.model == "statistics"
     assert of_a_model.model_dump(mode="json") == {
         "model": "a-model",
         "budget_usd_per_day": "0.5",
@@ -100,6 +109,7 @@ async def test_the_budget_of_a_day(dsn: str) -> None:
         "left_today_usd": "0",
         "calls_today": 2,
         "outcomes_today": {"answered": 1, "under way": 1},
+        "workers": {"1@host": {"model": "a-model", "key_present": True, "budget_usd_per_day": "0.5"}},
     }
 
 
