@@ -51,7 +51,7 @@ from closeloop.services.overrides import match
 from closeloop.services.overrides import materialize as materialize_overrides
 from closeloop.services.positions import CLOSES_AT_ONCE, close
 from closeloop.workers.addresses import ui_url
-from closeloop.workers.stack.home import Home
+from closeloop.workers.stack.home import Home, StackError
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 
 
@@ -104,6 +104,8 @@ async def _stack() -> AsyncIterator[bool]:
     if running.done():
         running.result()
     try:
+        if stack.worker_ends:
+            raise StackError(f"The demo needs a worker: it {stack.worker_ends.sentence}.")
         yield True
     finally:
         stop.set()

@@ -136,8 +136,11 @@ def main() -> None:
     except Exception as error:  # a defect of ours: say so, with the trace for the report
         import traceback
 
+        from closeloop.models.sentences import DEFECT, short
+
         print(visible(traceback.format_exc(), lines=True), file=sys.stderr, end="")
-        print(f"closeloop: this should not have happened ({type(error).__name__}); please report it.", file=sys.stderr)
+        what = visible(short(f"{type(error).__name__}: {error}", 200))
+        print(f"closeloop: {DEFECT} ({what}); please report it.", file=sys.stderr)
         status = 1
     try:
         sys.stdout.flush()

@@ -77,7 +77,7 @@ def status(as_json: AsJson = False) -> None:
     else:
         shown = table("part", "up", "detail")
         for name, part in report.parts().items():
-            details = part.model_dump(exclude={"up", "workers", "task_queue", "queues"}, exclude_none=True)
+            details = part.model_dump(exclude={"up", "workers", "task_queue", "queues", "ends"}, exclude_none=True)
             if isinstance(part, WorkerStatus):
                 details = {queue.task_queue: " and ".join(queue.workers) or "nobody" for queue in part.queues}
             shown.add_row(
@@ -85,6 +85,8 @@ def status(as_json: AsJson = False) -> None:
             )
         out.print(f"home {report.home}: {'a stack runs here' if report.stack_running else 'no stack runs here'}")
         out.print(shown)
+        if report.worker.ends:
+            out.print(f"worker: {report.worker.ends.sentence}", soft_wrap=True)
         for one in report.failing:
             out.print(f"fails since {at(one.since)} UTC: {one.task} of {one.subject}: {one.reason}", soft_wrap=True)
         if warning := report.policies.warning:
@@ -121,16 +123,18 @@ async def _status() -> Status:
 def _addresses() -> Addresses:
     home = Home(settings().home)
     state = home.state()
+    claimed = home.is_claimed()
     try:
         address = temporal_config(settings()).get("target_host")
     except ServiceError:  # connecting says the same
         address = None
     return Addresses(
         home=home.path,
-        stack_running=home.is_claimed(),
+        stack_running=claimed,
         postgres_data=state.postgres_data if state else None,
         temporal=address,
         temporal_ui=state.ui_url if state else None,
+        worker_ends=home.worker_ends() if claimed else None,
     )
 
 

@@ -5,6 +5,9 @@ from decimal import Decimal
 
 from closeloop.models.positions import ClosedPosition, KarmaStep, PositionOutcome
 
+DEFECT = "this should not have happened"
+"""How the sentence begins with which a command ends on a defect of ours, and not because it refuses what was asked."""
+
 
 def opening_line(position: ClosedPosition) -> str:
     """Summary of a close before it is attributed: ``BTC/USDT long closed +10.0 [default]``."""

@@ -1,11 +1,36 @@
 """Whether each part of the service is up, and why not."""
 
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from closeloop.models.failures import FailingView
 from closeloop.models.workers import PoliciesInUse, WorkerView
+
+
+class WorkerEnds(BaseModel):
+    """A worker of the local stack that ended: how often in a row, how and why last, and when it is tried next.
+
+    ``how`` is an exit status or a signal, ``last_line`` the last line of its log. ``next_at`` is None where it was
+    started again and has not run for long.
+    """
+
+    times: int
+    how: str
+    last_line: str
+    log: Path
+    ended_at: datetime
+    wait_seconds: float
+    next_at: datetime | None
+
+    @property
+    def sentence(self) -> str:
+        """All of it, for a person."""
+        often = "ended" if self.times == 1 else f"ended {self.times} times in a row"
+        why = f"{self.how}; its last word: {self.last_line}" if self.last_line else f"{self.how}, without a word"
+        after = "it was started again" if self.next_at is None else f"tried again at {self.next_at:%H:%M:%S} UTC"
+        return f"{often}, last at {self.ended_at:%Y-%m-%d %H:%M:%S} UTC ({why}); {after}; log {self.log}"
 
 
 class Addresses(BaseModel):
@@ -16,6 +41,7 @@ class Addresses(BaseModel):
     postgres_data: str | None
     temporal: str | None
     temporal_ui: str | None
+    worker_ends: WorkerEnds | None = None
 
 
 class PartStatus(BaseModel):
@@ -60,6 +86,7 @@ class WorkerStatus(PartStatus):
     task_queue: str
     workers: list[str] = []
     queues: list[QueueStatus] = []
+    ends: WorkerEnds | None = Field(default=None, description="The local stack's worker ended, lately or again.")
 
 
 class Status(BaseModel):

@@ -60,7 +60,7 @@ async def status(
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
-    worker = WorkerStatus(task_queue=TASK_QUEUE)
+    worker = WorkerStatus(task_queue=TASK_QUEUE, ends=addresses.worker_ends)
     try:
         async with asyncio.timeout(TEMPORAL_ANSWERS_WITHIN_SECONDS), temporal() as client:
             server.up = True

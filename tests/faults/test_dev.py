@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import datetime
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -257,6 +258,95 @@ async def test_a_part_that_ends_again_and_again(stack: StackProcess) -> None:
     result = await stack.result()
     assert "five times" in result.sentence()
     assert_nothing_left(stack, [])
+
+
+# A worker that is broken when the file beside it says so: a start that is killed at once, or code that is not there.
+BREAKING = """
+import os, signal, sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+how = Path(__file__).with_name("how")
+if sys.orig_argv[-2:-1] == ["worker"] and how.exists():
+    if how.read_text() == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    class Missing(MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            if name == "closeloop.workers.wiring":
+                raise ImportError("the wiring is gone")
+
+    sys.meta_path.insert(0, Missing())
+"""
+
+
+def servers(stack: StackProcess) -> list[int]:
+    return [stack.child(name).pid for name in ("postgres", "temporal")]
+
+
+async def test_settings_that_became_impossible(new_stack: NewStack, tmp_path: Path) -> None:
+    """The worker is tried again, the servers stay, status says why and until when; once mended, work goes on."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("no_such_number: 1\n")
+    stack = new_stack()
+    assert "no_such_number" in await stack.refused(CLOSELOOP_POLICY=str(policy))
+    assert stack.listening() == []
+
+    policy.write_text("")
+    await stack.start(CLOSELOOP_POLICY=str(policy))
+    before = servers(stack)
+    policy.write_text("no_such_number: 1\n")
+    stack.child("worker").kill()
+    assert "(SIGKILL" in await stack.until_line("worker    ended, ")
+    lines = [await stack.until_line(f"worker    ended {n} times") for n in (2, 3)]
+    assert all("exit status 1" in line and "no_such_number" in line for line in lines)
+    status, text = await asyncio.gather(stack.cli("status", "--json"), stack.cli("status"))
+    assert (status.status, text.status) == (1, 1)
+    found = status.json()
+    assert [found[part]["up"] for part in ("postgres", "schema", "temporal")] == [True] * 3
+    ends = found["worker"]["ends"]
+    assert ends["times"] >= 3
+    assert (ends["how"], "no_such_number" in ends["last_line"]) == ("exit status 1", True)
+    assert datetime.fromisoformat(ends["next_at"]) > datetime.fromisoformat(ends["ended_at"])
+    assert ends["wait_seconds"] == 2.0 ** (ends["times"] - 1)
+    assert "times in a row" in text.out
+    assert "no_such_number" in text.out
+    assert servers(stack) == before
+
+    policy.write_text("")
+    await stack.until_line("worker    up again")
+    row = trades("mended", 1)[0]
+    await (await start_close(await stack.client(), row)).result()
+    await assert_attributed_once(stack, "mended", [row])
+    after = await stack.json("status")
+    assert after["worker"]["ends"]["next_at"] is None
+    assert after["worker"]["ends"]["times"] >= 3
+    assert servers(stack) == before
+
+
+@pytest.mark.parametrize(("how", "said"), [("kill", "SIGKILL, without a word"), ("import", "the wiring is gone")])
+async def test_a_worker_that_never_comes_up(new_stack: NewStack, tmp_path: Path, how: str, said: str) -> None:
+    """What is no wrong setting takes nothing down, also at the first start; Ctrl-C between two attempts is clean."""
+    (tmp_path / "sitecustomize.py").write_text(BREAKING)
+    (tmp_path / "how").write_text(how)
+    stack = new_stack()
+    await stack.start(PYTHONPATH=str(tmp_path))
+    assert "No worker runs yet" in await stack.until_line("ready")
+    assert said in await stack.until_line("worker    ended, ")
+    before = servers(stack)
+    await stack.until_line("worker    ended 3 times")
+    assert servers(stack) == before
+    ends = (await stack.cli("status", "--json")).json()["worker"]["ends"]
+    assert said in f"{ends['how']}, {ends['last_line'] or 'without a word'}"
+    everyone = stack.family()
+    result = await stack.stop()
+    assert (result.status, result.err) == (0, "")
+    assert_nothing_left(stack, everyone)
+
+    (tmp_path / "how").unlink()
+    await stack.start(PYTHONPATH=str(tmp_path))
+    assert "No worker" not in await stack.until_line("ready")
+    assert (await stack.json("status"))["worker"]["ends"] is None
 
 
 async def test_a_demo_that_is_ended_takes_its_stack_with_it(new_stack: NewStack) -> None:

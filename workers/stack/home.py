@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from closeloop.models.errors import Unavailable
+from closeloop.models.status import WorkerEnds
 
 
 class StackError(Unavailable):
@@ -36,6 +37,7 @@ class Home:
         self.state_file = path / "stack.json"
         self.logs = path / "logs"
         self.temporal_db = path / "temporal.db"
+        self._worker_ends_file = path / "worker.json"
         self._password_file = path / "postgres.password"
 
     def create(self) -> None:
@@ -86,6 +88,20 @@ class Home:
     def save(self, state: StackState) -> None:
         """Replace ``stack.json`` at once; it holds the database's password, so only its owner may read it."""
         write_private(self.state_file, json.dumps(state.model_dump(), indent=1))
+
+    def save_worker_ends(self, ends: WorkerEnds | None) -> None:
+        """Replace what is told of a worker that keeps ending; None: it runs well, or no stack runs."""
+        if ends is None:
+            self._worker_ends_file.unlink(missing_ok=True)
+        else:
+            write_private(self._worker_ends_file, ends.model_dump_json(indent=1))
+
+    def worker_ends(self) -> WorkerEnds | None:
+        """What is told of a worker that keeps ending; None where it runs well, or where that cannot be read."""
+        try:
+            return WorkerEnds.model_validate_json(self._worker_ends_file.read_bytes())
+        except (OSError, ValidationError):
+            return None
 
     def password(self) -> str:
         """The password of the local PostgreSQL, made once."""

@@ -18,15 +18,20 @@ from closeloop.workers.stack.home import StackError
 LOG_BYTES = 20 * 1024 * 1024
 """A log that is larger (bytes) is moved to ``.1`` beside it: of each part, twice as much is kept at most."""
 
+END_OF_LOG_BYTES = 8_192  # of which the last line is read
+
 
 class Child:
     """A child process that logs to a file and is stopped with its signal, then with SIGKILL."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, stop_signal: signal.Signals, log: Path) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, stop_signal: signal.Signals, log: Path, log_began: int
+    ) -> None:
         self.name = name
         self.log = log
         self.process = process
         self._stop_signal = stop_signal
+        self._log_began = log_began  # the size of the log before this process wrote to it, bytes
 
     @classmethod
     async def spawn(
@@ -44,6 +49,7 @@ class Child:
     ) -> "Child":
         """Start it in a session of its own: Ctrl-C reaches only the supervisor, which stops all in order."""
         with open_log(log) as out:
+            log_began = out.tell()
             process = await asyncio.create_subprocess_exec(
                 *command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -57,7 +63,7 @@ class Child:
                 group=group,
                 extra_groups=None if user is None else [],
             )
-        return cls(name, process, stop_signal, log)
+        return cls(name, process, stop_signal, log, log_began)
 
     @property
     def running(self) -> bool:
@@ -76,6 +82,7 @@ class Child:
                     former.truncate(0)
                     shutil.copyfileobj(log, former)
                 os.truncate(self.log, 0)
+                self._log_began = 0
 
     def end_of_log(self) -> str:
         """The end of its log, on one line."""
@@ -84,17 +91,46 @@ class Child:
             return " / ".join(line.strip() for line in lines[-3:])[-400:]
         return ""
 
+    def last_line(self) -> str:
+        """The last line that this very process wrote to its log; empty if it wrote none."""
+        with contextlib.suppress(OSError), self.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_began, size - END_OF_LOG_BYTES))
+            lines = log.read().decode(errors="replace").strip().splitlines()
+            return lines[-1].strip()[-400:] if lines else ""
+        return ""
+
+    @property
+    def how_it_ended(self) -> str:
+        """Its exit status, or the signal that ended it."""
+        return how_ended(self.process.returncode)
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Wait for its end for so long."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.process.wait(), seconds)
+        return not self.running
+
     async def stop(self, patience: float = 15.0) -> None:
         """Ask it to stop, wait, and kill what does not."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
-                self.process.send_signal(self._stop_signal)
+                os.kill(self.process.pid, self._stop_signal)  # Popen's own would take its exit status from asyncio
             try:
                 await asyncio.wait_for(self.process.wait(), patience)
             except TimeoutError:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
                 await self.process.wait()
+
+
+def how_ended(status: int | None) -> str:
+    """An exit status in words: a negative one is that of a signal."""
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-status).name
+    return f"signal {-status}"
 
 
 def open_log(log: Path) -> BinaryIO:

@@ -2,31 +2,30 @@
 
 import asyncio
 import os
-import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 
 from closeloop import store
+from closeloop.models.status import WorkerEnds
 from closeloop.store.schema import SchemaNewer
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
 from closeloop.workers.settings import Settings
 from closeloop.workers.stack.home import Home, StackError, StackState
 from closeloop.workers.stack.postgres import LocalPostgres
-from closeloop.workers.stack.process import Child, check_port, end_leftovers, until_up
+from closeloop.workers.stack.process import Child, check_port
 from closeloop.workers.stack.temporal import LocalTemporal
+from closeloop.workers.stack.worker import LocalWorker
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import connect_temporal
-from closeloop.workers.worker import READY
 
-# A part that ends so often within so many seconds is not started again: the stack stops with the reason.
+# A server that ends so often within so many seconds is not started again: the stack stops with the reason. A worker is
+# started again for ever (worker.py): nothing depends on it but the work.
 MAX_ENDS = 5
 ENDS_WINDOW_SECONDS = 60
 
@@ -64,6 +63,7 @@ class LocalStack:
         self._with_worker = with_worker
         self._home = Home(settings.home)
         self._parts: list[_Part] = []
+        self._worker: LocalWorker | None = None
         self.state: StackState | None = None
 
     async def run(self, stop: asyncio.Event, ready: asyncio.Event | None = None) -> None:
@@ -136,11 +136,18 @@ class LocalStack:
         schedules = await apply_schedules(client)
         self._say(f"schedules {', '.join(schedules)}")
         if self._with_worker:
-            await self._add("worker", self._start_worker)
-            self._say(f"worker    polling, logs in {self._home.logs / 'worker.log'}")
+            self._worker = LocalWorker(self._home, self._say, temporal.address if temporal else None)
+            await self._worker.start()
+
+    @property
+    def worker_ends(self) -> WorkerEnds | None:
+        """Tells of the worker's last end, while it has not run well since."""
+        return self._worker.ends if self._worker else None
 
     async def stop(self) -> None:
         """Stop every part, the last started first."""
+        if self._worker:
+            await self._worker.stop()
         while self._parts:
             part = self._parts.pop()
             await part.child.stop()
@@ -150,8 +157,7 @@ class LocalStack:
 
     def _clear(self, postgres: LocalPostgres | None, temporal: LocalTemporal | None) -> None:
         """End what a killed run of this home left running, before its ports are looked at."""
-        command = _worker_command(self._home)[1:]
-        end_leftovers(lambda process: process.cmdline()[1:] == command)
+        LocalWorker(self._home, self._say, None).end_leftovers()
         if temporal:
             temporal.end_leftovers()
         if postgres:
@@ -179,52 +185,41 @@ class LocalStack:
             self._settings, Telemetry(self._settings.model_copy(update={"otlp_endpoint": None}))
         )
 
-    async def _start_worker(self) -> Child:
-        env = dict(os.environ, CLOSELOOP_HOME=str(self._home.path))
-        if self.state and self.state.ui_url:
-            env["TEMPORAL_ADDRESS"] = self.state.temporal_address
-        child = await Child.spawn(
-            "worker",
-            _worker_command(self._home),
-            log=self._home.logs / "worker.log",
-            stop_signal=signal.SIGTERM,
-            env=env,
-            folder=Path.cwd(),  # the settings may have paths relative to it
-            pipe=True,
-        )
-        return await until_up(child, self._answer(child))
-
-    async def _answer(self, worker: Child) -> None:
-        assert worker.process.stdout is not None, "it was started with a pipe"
-        try:
-            line = await asyncio.wait_for(worker.process.stdout.readline(), 60)
-        except TimeoutError:
-            line = b""
-        if line.strip().decode() != READY:
-            raise StackError(f"The worker did not start ({worker.end_of_log()}): see {worker.log}.")
-        # Read on: once the pipe is full, a worker that prints would wait for ever.
-        self._draining = asyncio.create_task(worker.process.stdout.read())
-
     async def _watch(self) -> None:
-        """Restart a part that ended; give up on one that ends again and again."""
+        """Start parts again that end, each on its own; raises StackError once a server ends again and again."""
+        watching = [asyncio.create_task(self._keep(part)) for part in self._parts]
+        watching.append(asyncio.create_task(self._rotate_logs()))
+        if self._worker:
+            watching.append(asyncio.create_task(self._worker.keep()))
+        try:
+            done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.wait(watching)
+
+    async def _keep(self, part: _Part) -> None:
         while True:
-            waits = {asyncio.create_task(part.child.process.wait()): part for part in self._parts}
-            try:
-                await asyncio.wait(waits, timeout=LOGS_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            await part.child.process.wait()
+            while not part.child.running:
+                await self._restart(part)
+
+    async def _rotate_logs(self) -> None:
+        while True:
             for part in self._parts:
                 await asyncio.to_thread(part.child.rotate_log)
-                while not part.child.running:
-                    await self._restart(part)
+            if self._worker:
+                await asyncio.to_thread(self._worker.rotate_log)
+            await asyncio.sleep(LOGS_EVERY_SECONDS)
 
     async def _restart(self, part: _Part) -> None:
         now = time.monotonic()
         part.died = [t for t in part.died if now - t < ENDS_WINDOW_SECONDS] + [now]
         if len(part.died) >= MAX_ENDS:
             raise StackError(f"The {part.name} ended five times within a minute: see {part.child.log}.")
-        self._say(f"{part.name:<9} ended with status {part.child.process.returncode}: starting it again")
+        self._say(f"{part.name:<9} ended ({part.child.how_it_ended}): starting it again")
         await asyncio.sleep(0.5 * len(part.died))
         try:
             part.child = await part.start()
@@ -237,12 +232,8 @@ class LocalStack:
         state = self.state
         assert state is not None, "start() has run"
         ui = f"Temporal UI {state.ui_url}, " if state.ui_url else ""
-        return f"ready     {ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'. Ctrl-C stops it."
-
-
-def _worker_command(home: Home) -> list[str]:
-    """How the worker of this home is started, and recognised among processes after its supervisor was killed."""
-    return [sys.executable, "-P", "-m", "closeloop", "worker", f"--home={home.path}"]
+        line = f"ready     {ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'. Ctrl-C stops it."
+        return f"{line} No worker runs yet: it is tried again." if self.worker_ends else line
 
 
 async def _unless(stop: asyncio.Event, task: "asyncio.Task[None]") -> bool:
