@@ -60,7 +60,7 @@ class ImportActivities:
         While PostgreSQL works on a chunk, the next one is read.
         """
         async with transaction(self._sessions) as session:
-            if not await store.imports.is_staged(session, request.import_id):
+            if not await store.imports.take_up(session, request.import_id):
                 reason = f"no import {request.import_id} is staged"
                 raise ApplicationError(reason, type="ImportUnknown", non_retryable=True)
         done = 0

@@ -1,5 +1,6 @@
 """Activities of the position lifecycle."""
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import RefusedClose, attribute_and_learn
+from closeloop.activities.books import on_record
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
 from closeloop.models.events import EventType
@@ -25,11 +27,15 @@ from closeloop.models.positions import (
     PositionKey,
     RecordedConviction,
 )
+from closeloop.services import imports
+from closeloop.services.imports import STAGING_KEPT_HOURS
 from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
 
 CATCH_UP_PAGE_ROWS = 200  # positions without an attribution that are read at once
+STAGED_AND_LEFT_SECONDS = 300  # the command that staged an import starts it at once, if it lives
+IMPORTS_STARTED_AT_ONCE = 100
 IMPORTS_KEPT_DAYS = 30  # after which the counts and refusals of an import are deleted
 
 
@@ -83,6 +89,7 @@ class PositionActivities:
         async with transaction(self._sessions) as session:
             oldest = await store.positions.oldest_unattributed(session)
             await store.imports.drop_older_than(session, IMPORTS_KEPT_DAYS)
+            await store.imports.drop_abandoned(session, STAGING_KEPT_HOURS)
         age = 0.0 if oldest is None else max(0.0, (datetime.now(UTC) - oldest).total_seconds())
         activity.metric_meter().create_gauge_float(
             "closeloop_oldest_unattributed_seconds", "Age of the oldest close without an attribution", "s"
@@ -116,7 +123,19 @@ class PositionActivities:
                     await self._report_unattributable(row.key, error.message[:300])
                     report.unattributable += 1
             activity.heartbeat(report)
+        report.imports = await self._start_imports()
         return report
+
+    async def _start_imports(self) -> int:
+        """Start the imports whose commands died between staging and starting them; returns how many."""
+        started = 0
+        async with transaction(self._sessions) as session:
+            found = await store.imports.not_taken_up(session, STAGED_AND_LEFT_SECONDS, IMPORTS_STARTED_AT_ONCE)
+        for staged in found:
+            with contextlib.suppress(RPCError):  # it is on record, and the next run tries again
+                async with on_record(self._sessions, "import", staged.import_id):
+                    started += await imports.start_staged(self._client, staged)
+        return started
 
     async def _report_unattributable(self, key: PositionKey, reason: str) -> None:
         book, position_id = key

@@ -18,6 +18,7 @@ from closeloop.cli.console import (
     LastOption,
     at,
     err,
+    fail,
     hinting,
     out,
     print_json,
@@ -27,7 +28,7 @@ from closeloop.cli.console import (
 )
 from closeloop.cli.files import FileArgument, open_input, written_at
 from closeloop.cli.instants import instant
-from closeloop.gateways.candles import Candle, RefusedRow, read_candles
+from closeloop.gateways.candles import Candle, NotCandles, RefusedRow, on_disk, read_candles
 from closeloop.models.assets import canonical_asset
 from closeloop.models.forecasts import ResolutionReport, seconds_of
 from closeloop.models.prices import (
@@ -125,8 +126,12 @@ def import_(
         err.print(f"closeloop: candles of {interval} are stored, but price no forecast: at most 30m do.")
     source = open_input(file)
     written = written_at(source)
+    try:
+        whole = on_disk(source)
+    except NotCandles as error:
+        fail(f"Nothing of the file was stored: {error}.")
     rows = read_candles(
-        source,
+        whole,
         seconds,
         datetime.now(UTC),
         asset=asset,

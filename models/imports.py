@@ -79,7 +79,11 @@ class ImportProgress(BaseModel):
 
 
 class Import(SQLModel, table=True):
-    """One import. ``counts`` grows in the transaction that attributes the rows, so it is right after any crash."""
+    """One import. ``counts`` grows in the transaction that attributes the rows, so it is right after any crash.
+
+    ``touched_at``: when the command that reads the file last staged rows. ``staged_at``: when all of them were, and
+    ``content`` is their digest. ``started_at``: when a worker took it up.
+    """
 
     __tablename__ = "imports"
 
@@ -91,6 +95,12 @@ class Import(SQLModel, table=True):
     created_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )
+    touched_at: datetime = Col(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+    staged_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    started_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    content: str | None = Col(default=None, sa_column=Column(Text))
 
 
 class ImportRow(SQLModel, table=True):

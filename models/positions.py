@@ -328,11 +328,15 @@ class CatchUpRequest(BaseModel):
 
 
 class CatchUpReport(BaseModel):
-    """What a catch-up found: workflows started, rows that no position can be read from."""
+    """What a catch-up found: workflows started, rows that no position can be read from.
+
+    ``imports``: those that were started because the command that staged them had died.
+    """
 
     started: int = 0
     running_already: int = 0
     unattributable: int = 0
+    imports: int = 0
 
 
 class KarmaRebuildRequest(BaseModel):

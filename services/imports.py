@@ -1,6 +1,7 @@
 """History in bulk: a file's rows are staged, attributed by a durable workflow, and counted in its report."""
 
 import asyncio
+import contextlib
 import hashlib
 import uuid
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from closeloop.gateways.freqtrade.files import MAX_BYTES
 from closeloop.gateways.trades import FileRun, FileTrade, NotTrades, TradeFile
 from closeloop.models import launches
 from closeloop.models.closes import with_position_key
-from closeloop.models.errors import NotAcceptable, RunFailed
+from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, Unavailable
 from closeloop.models.imports import ImportProgress, ImportReport, ImportRequest, NotedRow, RejectedRow, book_of
 from closeloop.models.policy import ImportsPolicy
 from closeloop.models.refusals import TOO_LONG
@@ -31,10 +32,12 @@ from closeloop.models.runs import RunKind
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.services.launching import start
 from closeloop.services.runs import StagedRun, admit, check_currency
-from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
+from closeloop.store.errors import DATABASE_ERRORS
+from closeloop.store.imports import RefusedImportRow, RowNote, StagedImport, StagedRow
 from closeloop.store.runs import Run
 
 STAGED_ROWS_AT_ONCE = 2_000
+STAGING_KEPT_HOURS = 24  # after which rows whose command stages no more are deleted
 BOOKS_AN_IMPORT = 5_000  # its report has a line for each, and karma is rebuilt of each
 STAGED_CHARACTERS_AT_ONCE = 8_000_000  # a batch ends with the row that exceeds it: memory stays bounded
 SERVER_AWAY_AT_MOST_SECONDS = 600  # after this, waiting for an import's result gives up
@@ -143,24 +146,62 @@ async def begin(
 ) -> RunningImport:
     """Stage the rows and start the import's workflow, or join the one that imports the same content. Commits.
 
+    Rows are committed in batches, and count once all of them are staged. Where the process dies before, nothing of the
+    file was taken and the catch-up drops the rows after a day; where it dies after, the catch-up starts the workflow.
+
     ``add``: also where a book holds another run's positions. Raises NotPossibleNow where one does and this is not
     said, or where the book is in another currency; NotAcceptable where the file is not what it should be, or names more
-    new books than the policy allows. Then nothing of the file is stored.
+    new books than the policy allows: then nothing of the file is stored. Raises Unavailable where Temporal does not
+    answer.
     """
     import_id = uuid.uuid4().hex
-    async with session.begin():
-        for book in sorted(source.runs):
-            await store.locks.book_runs(session, book)
-            await check_currency(session, book, source.runs[book].currency, source.file)
-        total = await _stage(session, import_id, source, policy, add)
-    launch = launches.backfill(ImportRequest(import_id=import_id), source.digest.hexdigest(), total, source.name)
     try:
-        return RunningImport(import_id, total, False, await start(client, launch))
-    except WorkflowAlreadyStartedError:
+        total = await _stage(session, import_id, source, policy, add)
+    except BaseException:
+        with contextlib.suppress(*DATABASE_ERRORS):  # what is left, the catch-up drops after a day
+            async with session.begin():
+                await store.imports.drop(session, import_id)
+        raise
+    staged = StagedImport(import_id, source.digest.hexdigest(), total, source.name[:500])
+    try:
+        handle, joined = await _start(client, staged)
+    except RPCError as error:
+        raise Unavailable(
+            f"{source.file} is staged, and Temporal refused or does not answer ({error.message[:200]}): a worker takes "
+            "the import up by itself some minutes after Temporal is back. Importing it again is harmless."
+        ) from None
+    if joined:
         async with session.begin():
             await store.imports.drop(session, import_id)
+    return RunningImport(import_id, total, joined, handle)
+
+
+async def start_staged(client: Client, staged: StagedImport) -> bool:
+    """Start an import that was staged and not started, because the command that read its file died.
+
+    False where another import of the same content runs: this one waits for its end.
+    """
+    _, joined = await _start(client, staged)
+    return not joined
+
+
+async def _start(client: Client, staged: StagedImport) -> tuple[WorkflowHandle[Any, ImportReport], bool]:
+    """The workflow that takes an import in, and whether that is another import of the same content, which runs."""
+    request = ImportRequest(import_id=staged.import_id)
+    launch = launches.backfill(request, staged.content, staged.total, staged.source)
+    try:
+        return await start(client, launch), False
+    except WorkflowAlreadyStartedError:
         handle = client.get_workflow_handle(launch.id, result_type=ImportReport)
-        return RunningImport(import_id, total, True, handle)
+        return handle, await _asked(handle) != request
+
+
+async def _asked(handle: WorkflowHandle[Any, ImportReport]) -> ImportRequest:
+    """What an import's workflow was started with: the catch-up may have started this very import."""
+    async for event in handle.fetch_history_events(page_size=1):
+        payloads = event.workflow_execution_started_event_attributes.input.payloads
+        return ImportRequest.model_validate_json(payloads[0].data)
+    raise AssertionError("a history begins with what was asked")
 
 
 async def progress(session: AsyncSession, running: RunningImport) -> ImportProgress | None:
@@ -356,18 +397,38 @@ def _refuse_too_many(source: ImportSource, books: int) -> None:
 
 
 async def _stage(session: AsyncSession, import_id: str, source: ImportSource, policy: ImportsPolicy, add: bool) -> int:
-    await store.imports.create(session, import_id, source.name[:500])
+    """Stage all rows, each batch in a transaction of its own: what reads may wait for its input as long as it likes."""
     _refuse_too_many(source, len(source.runs))
-    if source.runs:  # a book of the file is reported also where it has no trades
-        await store.imports.settle(session, import_id, 0, {book: {"read": 0} for book in source.runs}, [])
+    async with session.begin():
+        for book in sorted(source.runs):
+            await check_currency(session, book, source.runs[book].currency, source.file)
+        await store.imports.create(session, import_id, source.name[:500])
+        if source.runs:  # a book of the file is reported also where it has no trades
+            await store.imports.settle(session, import_id, 0, {book: {"read": 0} for book in source.runs}, [])
     staging = _Staging(source, policy)
     total = 0
     while batch := _next_batch(source.rows):
-        await staging.take(session, import_id, batch)
+        async with session.begin():
+            await _touch(session, import_id, source)
+            await staging.take(session, import_id, batch)
         total += len(batch)
-    for staged in staging.runs(import_id):
-        await admit(session, staged, source.file, add)
+    async with session.begin():
+        await _touch(session, import_id, source)
+        for book in sorted(source.runs):
+            await store.locks.book_runs(session, book)
+            await check_currency(session, book, source.runs[book].currency, source.file)
+        for staged in staging.runs(import_id):
+            await admit(session, staged, source.file, add)
+        await store.imports.complete(session, import_id, source.digest.hexdigest())
     return total
+
+
+async def _touch(session: AsyncSession, import_id: str, source: ImportSource) -> None:
+    if not await store.imports.touch(session, import_id):
+        raise NotPossibleNow(
+            f"{source.file} said nothing for more than {STAGING_KEPT_HOURS} hours, and what had been read of it was "
+            "dropped: nothing of it was taken. Import it again."
+        )
 
 
 def _next_batch(rows: Iterator[SourceRow]) -> list[SourceRow]:

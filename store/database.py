@@ -18,14 +18,22 @@ _SERVER_SETTINGS = {
 Sessions = async_sessionmaker[AsyncSession]
 
 
-def open_engine(dsn: str, pool_size: int = 5) -> AsyncEngine:
-    """An engine over asyncpg for a libpq-style DSN (``postgresql://...``; ``sslmode`` and the like are understood)."""
+def open_engine(dsn: str, pool_size: int = 5, *, ask_first: bool = False) -> AsyncEngine:
+    """An engine over asyncpg for a libpq-style DSN (``postgresql://...``; ``sslmode`` and the like are understood).
+
+    ``ask_first``: before a transaction, whether its connection is still there; one that is not is replaced.
+    """
 
     async def connect() -> asyncpg.Connection:
         return await asyncpg.connect(dsn, timeout=10, command_timeout=300, server_settings=_SERVER_SETTINGS)
 
     return create_async_engine(
-        "postgresql+asyncpg://", async_creator=connect, pool_size=pool_size, max_overflow=0, pool_timeout=30
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=30,
+        pool_pre_ping=ask_first,
     )
 
 
@@ -36,8 +44,8 @@ def sessions_of(engine: AsyncEngine) -> Sessions:
 
 @asynccontextmanager
 async def session_for(dsn: str) -> AsyncIterator[AsyncSession]:
-    """One session on an engine of its own, for a command that reads something and ends."""
-    engine = open_engine(dsn, pool_size=1)
+    """One session on an engine of its own, for a command: between its transactions it may wait long for its input."""
+    engine = open_engine(dsn, pool_size=1, ask_first=True)
     try:
         async with sessions_of(engine)() as session:
             yield session

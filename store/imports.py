@@ -43,12 +43,50 @@ class RowNote:
     reason: str
 
 
+@dataclass(frozen=True)
+class StagedImport:
+    """An import whose rows are all staged. ``content`` is their digest, ``source`` what the file is called."""
+
+    import_id: str
+    content: str
+    total: int
+    source: str
+
+
 async def create(session: AsyncSession, import_id: str, source: str) -> None:
-    """Open an import; its total is set when all its rows are staged."""
+    """Open an import, to which rows are added until it is complete."""
     await session.execute(
         text("INSERT INTO imports (import_id, source, total) VALUES (:id, :source, 0)"),
         {"id": import_id, "source": source},
     )
+
+
+async def touch(session: AsyncSession, import_id: str) -> bool:
+    """Lock an import that rows are being added to until the transaction ends; False if it was dropped meanwhile."""
+    query = text(
+        "UPDATE imports SET touched_at = clock_timestamp() WHERE import_id = :id AND staged_at IS NULL RETURNING 1"
+    )
+    return (await session.execute(query, {"id": import_id})).first() is not None
+
+
+async def complete(session: AsyncSession, import_id: str, content: str) -> None:
+    """All rows of an import are staged: from now on it is carried out, whatever becomes of who staged it."""
+    await session.execute(
+        text("UPDATE imports SET staged_at = clock_timestamp(), content = :content WHERE import_id = :id"),
+        {"id": import_id, "content": content},
+    )
+
+
+async def not_taken_up(session: AsyncSession, seconds: int, limit: int) -> list[StagedImport]:
+    """Imports that were complete so many seconds ago and that no worker has taken up, the oldest first."""
+    result = await session.execute(
+        text(
+            "SELECT import_id, content, total, source FROM imports WHERE started_at IS NULL AND content IS NOT NULL "
+            "AND staged_at < clock_timestamp() - make_interval(secs => :seconds) ORDER BY staged_at LIMIT :limit"
+        ),
+        {"seconds": seconds, "limit": limit},
+    )
+    return [StagedImport(**row) for row in result.mappings()]
 
 
 async def stage(
@@ -78,11 +116,12 @@ async def stage(
         await settle(session, import_id, len(refused) + still_open, found, refused, notes)
 
 
-async def is_staged(session: AsyncSession, import_id: str) -> bool:
-    """Whether there is such an import."""
-    return (
-        await session.execute(text("SELECT 1 FROM imports WHERE import_id = :id"), {"id": import_id})
-    ).first() is not None
+async def take_up(session: AsyncSession, import_id: str) -> bool:
+    """Record that a worker has taken up an import; False if there is no such import."""
+    query = text(
+        "UPDATE imports SET started_at = coalesce(started_at, clock_timestamp()) WHERE import_id = :id RETURNING 1"
+    )
+    return (await session.execute(query, {"id": import_id})).first() is not None
 
 
 async def lock(session: AsyncSession, import_id: str) -> None:
@@ -236,9 +275,19 @@ async def _streamed(session: AsyncSession, query: str, values: dict[str, Any]) -
 
 
 async def drop(session: AsyncSession, import_id: str) -> None:
-    """Delete an import that was staged and never started, and what it said of its run."""
-    await session.execute(text("DELETE FROM book_runs WHERE import_id = :id"), {"id": import_id})
-    await session.execute(text("DELETE FROM imports WHERE import_id = :id"), {"id": import_id})
+    """Delete an import that no worker has taken up, and what it said of its run."""
+    query = text("DELETE FROM imports WHERE import_id = :id AND started_at IS NULL RETURNING 1")
+    if (await session.execute(query, {"id": import_id})).first() is not None:
+        await session.execute(text("DELETE FROM book_runs WHERE import_id = :id"), {"id": import_id})
+
+
+async def drop_abandoned(session: AsyncSession, hours: int) -> int:
+    """Delete imports to which no row was added for so long and that were never complete; returns how many."""
+    query = text(
+        "DELETE FROM imports WHERE staged_at IS NULL AND started_at IS NULL "
+        "AND touched_at < clock_timestamp() - make_interval(hours => :hours) RETURNING 1"
+    )
+    return len((await session.execute(query, {"hours": hours})).all())
 
 
 async def drop_older_than(session: AsyncSession, days: int) -> int:

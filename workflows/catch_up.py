@@ -35,6 +35,8 @@ class CatchUpWorkflow:
             summary="Look for closes without an attribution",
         )
         outcome = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
+        if report.imports:
+            outcome += f", {report.imports} imports started that were left behind"
         if workflow.patched("learn-missed"):
             missed = await learn_missed(LearnMissed(), FIVE_ATTEMPTS)
             outcome += (

@@ -5,7 +5,8 @@
 """
 
 from closeloop.gateways.candles.columns import Timestamps
+from closeloop.gateways.candles.files import on_disk
 from closeloop.gateways.candles.reader import read_candles
 from closeloop.gateways.candles.rows import Candle, NotCandles, RefusedRow, candle
 
-__all__ = ["Candle", "NotCandles", "RefusedRow", "Timestamps", "candle", "read_candles"]
+__all__ = ["Candle", "NotCandles", "RefusedRow", "Timestamps", "candle", "on_disk", "read_candles"]

@@ -54,9 +54,9 @@ def read_table(file: BinaryIO) -> Table:
     """
     head = _head(file)
     if head[:4] == b"PK\x03\x04" or head[:4] == _END_OF_ARCHIVE:
-        return _archive(_on_disk(head, file))
+        return _archive(on_disk(file, head))
     if head.startswith(feather.MAGIC):
-        return Table(feather.read_rows(_on_disk(head, file)))
+        return Table(feather.read_rows(on_disk(file, head)))
     whole = _pieces(head, file)
     # No text begins with the first byte of gzip.
     return Table(_rows(_unzipped(whole) if head[:1] == b"\x1f" else whole))
@@ -134,8 +134,12 @@ class _Pieces(io.RawIOBase):
         return taken
 
 
-def _on_disk(head: bytes, file: BinaryIO) -> BinaryIO:
-    """The file, or what a pipe gives as a temporary file: archives and Feather are read from their end."""
+def on_disk(file: BinaryIO, head: bytes = b"") -> BinaryIO:
+    """The file, or what a pipe gives as a temporary file, once it has given all.
+
+    Archives and Feather are read from their end; and who stores candles holds a transaction open, which must not wait
+    for a pipe. Raises NotCandles where it is larger than 1 GiB.
+    """
     try:
         if file.seekable():
             os.fstat(file.fileno())

@@ -142,7 +142,8 @@ def _csv(first: str, text: TextIO) -> Rows:
     if len(first) > MAX_LINE_CHARACTERS:
         raise NotTrades(f"its first line is longer than {MAX_LINE_CHARACTERS:,} characters: it is no table")
     delimiter = max(",;\t", key=lambda sign: first.count(sign))
-    reader = csv.reader(chain((first,), _csv_lines(text)), delimiter=delimiter)
+    lines = _CsvLines(text)
+    reader = csv.reader(chain((first,), lines), delimiter=delimiter)
     header = [name.strip() for name in _record(reader) or []]
     if len(header) > MAX_COLUMNS:
         raise NotTrades(f"its first line names {len(header)} columns, and at most {MAX_COLUMNS} can be read")
@@ -153,22 +154,44 @@ def _csv(first: str, text: TextIO) -> Rows:
     repeated = {name for name in header if name and header.count(name) > 1}
     if repeated:
         raise NotTrades(f"it has more than one column {_short(sorted(repeated)[0])}")
-    return Rows([name for name in header if name], _csv_rows(reader, header))
+    return Rows([name for name in header if name], _csv_rows(reader, lines, header))
 
 
-def _csv_lines(text: TextIO) -> Iterator[str]:
-    while (line := _line(text)) is not None:
+class _CsvLines(Iterator[str]):
+    """Lines for the CSV reader; of one that is too long it gets an empty one, and ``too_long`` says so.
+
+    ``characters``: of the row that is being read. Quotes that are never closed make all that follows one row.
+    """
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+        self.too_long = False
+        self.characters = 0
+
+    def __next__(self) -> str:
+        if (line := _line(self._text)) is None:
+            raise StopIteration
+        self.characters += len(line)
         if len(line) > MAX_LINE_CHARACTERS:
-            raise NotTrades(f"a line is longer than {MAX_LINE_CHARACTERS:,} characters")
-        yield line
+            while not line.endswith("\n") and (line := _line(self._text) or ""):
+                pass
+            self.too_long = True
+            return "\n"
+        if self.characters > MAX_LINE_CHARACTERS:
+            raise NotTrades(f"a row is longer than {MAX_LINE_CHARACTERS:,} characters: is a quote never closed?")
+        return line
 
 
-def _csv_rows(reader: Any, header: list[str]) -> Iterator[Row]:
+def _csv_rows(reader: Any, lines: _CsvLines, header: list[str]) -> Iterator[Row]:
     index = 0
     while (fields := _record(reader)) is not None:
-        if not any(one.strip() for one in fields):
+        lines.characters = 0
+        if lines.too_long:
+            lines.too_long = False
+            yield Row(index, {}, f"the line is longer than {MAX_LINE_CHARACTERS:,} characters")
+        elif not any(one.strip() for one in fields):
             continue
-        if len(fields) != len(header):
+        elif len(fields) != len(header):
             yield Row(index, {}, f"the row has {len(fields)} fields, the first line names {len(header)} columns")
         else:
             yield Row(index, {name: one.strip() for name, one in zip(header, fields, strict=True) if name})

@@ -4,8 +4,10 @@ import gzip
 import io
 import json
 import math
+import os
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zipfile
 import zlib
@@ -22,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from closeloop.gateways.candles import Candle, NotCandles, RefusedRow, read_candles
+from closeloop.gateways.candles import Candle, NotCandles, RefusedRow, on_disk, read_candles
 from closeloop.gateways.candles.checks import frame_seconds, same_asset
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -581,3 +583,21 @@ def test_arrays_and_feather_are_not_held(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 3 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_pipe_is_read_to_its_end_before_anything_is_done_with_it() -> None:
+    content = "".join(f"{n}\n" for n in range(100_000)).encode()
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        with open(writing, "wb") as pipe:
+            pipe.write(content)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    with open(reading, "rb") as pipe:
+        whole = on_disk(pipe)
+        assert pipe.read() == b""
+        assert whole.read() == content
+        assert on_disk(whole) is whole
+    writer.join()

@@ -661,3 +661,8 @@ def test_the_example_of_the_page(tmp_path: Path) -> None:
 def test_negative_fees_are_not_taken_off() -> None:
     [one] = trades(lean(LEAN | {"totalFees": -2.0}))
     assert "added" in (one.reason or "")
+
+
+def test_a_quote_that_is_never_closed_is_refused_while_it_is_read() -> None:
+    pieces = '","'.join("x\n" * 1_000 for _ in range(1_000))
+    assert "is a quote never closed?" in refused(f'a,b\n1,2\n"{pieces}', "backtesting-py", symbol="X/Y")

@@ -16,10 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.worker import Worker
 
+from closeloop import store
 from closeloop.activities.positions import CATCH_UP_PAGE_ROWS
+from closeloop.models.imports import ImportReport
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import CatchUpReport, CatchUpRequest
 from closeloop.store.database import Sessions, open_engine, sessions_of
+from closeloop.store.imports import StagedRow
 from closeloop.workers.registration import register_search_attributes
 from tests.activities.attributing import OF_THE_CLOSE, Sql, engine_writes, karma_of_book
 from tests.closes import message
@@ -286,3 +289,33 @@ async def test_a_close_in_the_future_is_not_started_again_and_again(apart: Apart
     later = {"closed_at": Sql("clock_timestamp() + interval '1 hour'")}
     await engine_writes(apart.sessions, "b", **OF_THE_CLOSE | later)
     assert (await apart.look_only()).started == 0
+
+
+async def test_an_import_that_was_staged_and_left_is_started_once(apart: Apart) -> None:
+    """The command that staged it died before it could start it; another of the same content runs meanwhile."""
+
+    async def staged(name: str, content: str, seconds: int) -> None:
+        async with apart.sessions.begin() as session:
+            await store.imports.create(session, name, "jsonl left.jsonl")
+            row = StagedRow(0, 0, json.dumps(message("b", "p-1")))
+            await store.imports.stage(session, name, [row], [])
+            await store.imports.complete(session, name, content)
+        ago = f"UPDATE imports SET staged_at = now() - interval '{seconds} seconds' WHERE import_id = :id"
+        await query(apart.sessions, ago, id=name)
+
+    await staged("just now", "a" * 64, 10)
+    await staged("left", "b" * 64, 1_000)
+    await staged("its like", "b" * 64, 900)
+    async with apart.sessions.begin() as session:
+        await store.imports.create(session, "still read", "jsonl -")
+    assert (await apart.look_only()).imports == 1
+    assert (await apart.look_only()).imports == 1, "it runs, and no worker has taken it up yet"
+    async with apart.worker():
+        report = await apart.client.get_workflow_handle(f"import/{'b' * 24}", result_type=ImportReport).result()
+        assert (report.import_id, report.books["b"].attributed) == ("left", 1)
+        assert (await apart.catch_up()).imports == 1, "its like was waiting for its end"
+        report = await apart.client.get_workflow_handle(f"import/{'b' * 24}", result_type=ImportReport).result()
+        assert (report.import_id, report.books["b"].already_attributed) == ("its like", 1)
+        assert (await apart.catch_up()).imports == 0
+    rows = await query(apart.sessions, "SELECT import_id FROM imports WHERE started_at IS NULL ORDER BY 1")
+    assert [row["import_id"] for row in rows] == ["just now", "still read"]
