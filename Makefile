@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PARTS := test-commands test-others quick-lint quick-pure quick-others
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test quick check lint bench lock clean $(PARTS)
+.PHONY: help demo dev test quick check lint bench chaos lock clean $(PARTS)
 
 help:
 	@echo "make demo   a simulated engine through the real stack, in about a minute"
@@ -14,6 +14,7 @@ help:
 	@echo "make test   the whole test suite, against a real PostgreSQL and Temporal"
 	@echo "make lint   ruff, mypy, import layers, container files"
 	@echo "make bench  speed, as ratios measured side by side"
+	@echo "make chaos  an hour of random faults, then an independent recomputation: make chaos SECONDS=3600 SEED=7"
 	@echo "make lock   pin the dependencies again"
 
 .venv/installed: requirements.lock pyproject.toml
@@ -69,6 +70,10 @@ lint: .venv/installed-dev
 
 bench: .venv/installed-dev
 	$(BIN)/python -m bench
+
+SECONDS ?= 3600
+chaos: .venv/installed-dev
+	$(BIN)/python -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # uv resolves for every platform and Python at once; it is needed only here. Releases younger than two weeks are left out.
 lock:

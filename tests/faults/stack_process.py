@@ -240,6 +240,10 @@ class StackProcess:
         """A ``closeloop`` command that goes on while the test does something else."""
         return await self._spawn([*self._program, *map(str, arguments)], stdin, env)
 
+    def forget(self, command: RunningCommand) -> None:
+        """A command that has ended: a test that runs thousands keeps none of them."""
+        self._commands.remove(command)
+
     async def cli(self, *arguments: object, stdin: str | bytes = b"", **env: str) -> Result:
         """A ``closeloop`` command, to its end: a process of its own, forked from one that has imported it already."""
         given = stdin.encode() if isinstance(stdin, str) else stdin
