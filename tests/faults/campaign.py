@@ -269,10 +269,7 @@ class Campaign:
             kept[name] = "reverted"
         elif undone < 0.4:
             self.figures.cycles["overlay deleted"] += 1
-            overlay = self.stack.home / f"learned_weights.{book}.yaml"
-            await until("overlay written", overlay.exists)
-            overlay.unlink()
-            await self._until_state(client, book, name, "reverted")
+            await self._delete_overlay(client, book, name)
             kept[name] = "reverted"
 
     async def _say(self, verb: str, state: str, book: str, cycle_id: str) -> None:
@@ -288,13 +285,17 @@ class Campaign:
             assert "Traceback" not in result.err, result.err
             await asyncio.sleep(0.5)
 
-    async def _until_state(self, client: Client, book: str, cycle_id: str, state: str) -> None:
+    async def _delete_overlay(self, client: Client, book: str, cycle_id: str) -> None:
+        """Where the worker died before it recorded that it wrote the file, the file comes back: it is deleted again."""
+        overlay = self.stack.home / f"learned_weights.{book}.yaml"
         deadline = time.monotonic() + PATIENCE
-        while await self._state(book, cycle_id) != state:
-            assert time.monotonic() < deadline, f"{cycle_id} is not {state}"
+        await until("overlay written", overlay.exists)
+        while await self._state(book, cycle_id) != "reverted":
+            assert time.monotonic() < deadline, f"{cycle_id} is not reverted"
+            overlay.unlink(missing_ok=True)
             with contextlib.suppress(*_AWAY):
                 await client.get_schedule_handle("closeloop/overlays").trigger()
-            await asyncio.sleep(1)
+            await _sleep(self._over, 1)
 
     async def _state(self, book: str, cycle_id: str) -> str:
         query = "SELECT state FROM weight_cycles WHERE book_id = $1 AND cycle_id = $2"
@@ -376,6 +377,7 @@ class Campaign:
         async def left() -> dict[str, int]:
             with contextlib.suppress(*_AWAY):
                 await client.get_schedule_handle("closeloop/catch-up").trigger()
+            await asyncio.sleep(2)
             rows = await self.stack.sql("SELECT book_id, count(*) FROM attributions GROUP BY 1")
             found = dict(map(tuple, rows))
             [[owed]] = await self.stack.sql("SELECT count(*) FROM unlearned")
