@@ -239,18 +239,20 @@ class Campaign:
     async def _operator(self, client: Client) -> None:
         """Weekly cycles of a book with a history, one after the other; approves, rejects, reverts, ends workflows,
         deletes overlay files. A new book when one's weeks are over."""
-        while not self._over.is_set():
+        decided = 0
+        while not (self._over.is_set() and decided):
             book = f"governed-{len(self._governed)}"
             rows = self._told.history(book, 400)
             self._governed[book] = (rows, {})
             await self._command("history", "import", "jsonl", "-", stdin=jsonl(rows))
             for week in range(5, GOVERNED_DAYS // 7):
-                if self._over.is_set():
-                    return
                 as_of = (BEGIN + timedelta(days=7 * week)).isoformat()
                 cycle = await self._command("weights cycle", "weights", "cycle", "--book", book, "--as-of", as_of)
                 if cycle["state"] == "proposed":
                     await self._decide(client, book, cycle)
+                    decided += 1
+                if self._over.is_set() and decided:
+                    return
 
     async def _decide(self, client: Client, book: str, cycle: Message) -> None:
         kept, name = self._governed[book][1], cycle["cycle_id"]
