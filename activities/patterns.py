@@ -192,10 +192,14 @@ class MissedActivities:
         if failed is None:
             report.learned[learner.name] += len(keys)
             return keys
-        activity.logger.warning("a chunk is learned one by one", exc_info=failed, extra={"learner": learner.name})
+        if learner.name not in report.failed:  # told once in a run: there may be many more
+            extra = {"learner": learner.name}
+            activity.logger.warning("a chunk is learned one by one", exc_info=failed, extra=extra)
         for key in keys:
             async with transaction(self._sessions) as session:
                 failed = await self._failure(session, learner, [key])
+                if failed is not None:
+                    await store.patterns.postpone(session, learner.name, key)
             if failed is None:
                 report.learned[learner.name] += 1
             else:

@@ -5,7 +5,9 @@ import hashlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
@@ -32,8 +34,10 @@ from closeloop.services.imports import STAGING_KEPT_HOURS
 from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
+from closeloop.store.unreadable import Unreadable
 
 CATCH_UP_PAGE_ROWS = 200  # positions without an attribution that are read at once
+EXAMPLES_TOLD = 3  # of the rows that a run found unreadable, in its log
 STAGED_AND_LEFT_SECONDS = 300  # the command that staged an import starts it at once, if it lives
 IMPORTS_STARTED_AT_ONCE = 100
 IMPORTS_KEPT_DAYS = 30  # after which the counts and refusals of an import are deleted
@@ -61,6 +65,8 @@ class PositionActivities:
             [answer], learning = await attribute_and_learn(
                 session, [position], self._policy, datetime.now(UTC), run, self._learners
             )
+            if isinstance(answer, RefusedClose):
+                await self._remember_refused(session, position, answer.reason)
         if isinstance(answer, RefusedClose):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
         # If an earlier attempt of this same run committed and died before it answered, the close still counts as new.
@@ -83,10 +89,13 @@ class PositionActivities:
 
     @activity.defn(name="start_unattributed")
     async def start_unattributed(self, request: CatchUpRequest) -> CatchUpReport:
-        """Start the workflow of every closed position on record that has no attribution, the oldest first."""
+        """Start the workflow of every closed position on record that has no attribution, the oldest first.
+
+        A row that cannot be read is told and remembered, and not read again until it changes.
+        """
         report = CatchUpReport()
-        last: UnattributedRow | None = None
         async with transaction(self._sessions) as session:
+            await store.unreadable.forget_changed(session)
             oldest = await store.positions.oldest_unattributed(session)
             await store.imports.drop_older_than(session, IMPORTS_KEPT_DAYS)
             await store.imports.drop_abandoned(session, STAGING_KEPT_HOURS)
@@ -94,37 +103,70 @@ class PositionActivities:
         activity.metric_meter().create_gauge_float(
             "closeloop_oldest_unattributed_seconds", "Age of the oldest close without an attribution", "s"
         ).set(age)
-        async with transaction(self._sessions) as session:
-            impossible = await store.positions.impossible(session)
-        for key in impossible:
-            reason = "opened_at, closed_at: must be times between the years 1800 and 9999"
-            await self._report_unattributable(key, reason)
-            report.unattributable += 1
+        examples: list[str] = []
+        while found := await self._impossible():
+            report.newly_unattributable += await self._remember(found, examples)
+            activity.heartbeat(report)
+        last: UnattributedRow | None = None
         while report.started < request.limit:
             page = min(CATCH_UP_PAGE_ROWS, request.limit - report.started)
             async with transaction(self._sessions) as session:
                 rows = await store.positions.unattributed(session, last, page)
             if not rows:
                 break
-            for row in rows:
-                last = row
-                if row.position is None:
-                    await self._report_unattributable(row.key, row.reason)
-                    report.unattributable += 1
-                    continue
-                try:
-                    await start_close(self._client, row.position)
-                    report.started += 1
-                except WorkflowAlreadyStartedError:
-                    report.running_already += 1
-                except RPCError as error:
-                    if error.status != RPCStatusCode.INVALID_ARGUMENT:
-                        raise
-                    await self._report_unattributable(row.key, error.message[:300])
-                    report.unattributable += 1
+            last = rows[-1]
+            unreadable = [reason for row in rows if (reason := await self._start(row, report)) is not None]
+            report.newly_unattributable += await self._remember(unreadable, examples)
             activity.heartbeat(report)
+        async with transaction(self._sessions) as session:
+            report.unattributable = await store.unreadable.count(session)
+        if report.newly_unattributable:
+            activity.logger.warning(
+                "%d positions on record cannot be read as closes ('closeloop positions unreadable' lists them): %s",
+                report.newly_unattributable,
+                "; ".join(examples),
+            )
         report.imports = await self._start_imports()
         return report
+
+    async def _start(self, row: UnattributedRow, report: CatchUpReport) -> Unreadable | None:
+        """Start the workflow of a close on record, and count it; why it cannot be, where it cannot."""
+        if row.position is None:
+            return Unreadable(row.key, row.content, row.reason)
+        try:
+            await start_close(self._client, row.position)
+            report.started += 1
+        except WorkflowAlreadyStartedError:
+            report.running_already += 1
+        except RPCError as error:
+            if error.status != RPCStatusCode.INVALID_ARGUMENT:
+                raise
+            return Unreadable(row.key, row.content, error.message[:300])
+        return None
+
+    async def _impossible(self) -> list[Unreadable]:
+        async with transaction(self._sessions) as session:
+            return await store.positions.impossible(session, CATCH_UP_PAGE_ROWS)
+
+    async def _remember(self, found: Sequence[Unreadable], examples: list[str]) -> int:
+        """Remember rows that cannot be read, with an event of each; returns how many are news."""
+        if not found:
+            return 0
+        async with transaction(self._sessions) as session:
+            events = [_unattributable(row.key, row.reason) for row in found]
+            await store.rows.execute(session, store.events.appending(events))
+            new = await store.unreadable.remember(session, found)
+        for row in found[: EXAMPLES_TOLD - len(examples)] if new else ():
+            examples.append(f"{row.key.book}/{row.key.position_id[:80]} ({row.reason[:120]})")
+        return new
+
+    async def _remember_refused(self, session: AsyncSession, position: ClosedPosition, reason: str) -> None:
+        """A close that an engine wrote into the database and that is refused as it stands: it would be for ever."""
+        content = await store.unreadable.hold(session, position.key)
+        if content is None or await store.positions.contradicted(session, {position.key: position}):
+            return  # it was sent, or sent with other content than what is on record: the row there may be attributed
+        await store.events.append(session, _unattributable(position.key, reason))
+        await store.unreadable.remember(session, [Unreadable(position.key, content, reason)])
 
     async def _start_imports(self) -> int:
         """Start the imports whose commands died between staging and starting them; returns how many."""
@@ -137,12 +179,10 @@ class PositionActivities:
                     started += await imports.start_staged(self._client, staged)
         return started
 
-    async def _report_unattributable(self, key: PositionKey, reason: str) -> None:
-        book, position_id = key
-        activity.logger.warning("unattributable position", extra={"book": book, "position": position_id})
-        # A row that an engine wrote may have a key of any length, and the index of the dedupe key has a limit.
-        about = hashlib.sha256(f"{book}/{position_id}/{reason}".encode()).hexdigest()
-        payload = {"book": book, "position_id": position_id, "reason": reason}
-        async with transaction(self._sessions) as session:
-            event = (EventType.position_unattributable, about, payload)
-            await store.events.append(session, event)
+
+def _unattributable(key: PositionKey, reason: str) -> tuple[EventType, str, dict[str, Any]]:
+    """The event of a row that is no close; once for a position and reason."""
+    book, position_id = key
+    # A row that an engine wrote may have a key of any length, and the index of the dedupe key has a limit.
+    about = hashlib.sha256(f"{book}/{position_id}/{reason}".encode()).hexdigest()
+    return EventType.position_unattributable, about, {"book": book, "position_id": position_id, "reason": reason}

@@ -89,6 +89,12 @@ def status(as_json: AsJson = False) -> None:
             out.print(f"worker: {report.worker.ends.sentence}", soft_wrap=True)
         for one in report.failing:
             out.print(f"fails since {at(one.since)} UTC: {one.task} of {one.subject}: {one.reason}", soft_wrap=True)
+        if report.unreadable_positions:
+            out.print(
+                f"positions: {report.unreadable_positions} on record cannot be read as closes, and are left alone "
+                "until they change: 'closeloop positions unreadable' says why",
+                soft_wrap=True,
+            )
         if warning := report.policies.warning:
             out.print(f"policies: {warning}", soft_wrap=True)
         if not report.up:

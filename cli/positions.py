@@ -1,14 +1,29 @@
-"""Closing positions by hand or from a file."""
+"""Closing positions by hand or from a file, and what of an engine's own rows cannot be read."""
 
 import typer
 
-from closeloop.cli.connections import temporal
-from closeloop.cli.console import AsJson, PositionKeyOption, err, hinting, out, print_json, run
+from closeloop.cli.connections import database, temporal
+from closeloop.cli.console import (
+    AsJson,
+    BeforeOption,
+    BookOption,
+    LastOption,
+    PositionKeyOption,
+    at,
+    err,
+    hinting,
+    out,
+    print_json,
+    run,
+    table,
+)
 from closeloop.cli.files import FileArgument, json_lines, json_messages
 from closeloop.gateways.json_messages import JsonMessages
 from closeloop.models.closes import read_close, with_position_key
 from closeloop.models.positions import ClosedPosition, ClosesReport, RejectedClose
 from closeloop.models.refusals import TOO_LONG
+from closeloop.models.unreadable import UnreadablePositionView
+from closeloop.services import positions
 from closeloop.services.positions import close_all
 
 app = typer.Typer(help="Positions.", no_args_is_help=True)
@@ -60,3 +75,40 @@ async def _close(messages: JsonMessages, position_key: PositionKeyOption) -> Clo
             report = await hinting(close_all(client, readable))
     report.rejected[:0] = unreadable
     return report
+
+
+@app.command()
+def unreadable(
+    book: BookOption = None, last: LastOption = None, before: BeforeOption = None, as_json: AsJson = False
+) -> None:
+    """Positions that an engine wrote into the database and that cannot be read as closes, and why.
+
+    Each is left alone until it changes: correct the row, and the next catch-up takes it. --before takes
+    BOOK/POSITION.
+    """
+
+    async def load() -> list[UnreadablePositionView]:
+        async with database() as session:
+            return await positions.unreadable(session, book=book, last=last, before=before)
+
+    found = run(load())
+    if as_json:
+        return print_json(found)
+    if not found:
+        return out.print("Every closed position on record can be read.")
+    shown = table("book", "position", "since (UTC)", "why")
+    for one in found:
+        shown.add_row(one.book, one.position_id, at(one.since), one.reason)
+    return out.print(shown)
+
+
+@app.command("read-again")
+def read_again(book: BookOption = None) -> None:
+    """Let the next catch-up read the unreadable positions again though they have not changed, as after an upgrade."""
+
+    async def forget() -> int:
+        async with database() as session:
+            return await positions.read_again(session, book)
+
+    count = run(forget())
+    out.print(f"{count} positions are read again by the next catch-up" if count else "There is nothing to read again.")

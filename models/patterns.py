@@ -57,13 +57,18 @@ class Coefficients(BaseModel):
 
 
 class Unlearned(SQLModel, table=True):
-    """An outcome that a learner has still to take in: written with the attribution, deleted with the learning."""
+    """An outcome that a learner has still to take in: written with the attribution, deleted with the learning.
+
+    ``attempts``: how often the catch-up has failed on it by itself; it is not tried again before ``next_attempt_at``.
+    """
 
     __tablename__ = "unlearned"
 
     learner: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
     book_id: str = Col(sa_column=Column(Text, primary_key=True))
     position_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    attempts: int = Col(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    next_attempt_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
 
 
 class PatternTradeEvent(SQLModel, table=True):

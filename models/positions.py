@@ -330,12 +330,14 @@ class CatchUpRequest(BaseModel):
 class CatchUpReport(BaseModel):
     """What a catch-up found: workflows started, rows that no position can be read from.
 
-    ``imports``: those that were started because the command that staged them had died.
+    ``unattributable``: all of these that there are; ``newly_unattributable`` those that this run found. ``imports``:
+    those that were started because the command that staged them had died.
     """
 
     started: int = 0
     running_already: int = 0
     unattributable: int = 0
+    newly_unattributable: int = 0
     imports: int = 0
 
 

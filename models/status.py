@@ -100,6 +100,9 @@ class Status(BaseModel):
     temporal: TemporalStatus
     worker: WorkerStatus
     failing: list[FailingView] = Field(default=[], description="Work that fails for one book or proposal, and why.")
+    unreadable_positions: int = Field(
+        default=0, description="Rows that an engine wrote into positions and that cannot be read as closes."
+    )
     running_workers: list[WorkerView] = Field(default=[], description="Workers that said lately that they live.")
     policies: PoliciesInUse = Field(default=PoliciesInUse(), description="Which of them computes with which policy.")
 

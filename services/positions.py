@@ -5,9 +5,11 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
+from closeloop import store
 from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, ServiceError
 from closeloop.models.launches import position_close, position_close_id
 from closeloop.models.positions import (
@@ -20,6 +22,8 @@ from closeloop.models.positions import (
     PositionKey,
     RejectedClose,
 )
+from closeloop.models.unreadable import UnreadablePositionView
+from closeloop.services import books
 from closeloop.services.launching import start
 
 CLOSES_AT_ONCE = 20
@@ -94,3 +98,24 @@ async def close_all(client: Client, positions: Mapping[int, ClosedPosition]) -> 
         closed=[answer for answer in answers if isinstance(answer, CloseReport)],
         rejected=[answer for answer in answers if isinstance(answer, RejectedClose)],
     )
+
+
+async def unreadable(
+    session: AsyncSession, *, book: str | None = None, last: int | None = None, before: str | None = None
+) -> list[UnreadablePositionView]:
+    """Positions that an engine wrote and that cannot be read as closes, by book and position.
+
+    At most the ``last`` of those before ``before`` (BOOK/POSITION). Raises NotOnRecord.
+    """
+    await books.find_if_named(session, book)
+    return await store.unreadable.listing(session, book, last, before)
+
+
+async def read_again(session: AsyncSession, book: str | None = None) -> int:
+    """Let the next catch-up read such positions again, as after an upgrade; returns how many. Commits.
+
+    Raises NotOnRecord.
+    """
+    async with session.begin():
+        await books.find_if_named(session, book)
+        return await store.unreadable.forget(session, book)

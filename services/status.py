@@ -45,6 +45,7 @@ async def status(
     postgres = PostgresStatus(data=addresses.postgres_data)
     schema = SchemaStatus(needed=store.schema.newest())
     failing: list[FailingView] = []
+    unreadable = 0
     running: list[WorkerView] = []
     policies = PoliciesInUse()
     try:
@@ -56,6 +57,7 @@ async def status(
             schema.newer = schema.revision is not None and not store.schema.is_known(schema.revision)
             if schema.up:
                 failing = await store.failures.listing(session, FAILING_LISTED)
+                unreadable = await store.unreadable.count(session)
                 running, policies = await workers.live(session), await workers.policies_in_use(session)
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
@@ -81,6 +83,7 @@ async def status(
         temporal=server,
         worker=worker,
         failing=failing,
+        unreadable_positions=unreadable,
         running_workers=running,
         policies=policies,
     )

@@ -31,6 +31,7 @@ from closeloop.store import (
     rows,
     runs,
     schema,
+    unreadable,
     weights,
     workers,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "rows",
     "runs",
     "schema",
+    "unreadable",
     "weights",
     "workers",
 ]

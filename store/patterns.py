@@ -53,15 +53,16 @@ async def missed(
 ) -> list[PositionKey]:
     """The next outcomes, by key, that a learner has still to take in, after the given one; their marks are locked.
 
-    Outcomes that another transaction has locked are left out where ``books`` is None, and waited for where books are
-    named: an import ends when its own books are learned.
+    Outcomes that another transaction has locked, or that are postponed, are left out where ``books`` is None, and
+    waited for or tried where books are named: an import ends when its own books are learned.
     """
     await session.execute(text("SELECT set_config('plan_cache_mode', 'force_custom_plan', true)"))
     skip = " SKIP LOCKED" if books is None else ""
     rows = await session.execute(
         text(
             "SELECT book_id, position_id FROM unlearned WHERE learner = :learner "  # noqa: S608
-            "AND (CAST(:books AS text[]) IS NULL OR book_id = ANY(CAST(:books AS text[]))) "
+            "AND (CASE WHEN CAST(:books AS text[]) IS NULL "
+            "THEN coalesce(next_attempt_at <= clock_timestamp(), true) ELSE book_id = ANY(CAST(:books AS text[])) END) "
             "AND (CAST(:book AS text) IS NULL "
             'OR (book_id, position_id) > (CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
             f"ORDER BY book_id, position_id LIMIT :limit FOR UPDATE{skip}"
@@ -75,6 +76,18 @@ async def missed(
         },
     )
     return [PositionKey(row.book_id, row.position_id) for row in rows]
+
+
+async def postpone(session: AsyncSession, learner: str, key: PositionKey) -> None:
+    """A learner failed on this outcome by itself: it is tried again in 10 minutes, then ever more seldom, to daily."""
+    await session.execute(
+        text(
+            "UPDATE unlearned SET attempts = attempts + 1, next_attempt_at = clock_timestamp() "
+            "+ least(interval '10 minutes' * 2 ^ least(attempts, 10), interval '1 day') "
+            "WHERE (learner, book_id, position_id) = (:learner, :book, :id)"
+        ),
+        {"learner": learner, "book": key.book, "id": key.position_id},
+    )
 
 
 def storing_actions(rows: Sequence[Mapping[str, Any]]) -> Write | None:

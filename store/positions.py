@@ -12,6 +12,7 @@ from closeloop import store
 from closeloop.models.closes import ReadClose, differing, read_close
 from closeloop.models.positions import ClosedPosition, Position, PositionKey
 from closeloop.store.rows import as_json, execute, insertion, recordset
+from closeloop.store.unreadable import CONTENT, KNOWN, Unreadable
 
 _COLUMNS = (
     "book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, exit_price, size, realized_pnl, "
@@ -132,20 +133,28 @@ async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) ->
 
 
 class UnattributedRow(NamedTuple):
-    """A closed position on record: the close that it stands for, or why it stands for none."""
+    """A closed position on record: the close that it stands for, or why it stands for none.
+
+    ``content`` is the digest of the row.
+    """
 
     key: PositionKey
+    content: str
     closed_at: datetime
     position: ClosedPosition | None
     reason: str
 
 
 async def unattributed(session: AsyncSession, after: UnattributedRow | None, limit: int) -> list[UnattributedRow]:
-    """Closed positions without an attribution, by (closed_at, book, position_id), after the given one."""
+    """Closed positions without an attribution, by (closed_at, book, position_id), after the given one.
+
+    Those that are remembered as unreadable are left out.
+    """
     result = await session.execute(
         text(
-            f"SELECT {_COLUMNS} FROM positions WHERE NOT attributed AND closed_at <= clock_timestamp() "  # noqa: S608
-            f"AND NOT ({_IMPOSSIBLE}) AND (CAST(:closed_at AS timestamptz) IS NULL "
+            f"SELECT {_COLUMNS}, {CONTENT} AS content FROM positions p "  # noqa: S608
+            "WHERE NOT attributed AND closed_at <= clock_timestamp() "
+            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND (CAST(:closed_at AS timestamptz) IS NULL "
             "OR (closed_at, book_id, position_id) > "
             '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
             "ORDER BY closed_at, book_id, position_id LIMIT :limit"
@@ -160,28 +169,30 @@ async def unattributed(session: AsyncSession, after: UnattributedRow | None, lim
     rows = []
     for row in result.mappings():
         key = PositionKey(row["book_id"], row["position_id"])
-        read = _read(dict(row))
-        rows.append(UnattributedRow(key, row["closed_at"], read.position, read.reason))
+        read = _read({name: value for name, value in row.items() if name != "content"})
+        rows.append(UnattributedRow(key, row["content"], row["closed_at"], read.position, read.reason))
     return rows
 
 
-async def impossible(session: AsyncSession) -> list[PositionKey]:
-    """Closed positions without an attribution whose times no message could carry."""
+async def impossible(session: AsyncSession, limit: int) -> list[Unreadable]:
+    """Closed positions without an attribution whose times no message could carry, and that are not remembered yet."""
     result = await session.execute(
         text(
-            "SELECT book_id, position_id FROM positions "  # noqa: S608
-            f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE})"
-        )
+            f"SELECT book_id, position_id, {CONTENT} AS content FROM positions p "  # noqa: S608
+            f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE}) AND NOT {KNOWN} LIMIT :limit"
+        ),
+        {"limit": limit},
     )
-    return [PositionKey(row.book_id, row.position_id) for row in result]
+    reason = "opened_at, closed_at: must be times between the years 1800 and 9999"
+    return [Unreadable(PositionKey(row.book_id, row.position_id), row.content, reason) for row in result]
 
 
 async def oldest_unattributed(session: AsyncSession) -> datetime | None:
-    """When the earliest close without an attribution closed; None if every close has one."""
+    """When the earliest close without an attribution closed; None if every close that can be read has one."""
     result = await session.execute(
         text(
-            "SELECT closed_at FROM positions WHERE closed_at <= clock_timestamp() AND NOT attributed "  # noqa: S608
-            f"AND NOT ({_IMPOSSIBLE}) ORDER BY closed_at LIMIT 1"
+            "SELECT closed_at FROM positions p WHERE closed_at <= clock_timestamp() AND NOT attributed "  # noqa: S608
+            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} ORDER BY closed_at LIMIT 1"
         )
     )
     return result.scalar_one_or_none()

@@ -114,6 +114,10 @@ async def test_a_learner_that_fails_leaves_nothing_but_its_row_in_unlearned_and_
     assert reason in missed.failed["broken"], "whoever waits for the catch-up, an import, is not held up for ever"
     assert await owed(own, BOOK) == [("broken", "p-1")]
     mended = [Writing("first"), Writing("broken"), Writing("last")]
+    assert (await learn_missed(own, None, mended)).learned["broken"] == 0, "it is left alone for a while"
+    [postponed] = await query(own, "SELECT attempts, next_attempt_at > now() AS later FROM unlearned")
+    assert dict(postponed) == {"attempts": 1, "later": True}
+    await query(own, "UPDATE unlearned SET next_attempt_at = now()")
     assert (await learn_missed(own, None, mended)).learned == {"first": 0, "broken": 1, "last": 0}
     assert await learned(own) == [("p-1", "broken"), ("p-1", "first"), ("p-1", "last")]
 

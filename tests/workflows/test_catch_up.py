@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.worker import Worker
 
 from closeloop import store
@@ -21,6 +21,7 @@ from closeloop.activities.positions import CATCH_UP_PAGE_ROWS
 from closeloop.models.imports import ImportReport
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.positions import CatchUpReport, CatchUpRequest
+from closeloop.services import positions
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.store.imports import StagedRow
 from closeloop.workers.registration import register_search_attributes
@@ -162,7 +163,8 @@ async def test_rows_that_cannot_be_read_are_reported_once_and_block_no_other(apa
     await engine_writes(apart.sessions, "b", "good", **OF_THE_CLOSE | {"closed_at": "2026-02-01T00:00:00Z"})
     async with apart.worker():
         report = await apart.catch_up()
-        assert report == CatchUpReport(started=1, unattributable=len(UNREADABLE) + 1)
+        number = len(UNREADABLE) + 1
+        assert report == CatchUpReport(started=1, unattributable=number, newly_unattributable=number)
         assert await apart.ended("b", "good") == WorkflowExecutionStatus.COMPLETED
         for _ in range(2):
             told = await apart.unattributable()
@@ -202,6 +204,7 @@ async def test_a_bad_optional_column_costs_the_column_and_the_memo_says_so(apart
 async def test_a_row_that_is_put_right_is_attributed(apart: Apart) -> None:
     await engine_writes(apart.sessions, "b", **OF_THE_CLOSE | {"direction": "LONG"})
     async with apart.worker():
+        assert await apart.catch_up() == CatchUpReport(unattributable=1, newly_unattributable=1)
         assert await apart.catch_up() == CatchUpReport(unattributable=1)
         await query(apart.sessions, "UPDATE positions SET direction = lower(direction)")
         assert await apart.catch_up() == CatchUpReport(started=1)
@@ -268,7 +271,7 @@ async def test_pages_follow_each_other_and_what_runs_already_is_counted(apart: A
         rows=json.dumps(rows),
     )
     await engine_writes(apart.sessions, "b", "odd", **OF_THE_CLOSE | {"closed_at": "2026-01-01T01:00:30Z", "size": "0"})
-    assert await apart.look_only() == CatchUpReport(started=count, unattributable=1)
+    assert await apart.look_only() == CatchUpReport(started=count, unattributable=1, newly_unattributable=1)
     assert await apart.look_only() == CatchUpReport(running_already=count, unattributable=1)
 
 
@@ -319,3 +322,78 @@ async def test_an_import_that_was_staged_and_left_is_started_once(apart: Apart) 
         assert (await apart.catch_up()).imports == 0
     rows = await query(apart.sessions, "SELECT import_id FROM imports WHERE started_at IS NULL ORDER BY 1")
     assert [row["import_id"] for row in rows] == ["just now", "still read"]
+
+
+async def test_many_rows_that_cannot_be_read_are_read_and_told_once(
+    apart: Apart, caplog: pytest.LogCaptureFixture
+) -> None:
+    many = 20_000
+    await query(
+        apart.sessions,
+        "INSERT INTO positions (book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, "
+        "exit_price, size, realized_pnl) SELECT 'b', 'p-' || n, 'X', 'sideways', '2026-01-01', "
+        "CASE n % 2 WHEN 0 THEN timestamptz '2026-01-02' ELSE '-infinity' END, 1, 1, 1, 1 "
+        "FROM generate_series(1, :many) n",
+        many=many,
+    )
+    await engine_writes(apart.sessions, "b", "good", **OF_THE_CLOSE)
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name == "temporalio.activity"]
+
+    async with apart.worker():
+        found = CatchUpReport(started=1, unattributable=many, newly_unattributable=many)
+        assert await apart.catch_up() == found
+        [line] = told()
+        assert line.startswith("20000 positions on record cannot be read as closes")
+        assert len(line) < 1_000
+        written = "SELECT CAST(xmin AS text) AS row FROM unreadable_positions UNION ALL "
+        written += "SELECT CAST(xmin AS text) FROM events WHERE type = 'position.unattributable.v1' ORDER BY 1"
+        before = await query(apart.sessions, written)
+        assert len(before) == 2 * many
+        assert await apart.catch_up() == CatchUpReport(unattributable=many)
+        assert told() == [line]
+        assert await query(apart.sessions, written) == before
+
+        await query(apart.sessions, "UPDATE positions SET direction = 'upwards' WHERE position_id IN ('p-2', 'p-3')")
+        await query(apart.sessions, "UPDATE positions SET direction = 'long' WHERE position_id = 'p-4'")
+        await query(apart.sessions, "DELETE FROM positions WHERE position_id = 'p-6'")
+        changed = CatchUpReport(started=1, unattributable=many - 2, newly_unattributable=2)
+        assert await apart.catch_up() == changed
+        assert await apart.ended("b", "p-4") == WorkflowExecutionStatus.COMPLETED
+        assert len(told()) == 2
+    async with apart.sessions() as session:
+        first, second = await positions.unreadable(session, book="b", last=2)
+        assert (first.position_id, second.position_id) == ("p-9998", "p-9999")
+        [before_it] = await positions.unreadable(session, last=1, before=first.name)
+        assert before_it.position_id == "p-9997"
+        assert first.reason.startswith("direction: ")
+    async with apart.sessions() as session:
+        assert await positions.read_again(session, "b") == many - 2
+    async with apart.worker():
+        assert (await apart.catch_up()).newly_unattributable == many - 2
+    assert len(await apart.unattributable()) == many
+
+
+async def test_a_row_that_is_refused_as_it_stands_is_started_once(apart: Apart) -> None:
+    await engine_writes(apart.sessions, "b", "in euros", **OF_THE_CLOSE, currency="EUR")
+    await engine_writes(apart.sessions, "b", "in dollars", **OF_THE_CLOSE | {"closed_at": "2026-01-02T00:00:00Z"})
+    async with apart.worker():
+        assert (await apart.catch_up()).started == 2
+        for name in ("in euros", "in dollars"):
+            assert await apart.ended("b", name) == WorkflowExecutionStatus.COMPLETED
+        await engine_writes(apart.sessions, "b", "in yen", **OF_THE_CLOSE, currency="JPY")
+        assert (await apart.catch_up()).started == 1
+        assert await apart.ended("b", "in yen") == WorkflowExecutionStatus.FAILED
+        assert await apart.catch_up() == CatchUpReport(unattributable=1)
+        assert "currency: JPY" in (await apart.unattributable())["in yen"][0]
+        # A close that is sent with other content is refused, and says nothing of the row on record.
+        await engine_writes(apart.sessions, "b", "good", **OF_THE_CLOSE, currency="EUR")
+        sent = message("b", "good", currency="JPY", realized_pnl="7")
+        with pytest.raises(WorkflowFailureError):
+            await apart.client.execute_workflow(
+                "PositionCloseWorkflow", sent, id=f"sent/{uuid.uuid4().hex}", task_queue=TASK_QUEUE
+            )
+        assert await apart.catch_up() == CatchUpReport(started=1, unattributable=1)
+        await query(apart.sessions, "UPDATE positions SET currency = 'EUR' WHERE position_id = 'in yen'")
+        assert await apart.catch_up() == CatchUpReport(started=1)
