@@ -8,6 +8,7 @@ next run begins by finishing them.
 import asyncio
 import uuid
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from temporalio import activity
@@ -51,23 +52,23 @@ class CorpusActivities:
         """Finish what an earlier run left, plan from what the files say now, and carry that out."""
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
-            await store.corpus.record_matches(session)
+            await store.corpus.record_matches(session, request.as_of)
         skipped = await self._carry_out(run)
-        skipped += await self._plan()
+        skipped += await self._plan(request.as_of)
         skipped += await self._carry_out(run)
         async with transaction(self._sessions) as session:
             # All that this run settled: a retry then also reports what the attempt before it did.
             settled = await store.corpus.settled(session, run)
         return _report(settled, skipped)
 
-    async def _plan(self) -> list[SkillSkipped]:
+    async def _plan(self, as_of: datetime | None) -> list[SkillSkipped]:
         async with transaction(self._sessions) as session:
             await store.corpus.lock(session)
             due = {plan.name for plan in await store.corpus.due(session)}
             files = await asyncio.to_thread(self._skills.scan)
             skills, skipped = readable([file for file in files if file.name not in due])
             ids = {skill.file.name: uuid.uuid4().hex for skill in skills if skill.scorable}
-            claimed = await store.corpus.claim(session, ids)
+            claimed = await store.corpus.claim(session, ids, as_of)
             taken = {(file.state, file.name) for file in files}
             plans: list[SkillPlan] = []
             failed: dict[str, str] = {}

@@ -11,11 +11,12 @@ from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, at, fail, out, print_json, run, set_home, settings, table
 from closeloop.cli.visible import visible
 from closeloop.models.errors import ServiceError
+from closeloop.models.schedules import SCHEDULES
 from closeloop.models.status import Addresses, Status, WorkerStatus
 from closeloop.services.status import status as look_at_everything
 from closeloop.workers.addresses import temporal_config
 from closeloop.workers.registration import register_search_attributes
-from closeloop.workers.schedules import SCHEDULES, apply_schedules
+from closeloop.workers.schedules import apply_schedules
 from closeloop.workers.settings import SettingsError
 from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports

@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, Column, DateTime, ForeignKeyConstraint, Index
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.values import Utc
+
 DESTINATION_TAKEN = "a file of the same name lies in the folder that it belongs into"
 """Why a skill stays where it is though its score takes it elsewhere."""
 
@@ -60,7 +62,9 @@ class PlanResult:
 
 
 class CorpusRequest(BaseModel):
-    """Tend the corpus, all of it."""
+    """Tend the corpus, all of it: from what closed by ``as_of``, as the work of its day; null: from all that closed."""
+
+    as_of: Utc | None = None
 
 
 class SkillScored(BaseModel):

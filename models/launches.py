@@ -4,7 +4,7 @@ A function a workflow. ``services/launching.py`` starts what it returns; schedul
 """
 
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.meta import MetaRequest
 from closeloop.models.overrides import OverrideReport, OverrideRequest
+from closeloop.models.periods import PeriodicTask
 from closeloop.models.positions import ClosedPosition, CloseReport, KarmaRebuildReport, KarmaRebuildRequest
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchReport, ResearchRequest
@@ -201,6 +202,15 @@ def corpus(request: CorpusRequest) -> Launch:
         summary="Score, promote and archive skills",
         result=CorpusReport,
         attributes=_attributes("corpus"),
+    )
+
+
+def periodic_work(task: PeriodicTask, as_of: datetime) -> Launch:
+    """The work of a period runs once: again only where it failed or was ended."""
+    request = LessonRequest(as_of=as_of, by_schedule=True)
+    launch = lesson_building(request) if task is PeriodicTask.lessons else corpus(CorpusRequest(as_of=as_of))
+    return replace(
+        launch, id=f"{task}/{as_of:%Y-%m-%dT%H:%M:%SZ}", reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
     )
 
 

@@ -35,6 +35,7 @@ class LessonRequest(BaseModel):
     book: BookId | None = None
     as_of: Utc | None = None
     force: bool = Field(default=False, description="Mine every group, also those without enough new trades.")
+    by_schedule: bool = Field(default=False, description="The work of a period; it is put on record as done.")
 
 
 class BuildLessons(BaseModel):
@@ -43,6 +44,7 @@ class BuildLessons(BaseModel):
     book: BookId
     as_of: Utc
     force: bool
+    by_schedule: bool = Field(default=False, description="Where later lessons stand already, there is nothing to do.")
 
 
 class SkippedGroup(BaseModel):

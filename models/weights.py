@@ -1,6 +1,6 @@
 """Governed weights: presets, cycles, proposals, decisions."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -41,6 +41,16 @@ class Cadence(StrEnum):
             return f"{as_of:%Y-%m}"
         year, week, _ = as_of.isocalendar()
         return f"{year}-W{week:02}"
+
+    def begins(self, at: datetime) -> datetime:
+        """When the period that an instant lies in began (UTC)."""
+        day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        return day.replace(day=1) if self is Cadence.monthly else day - timedelta(days=day.weekday())
+
+    def ends(self, at: datetime) -> datetime:
+        """When the next period begins."""
+        begins = self.begins(at)
+        return self.begins(begins + timedelta(days=32 if self is Cadence.monthly else 7))
 
 
 class Preset(BaseModel):
@@ -182,6 +192,17 @@ class CycleRecord(CycleView):
     unknown_domains: list[str] = []
     version: int | None = Field(default=None, description="The weights that it put in force.")
 
+    def in_its_time(self, at: datetime) -> datetime:
+        """An instant on the cycle's own time line.
+
+        A cycle of last month's ``as_of`` that is decided an hour after it was proposed is decided an hour after that
+        ``as_of``. One that was begun in its own week or month, however late, is decided when it is.
+        """
+        period = self.cycle_id.rpartition("/")[2]
+        if period in {cadence.period(self.created_at) for cadence in Cadence}:
+            return at
+        return self.as_of + (at - self.created_at)
+
     @property
     def view(self) -> CycleView:
         """The part of the record that commands and queries show."""
@@ -231,18 +252,23 @@ class OverlayReport(BaseModel):
 
 
 class CurrentCyclesRequest(BaseModel):
-    """Ask for the cycle that each book is in: of the first ``limit`` such books by name, after the book ``after``."""
+    """Ask for the cycle that each book is in: of the first ``limit`` such books by name, after the book ``after``.
+
+    ``as_of``: when the run that asks was due. ``by_hand``: somebody started it.
+    """
 
     as_of: datetime
+    by_hand: bool = False
     after: str | None = None
     limit: int | None = None
 
 
 class CurrentCycle(BaseModel):
-    """A book and its cycle."""
+    """A book and its cycle that is due, as of an instant (null in histories of 0.1: that of the run)."""
 
     book: str
     cycle_id: str
+    as_of: datetime | None = None
 
 
 class DispatchReport(BaseModel):

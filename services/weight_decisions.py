@@ -138,7 +138,7 @@ class WeightsProposal:
             weights=record.new,
             version=(active.version if active else 0) + 1,
             source="learned",
-            since=_in_the_cycles_time(record, decision.at),
+            since=record.in_its_time(decision.at),
             policy_hash=record.policy_hash,
         )
         reason = reason_of("approved", decision.operator, decision.note)
@@ -184,7 +184,7 @@ async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
         return _answer(record, False, refusal)
     assert active is not None, "an applied cycle has a version"
     former = await store.weights.version(session, word.book, active.version - 1)
-    since = _in_the_cycles_time(record, word.at)
+    since = record.in_its_time(word.at)
     source = former.source if former else "preset"
     version = await _go_back(session, word, active, record.old, source, since, record.policy_hash)
     await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
@@ -201,7 +201,7 @@ async def revert_to_preset(session: AsyncSession, word: RecordRevert) -> Approva
     record, active = await _cycle(session, word), await store.weights.active(session, word.book)
     assert active is not None, "what is undone has a version"
     assert book.preset_weights is not None, "a book with a cycle has a preset"
-    since = _in_the_cycles_time(record, word.at)
+    since = record.in_its_time(word.at)
     version = await _go_back(session, word, active, book.preset_weights, "preset", since, record.policy_hash)
     if record.state is CycleState.applied and record.version == active.version:
         await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
@@ -287,12 +287,6 @@ async def _settle(
         note=note,
         version=version,
     )
-
-
-def _in_the_cycles_time(record: CycleRecord, at: datetime) -> datetime:
-    """An instant on the cycle's own time line: a cycle of last month's ``as_of`` that is decided an hour after it was
-    proposed is decided an hour after that ``as_of``. For a cycle of today the two are the same."""
-    return record.as_of + (at - record.created_at)
 
 
 async def _append_event(

@@ -93,18 +93,6 @@ async def listing(session: AsyncSession, last: int | None = None, before: str | 
     return [BookSummary.model_validate(dict(row)) for row in result.mappings()]
 
 
-async def cadences(session: AsyncSession, after: str | None, limit: int) -> list[BookView]:
-    """The first ``limit`` books by name, after the book ``after``; the names in the order of their bytes."""
-    result = await session.execute(
-        text(
-            f"SELECT {_COLUMNS} FROM books "  # noqa: S608
-            'WHERE CAST(:after AS text) IS NULL OR book_id COLLATE "C" > :after ORDER BY book_id COLLATE "C" LIMIT :n'
-        ),
-        {"after": after, "n": limit},
-    )
-    return [BookView.model_validate(dict(row)) for row in result.mappings()]
-
-
 async def set_preset(
     session: AsyncSession, book: str, preset: str, weights: dict[str, float], cadence: str | None
 ) -> None:

@@ -1,6 +1,7 @@
 """Outcomes of patterns, and the planned changes of skills that they lead to."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -25,6 +26,7 @@ _SETTLE_MATCHES = (
 _CLAIM = (
     "WITH claimed AS (UPDATE pattern_matches m SET plan_id = r.plan_id "  # noqa: S608
     f"FROM {recordset(SkillPlan)} r WHERE m.pattern_key = r.name AND NOT m.applied AND m.plan_id IS NULL "
+    "AND (CAST(:as_of AS timestamptz) IS NULL OR m.closed_at <= :as_of) "
     "RETURNING m.plan_id, m.outcome) "
     "SELECT plan_id, count(*) AS matches, sum(outcome) AS outcome FROM claimed GROUP BY plan_id"
 )
@@ -35,8 +37,8 @@ async def lock(session: AsyncSession) -> None:
     await locks.one_at_a_time(session, locks.CORPUS)
 
 
-async def record_matches(session: AsyncSession) -> None:
-    """Record each pattern that an attributed position acted on, once, however many of its actions name it.
+async def record_matches(session: AsyncSession, as_of: datetime | None = None) -> None:
+    """Record each pattern that a position attributed and closed by ``as_of`` acted on, once.
 
     It reads the attributions, so that live closes and imports count alike. An ``actions`` that is no list of objects
     with a ``pattern_key`` is passed over.
@@ -51,8 +53,10 @@ async def record_matches(session: AsyncSession) -> None:
             "ELSE '[]' END) action WHERE jsonb_typeof(action -> 'pattern_key') = 'string' "
             "AND octet_length(action ->> 'pattern_key') BETWEEN 1 AND 200 "
             "AND action ->> 'pattern_key' !~ '[[:cntrl:]]' "
+            "AND (CAST(:as_of AS timestamptz) IS NULL OR a.closed_at <= :as_of) "
             "ORDER BY 1, 2, 3 ON CONFLICT (book_id, position_id, pattern_key) DO NOTHING"
-        )
+        ),
+        {"as_of": as_of},
     )
 
 
@@ -67,12 +71,15 @@ async def unapplied(session: AsyncSession) -> Sequence[RowMapping]:
     return result.mappings().all()
 
 
-async def claim(session: AsyncSession, plans: Mapping[str, str]) -> dict[str, tuple[int, int]]:
-    """Assign to each plan (plan id by pattern) the outcomes of its pattern that no plan has: (number, sum) by id."""
+async def claim(session: AsyncSession, plans: Mapping[str, str], as_of: datetime | None) -> dict[str, tuple[int, int]]:
+    """Assign to each plan (plan id by pattern) the outcomes of its pattern by ``as_of`` that no plan has.
+
+    Returns their (number, sum) by plan id.
+    """
     if not plans:
         return {}
     rows = [{"plan_id": plan_id, "name": name} for name, plan_id in plans.items()]
-    result = await session.execute(text(_CLAIM), {"rows": as_json(rows)})
+    result = await session.execute(text(_CLAIM), {"rows": as_json(rows), "as_of": as_of})
     return {r.plan_id: (r.matches, r.outcome) for r in result}
 
 

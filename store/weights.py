@@ -1,6 +1,5 @@
 """Governed weights: versions, cycles and what they are computed from."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop.models.weights import (
     WEIGHTS,
     ActiveWeights,
+    Cadence,
     CycleRecord,
     CycleState,
     CycleView,
@@ -148,12 +148,47 @@ async def cycle_as_of(session: AsyncSession, book: str, as_of: datetime) -> Cycl
     return await _one_cycle(session, "WHERE book_id = :book AND as_of = :as_of", {"book": book, "as_of": as_of})
 
 
-async def cycles_on_record(session: AsyncSession, cycle_ids: Sequence[str]) -> set[str]:
-    """Which of these cycles are on record."""
+class BookWithoutCycle(NamedTuple):
+    """A book that has no cycle of the period that an instant lies in."""
+
+    book: str
+    cadence: str
+    created_at: datetime
+
+
+async def without_cycle(
+    session: AsyncSession, at: datetime, after: str | None, limit: int, failed_before: datetime | None
+) -> list[BookWithoutCycle]:
+    """The first ``limit`` books by name, after the book ``after``, without a cycle of their week or month of ``at``.
+
+    Books whose last cycle could not be begun are left out, unless that was before ``failed_before``; None: none is.
+    """
     result = await session.execute(
-        text("SELECT cycle_id FROM weight_cycles WHERE cycle_id = ANY(CAST(:ids AS text[]))"), {"ids": list(cycle_ids)}
+        text(
+            "SELECT b.book_id, b.cadence, b.created_at FROM books b "
+            'WHERE (CAST(:after AS text) IS NULL OR b.book_id COLLATE "C" > :after) '
+            "AND NOT EXISTS (SELECT FROM weight_cycles c WHERE c.book_id = b.book_id "
+            "AND c.as_of >= CASE b.cadence WHEN 'monthly' THEN CAST(:month AS timestamptz) ELSE :week END) "
+            "AND NOT EXISTS (SELECT FROM failing_work f WHERE f.task = 'weights' AND f.subject = b.book_id "
+            "AND f.last_at >= CAST(:failed_before AS timestamptz)) "
+            'ORDER BY b.book_id COLLATE "C" LIMIT :n'
+        ),
+        {
+            "after": after,
+            "month": Cadence.monthly.begins(at),
+            "week": Cadence.weekly.begins(at),
+            "failed_before": failed_before,
+            "n": limit,
+        },
     )
-    return set(result.scalars())
+    return [BookWithoutCycle._make(row) for row in result]
+
+
+async def newest_cycle(session: AsyncSession) -> tuple[datetime, datetime] | None:
+    """The ``as_of`` of the newest cycle of any book, and when it was begun; None before the first."""
+    result = await session.execute(text("SELECT as_of, created_at FROM weight_cycles ORDER BY as_of DESC LIMIT 1"))
+    row = result.one_or_none()
+    return None if row is None else (row.as_of, row.created_at)
 
 
 async def watched(session: AsyncSession) -> list[CycleRecord]:

@@ -26,6 +26,7 @@ from closeloop.models.imports import ImportRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.overrides import OverrideRequest
+from closeloop.models.periods import DueWorkReport, DueWorkRequest, PeriodicTask
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import CatchUpRequest, KarmaRebuildRequest, PositionKey, PositionOutcome
 from closeloop.models.prices import PricesFetched
@@ -115,6 +116,21 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
 
     corpus = await client.start_workflow("CorpusWorkflow", CorpusRequest(), id="corpus/recorded", task_queue=TASK_QUEUE)
     await save(client, corpus, "CorpusWorkflow.empty")
+    for task, work in (
+        (PeriodicTask.corpus, "CorpusWorkflow.of-a-day"),
+        (PeriodicTask.lessons, "LessonBuildingWorkflow.of-six-hours"),
+    ):
+        due = await client.start_workflow(
+            "DueWorkWorkflow",
+            DueWorkRequest(task=task),
+            id=f"due/{task}",
+            task_queue=TASK_QUEUE,
+            result_type=DueWorkReport,
+        )
+        await save(client, due, f"DueWorkWorkflow.{task}")
+        started = (await due.result()).workflow_id
+        assert started is not None, "somebody asked for it"
+        await save(client, client.get_workflow_handle(started), work)
 
     await record_weights(client, sessions)
     await record_patterns(client, sessions)

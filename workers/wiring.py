@@ -23,6 +23,7 @@ from closeloop.activities.meta import MetaActivities
 from closeloop.activities.overlays import OverlayActivities
 from closeloop.activities.overrides import OverrideActivities
 from closeloop.activities.patterns import MissedActivities, PatternEvents, TimeframeCoefficients
+from closeloop.activities.periods import PeriodicActivities
 from closeloop.activities.positions import PositionActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
@@ -50,6 +51,7 @@ from closeloop.workflows.approval import ApprovalWorkflow
 from closeloop.workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from closeloop.workflows.catch_up import CatchUpWorkflow
 from closeloop.workflows.corpus import CorpusWorkflow
+from closeloop.workflows.due_work import DueWorkWorkflow
 from closeloop.workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
 from closeloop.workflows.lesson_building import LessonBuildingWorkflow
 from closeloop.workflows.llm_research import LlmResearchWorkflow
@@ -69,6 +71,7 @@ WORKFLOWS = [
     WeightAdjustmentWorkflow,
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
+    DueWorkWorkflow,
     CorpusWorkflow,
     LlmResearchWorkflow,
     ApprovalWorkflow,
@@ -191,6 +194,7 @@ def build_worker(
         ImportActivities(sessions, policy, learners),
         KarmaActivities(sessions, policy),
         CorpusActivities(sessions, policy, SkillFolder(corpus_folder)),
+        PeriodicActivities(sessions),
         WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset)),
         OverlayActivities(sessions, OverlayFolder(overlay_folder, overlay_mode), client),
         approvals,

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from temporalio import workflow
 
+from closeloop.workflows.due_work import work_done
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import UNTIL_DONE_SELDOM
 
@@ -11,13 +12,15 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.corpus import CorpusActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.corpus import CorpusReport, CorpusRequest
+    from closeloop.models.periods import PeriodicTask
 
 
 @workflow.defn(name="CorpusWorkflow")
 class CorpusWorkflow:
     """Add the outcomes of patterns to the scores of their skills, then promote and archive skills.
 
-    Runs from a schedule and from ``closeloop corpus run``. What a killed run left half-done, the next attempt finishes.
+    Runs as the work of a day (due_work.py) and from ``closeloop corpus run``. What a killed run left half-done, the
+    next attempt finishes.
     """
 
     @workflow.run
@@ -32,6 +35,8 @@ class CorpusWorkflow:
             retry_policy=UNTIL_DONE_SELDOM,
             summary="Score, promote and archive skills",
         )
+        if request.as_of is not None:
+            await work_done(PeriodicTask.corpus, request.as_of)
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("corpus")])
         workflow.upsert_memo({"outcome": report.sentence})
         return report

@@ -6,6 +6,7 @@ from temporalio import workflow
 
 from closeloop.workflows.books import reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
+from closeloop.workflows.due_work import work_done
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import LONGEST_TRANSACTION, ONE_BOOK
 
@@ -13,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.lessons import BuildLessons, LessonReport, LessonRequest
+    from closeloop.models.periods import PeriodicTask
 
 # A worker that mines sends a heartbeat every three seconds: one that sends none for so long was killed.
 WITHOUT_HEARTBEAT = timedelta(seconds=15)
@@ -23,7 +25,7 @@ LONGEST_BUILD = timedelta(hours=4)
 class LessonBuildingWorkflow:
     """Mine the groups of each book that are due and write what came out as the book's next version of lessons.
 
-    Runs from a schedule (of every book, as of the scheduled time) and from ``closeloop lessons build``. A book that
+    Runs as the work of each six hours (due_work.py) of every book, and from ``closeloop lessons build``. A book that
     cannot be built holds up no other.
     """
 
@@ -37,13 +39,15 @@ class LessonBuildingWorkflow:
             with reporting(book, report.failed, asked_for=request.book is not None):
                 built = await workflow.execute_activity_method(
                     LessonActivities.build,
-                    BuildLessons(book=book, as_of=as_of, force=request.force),
+                    BuildLessons(book=book, as_of=as_of, force=request.force, by_schedule=request.by_schedule),
                     start_to_close_timeout=LONGEST_BUILD,
                     heartbeat_timeout=WITHOUT_HEARTBEAT,
                     retry_policy=ONE_BOOK,
                     summary=f"Build lessons of {book}",
                 )
                 report.add(built)
+        if request.by_schedule:
+            await work_done(PeriodicTask.lessons, as_of)
         self._publish(request, report)
         return report
 

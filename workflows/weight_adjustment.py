@@ -12,6 +12,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 from closeloop.workflows import weights_0_1
 from closeloop.workflows.books import reporting, sentences_of
 from closeloop.workflows.decisions import Deciding, Word, scheduled_time, start_what_waits
+from closeloop.workflows.due_work import by_hand
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import FIVE_ATTEMPTS, LONGEST_TRANSACTION, UNTIL_DONE
 
@@ -264,11 +265,11 @@ class WeightDispatchWorkflow:
 
     @workflow.run
     async def run(self) -> DispatchReport:
-        """See the class. The cycles' ``as_of`` is the time for which this run was scheduled."""
+        """See the class. The database says as of when each cycle is due: the beginning of its period."""
         as_of = scheduled_time()
         report = DispatchReport()
         async for due in self._due(as_of):
-            request = CycleRequest(book=due.book, as_of=as_of)
+            request = CycleRequest(book=due.book, as_of=due.as_of or as_of)
             launch = weight_cycle(request, due.cycle_id)
             try:
                 await workflow.start_child_workflow(
@@ -295,7 +296,7 @@ class WeightDispatchWorkflow:
         for _ in range(DUE_PAGES_A_RUN):
             page = await workflow.execute_activity_method(
                 WeightCycleActivities.books_due,
-                CurrentCyclesRequest(as_of=as_of, after=after, limit=limit),
+                CurrentCyclesRequest(as_of=as_of, by_hand=by_hand(), after=after, limit=limit),
                 start_to_close_timeout=LONGEST_TRANSACTION,
                 retry_policy=UNTIL_DONE,
                 summary="Which cycle is each book in?",

@@ -17,9 +17,10 @@ from temporalio.client import (
 )
 
 from closeloop.models.positions import CatchUpReport
+from closeloop.models.schedules import SCHEDULES
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.registration import register_search_attributes
-from closeloop.workers.schedules import SCHEDULES, apply_schedules
+from closeloop.workers.schedules import apply_schedules
 from closeloop.workers.wiring import WORKFLOWS
 from tests.activities.attributing import OF_THE_CLOSE, engine_writes
 from tests.store.databases import query, scratch_database
@@ -35,8 +36,10 @@ async def test_the_schedules_are_those_of_the_table(client: Client) -> None:
     assert await apply_schedules(own) == IDS
     for repeated in SCHEDULES:
         schedule = (await own.get_schedule_handle(repeated.id).describe()).schedule
-        assert [interval.every for interval in schedule.spec.intervals] == [repeated.every]
-        assert schedule.policy.overlap == repeated.overlap
+        assert [(i.every, i.offset or timedelta(0)) for i in schedule.spec.intervals] == [
+            (repeated.every, repeated.offset)
+        ]
+        assert (schedule.policy.overlap, schedule.policy.catchup_window) == (repeated.overlap, repeated.catch_up)
         assert not schedule.state.paused
         action = schedule.action
         assert isinstance(action, ScheduleActionStartWorkflow)

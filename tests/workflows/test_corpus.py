@@ -7,6 +7,7 @@ import pytest
 from temporalio.client import Client, ScheduleActionExecutionStartWorkflow, ScheduleActionStartWorkflow
 
 from closeloop.models.corpus import CorpusReport, CorpusRequest
+from closeloop.models.periods import DueWorkReport
 from closeloop.models.positions import CloseReport
 from closeloop.models.search_attributes import LIFECYCLE
 from closeloop.store.database import open_engine
@@ -57,7 +58,10 @@ async def test_a_close_scores_its_pattern_and_the_daily_run_promotes_it(
                 return [a.workflow_id for a in actions if isinstance(a, ScheduleActionExecutionStartWorkflow)]
 
             [run] = await eventually(runs, bool)
-            handle = own.get_workflow_handle(run, result_type=CorpusReport)
+            asked = own.get_workflow_handle(run, result_type=DueWorkReport)
+            started = (await asyncio.wait_for(asked.result(), PATIENCE)).workflow_id
+            assert started is not None
+            handle = own.get_workflow_handle(started, result_type=CorpusReport)
             report = await asyncio.wait_for(handle.result(), PATIENCE)
             assert [(s.name, s.before, s.after, s.matches) for s in report.scored] == [
                 ("pm.uptrend.S1.buy_flag", 2, 3, 1)
