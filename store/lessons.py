@@ -31,6 +31,18 @@ _REPLACE = "(lesson_id) DO UPDATE SET " + ", ".join(
 )
 
 
+# What is compared to tell whether something of a lesson changed: without the version and its instant.
+_SAID = ", ".join(column for column in LessonHistory.model_fields if column not in ("lesson_id", "version", "as_of"))
+_COLUMNS = ", ".join(LessonHistory.model_fields)
+_KEEP_HISTORY = text(
+    f"INSERT INTO lesson_history ({_COLUMNS}) SELECT {_COLUMNS} FROM learning_lessons l "  # noqa: S608
+    "WHERE book_id = :book AND version = :version "
+    "AND (status IN ('active', 'baseline') OR EXISTS (SELECT FROM lesson_history h WHERE h.lesson_id = l.lesson_id)) "
+    f"AND ROW({_SAID}) IS DISTINCT FROM (SELECT ROW({_SAID}) FROM lesson_history h WHERE h.lesson_id = l.lesson_id "
+    "ORDER BY h.version DESC LIMIT 1)"
+)
+
+
 async def hold(session: AsyncSession, book: str) -> None:
     """Lock the lessons and overrides of a book until the transaction ends, for one run or decision at a time."""
     await locks.book_lessons(session, book)
@@ -91,9 +103,11 @@ async def write(
     lessons: Sequence[LearningLesson],
     weights: Sequence[LearningRegimeWeights],
 ) -> int:
-    """Write a version: its groups' lessons replace those of the versions before, which go into the history with them.
+    """Write a version: its groups' lessons replace those of the versions before.
 
-    Lessons of these groups that the version does not have are retired; returns how many. The caller holds the book.
+    What was ever accepted has a line in the history for each version in which something of it changed. Of shadows only
+    those of the newest version are kept: a noisy book has tens of thousands, and nothing is decided by them. Lessons of
+    these groups that the version does not have are retired; returns how many. The caller holds the book.
     """
     of_groups = [group.model_dump() for group in groups]
     await execute(session, insertion(LessonRun, [run.model_dump(exclude={"created_at"})]))
@@ -108,23 +122,26 @@ async def write(
     )
     rows = [lesson.model_dump() for lesson in lessons]
     await execute(session, insertion(LearningLesson, rows, on_conflict=_REPLACE))
+    of_run = {"book": run.book_id, "version": run.version, "as_of": run.as_of}
+    gone = (
+        f"FROM learning_lessons l JOIN {recordset(LessonGroup)} g USING (book_id, pattern_key, action_category) "
+        "WHERE l.book_id = :book AND l.status <> 'retired' AND l.version < :version"
+    )
+    dropped = await session.execute(
+        text(
+            f"DELETE FROM learning_lessons WHERE lesson_id IN (SELECT l.lesson_id {gone} AND l.status = 'shadow' "  # noqa: S608
+            "AND NOT EXISTS (SELECT FROM lesson_history h WHERE h.lesson_id = l.lesson_id)) RETURNING 1"
+        ),
+        {"book": run.book_id, "version": run.version, "rows": as_json(of_groups)},
+    )
     retired = await session.execute(
         text(
-            "UPDATE learning_lessons l SET status = 'retired', actionable = false, version = :version, as_of = :as_of "  # noqa: S608
-            f"FROM {recordset(LessonGroup)} g WHERE l.book_id = :book AND l.status <> 'retired' "
-            "AND l.version < :version AND (l.pattern_key, l.action_category) = (g.pattern_key, g.action_category) "
-            "RETURNING l.lesson_id"
+            "UPDATE learning_lessons SET status = 'retired', actionable = false, version = :version, as_of = :as_of "  # noqa: S608
+            f"WHERE lesson_id IN (SELECT l.lesson_id {gone}) RETURNING 1"
         ),
-        {"book": run.book_id, "version": run.version, "as_of": run.as_of, "rows": as_json(of_groups)},
+        of_run | {"rows": as_json(of_groups)},
     )
-    columns = ", ".join(LessonHistory.model_fields)
-    await session.execute(
-        text(
-            f"INSERT INTO lesson_history ({columns}) SELECT {columns} FROM learning_lessons "  # noqa: S608
-            "WHERE book_id = :book AND version = :version"
-        ),
-        {"book": run.book_id, "version": run.version},
-    )
+    await session.execute(_KEEP_HISTORY, of_run)
     await execute(
         session,
         Write(
@@ -135,7 +152,7 @@ async def write(
         ),
     )
     await execute(session, insertion(LearningRegimeWeights, [row.model_dump() for row in weights]))
-    return len(retired.all())
+    return len(dropped.all()) + len(retired.all())
 
 
 async def set_report(session: AsyncSession, book: str, version: int, report: BuiltLessons) -> None:
@@ -178,10 +195,14 @@ async def find(session: AsyncSession, lesson_id: str) -> LessonView | None:
 
 
 async def history(session: AsyncSession, lesson_id: str) -> list[LessonVersion]:
-    """What each run said of a lesson, the oldest first."""
+    """What runs said of a lesson, the oldest first: those in which something of it changed, and the newest."""
     columns = ", ".join(LessonVersion.model_fields)
     result = await session.execute(
-        text(f"SELECT {columns} FROM lesson_history WHERE lesson_id = :id ORDER BY version"),  # noqa: S608
+        text(
+            f"SELECT {columns} FROM lesson_history WHERE lesson_id = :id UNION ALL "  # noqa: S608
+            f"SELECT {columns} FROM learning_lessons l WHERE lesson_id = :id AND NOT EXISTS "
+            "(SELECT FROM lesson_history h WHERE (h.lesson_id, h.version) = (l.lesson_id, l.version)) ORDER BY version"
+        ),
         {"id": lesson_id},
     )
     return [LessonVersion.model_validate(dict(row)) for row in result.mappings()]

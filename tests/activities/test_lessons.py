@@ -235,6 +235,30 @@ async def test_lessons_that_vanish_are_retired_and_their_past_is_kept(book: str,
     assert len([row for row in await history(sessions, book) if row["lesson_id"] == found.lesson_id]) == 2
 
 
+async def test_the_history_has_a_line_only_where_something_changed_and_none_of_shadows(
+    book: str, sessions: Sessions
+) -> None:
+    await learn(sessions, trades(book, COUNT, edge=EDGE))
+    await build(sessions, book)
+    views = await lessons(sessions, book)
+    [found] = of(views, LessonStatus.active)
+    shadows = of(views, LessonStatus.shadow)
+    assert shadows
+    first = await history(sessions, book)
+    assert {row["status"] for row in first} == {"active", "baseline"}
+    await build(sessions, book, force=True)
+    assert await history(sessions, book) == first, "the same trades say the same"
+    async with sessions() as session:
+        told = await store.lessons.history(session, found.lesson_id)
+        of_shadow = await store.lessons.history(session, shadows[0].lesson_id)
+    assert [(past.version, past.status) for past in told] == [(1, "active"), (2, "active")], "and the newest is told"
+    assert [(past.version, past.status) for past in of_shadow] == [(2, "shadow")]
+    # Shadows of other trades take the place of these: none stays as retired.
+    await learn(sessions, trades(book, COUNT, seed=2, edge=EDGE, lift=-1.0, first=COUNT))
+    await build(sessions, book)
+    assert [view.lesson_id for view in of(await lessons(sessions, book), LessonStatus.retired)] == [found.lesson_id]
+
+
 async def test_noise_gives_nothing_to_act_on(book: str, sessions: Sessions) -> None:
     await learn(sessions, trades(book, COUNT, seed=77))
     report = await build(sessions, book)
