@@ -19,6 +19,7 @@ from closeloop.models.approvals import (
     ApprovalState,
     RecordApproval,
     RefusedApproval,
+    RefusedWords,
     SignalTimeRequest,
     StartedAgain,
 )
@@ -42,7 +43,15 @@ class ApprovalActivities:
 
     def activities(self) -> list[Activity]:
         """What a worker registers."""
-        return [self.decide, self.standing, self.remind, self.refuse_word, self.when_signalled, self.start_what_waits]
+        return [
+            self.decide,
+            self.standing,
+            self.remind,
+            self.refuse_word,
+            self.refuse_words,
+            self.when_signalled,
+            self.start_what_waits,
+        ]
 
     @activity.defn(name="decide_approval")
     async def decide(self, record: RecordApproval) -> ApprovalAnswer:
@@ -73,6 +82,13 @@ class ApprovalActivities:
         """Record a signal or update that could not be understood."""
         async with self._about(word) as (session, subject):
             await approvals.refuse_word(session, subject, word)
+
+    @activity.defn(name="refuse_approval_words")
+    async def refuse_words(self, refused: RefusedWords) -> None:
+        """Record signals that could not be understood, together."""
+        async with self._about(refused) as (session, subject):
+            for word in refused.words:
+                await approvals.refuse_word(session, subject, word)
 
     @activity.defn(name="when_signalled")
     async def when_signalled(self, request: SignalTimeRequest) -> datetime | None:

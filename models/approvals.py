@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from closeloop.models.values import BookId, Identifier, Text, Utc
 
+MOST_EVENTS = 4_000
+"""Temporal itself suggests a new run at 4,096 events, and ends a workflow with 51,200."""
+HistoryEvents = Annotated[int, Field(ge=50, le=10_000)]
+"""Events of its history at which a workflow that waits goes on in a new run."""
+
 
 class ApprovalVerdict(StrEnum):
     """What an operator may decide of something that waits."""
@@ -67,11 +72,42 @@ class ApprovalKey(BaseModel):
         return cls(kind=parts[0], book=parts[1], id=parts[2])
 
 
+class WaitingWord(BaseModel):
+    """A signal that reached a workflow and has not been acted on; ``reason``: why it cannot be understood."""
+
+    name: str
+    verdict: str = ""
+    operator: str = ""
+    note: str = ""
+    reason: str | None = None
+    heard_at: Utc = Field(description="When a worker received it.")
+    run_id: str = Field(description="The run that it was sent to.")
+    number: int = Field(description="Its number (from 0) among that run's signals of its name.")
+
+
+class Continuation(BaseModel):
+    """What a run that ends for the length of its history tells the run that goes on in its place."""
+
+    sentence: str = Field(description="Why it is in its state.")
+    remind_at: Utc | None = Field(default=None, description="When the operator is reminded; null: not waited yet.")
+    reminded: bool = False
+    last_heard_at: Utc
+    words: list[WaitingWord] = []
+
+
+class ApprovalContinuation(Continuation):
+    """Of an approval."""
+
+    state: ApprovalState
+
+
 class ApprovalRequest(ApprovalKey):
     """Ask an operator: what is proposed, in a sentence, and until when it waits."""
 
     proposal: Annotated[str, Field(max_length=2000)]
     deadline: Utc
+    history_events: HistoryEvents = MOST_EVENTS
+    continued: ApprovalContinuation | None = Field(default=None, description="Set by the workflow itself.")
 
 
 class ApprovalView(ApprovalKey):
@@ -128,6 +164,12 @@ class RefusedApproval(ApprovalKey):
     word: str
     reason: str
     operator: str = Field(default="", description="Who said it, where that can be told.")
+
+
+class RefusedWords(ApprovalKey):
+    """Signals of one run that could not be understood, in their order."""
+
+    words: list[RefusedApproval]
 
 
 class StartedAgain(BaseModel):

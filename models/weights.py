@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from closeloop.models.approvals import ApprovalKey
+from closeloop.models.approvals import MOST_EVENTS, ApprovalKey, Continuation, HistoryEvents
 from closeloop.models.values import BookId, Finite, Identifier, Utc
 
 Weights = dict[str, float]
@@ -94,16 +94,6 @@ class DomainEvidence(BaseModel):
     q: float | None
 
 
-class CycleRequest(BaseModel):
-    """Run a book's cycle as of an instant (null: the workflow's start)."""
-
-    book: BookId
-    as_of: Utc | None = None
-    deadline: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] | None = Field(
-        default=None, description="How long a proposal waits; null: the policy's."
-    )
-
-
 class OpenCycle(BaseModel):
     """Open a book's cycle: evaluate the last one and propose weights, for the workflow with this id."""
 
@@ -130,6 +120,27 @@ class OpenedCycle(BaseModel):
     unknown_domains: list[str] = []
     sentence: str
     self_approved: bool = False
+
+
+class CycleContinuation(Continuation):
+    """Of a cycle: as it was opened, its state now, whether the next one has begun, and the overlay file's turn."""
+
+    cycle: OpenedCycle
+    state: CycleState
+    over: bool
+    overlay_due: bool
+
+
+class CycleRequest(BaseModel):
+    """Run a book's cycle as of an instant (null: the workflow's start)."""
+
+    book: BookId
+    as_of: Utc | None = None
+    deadline: Annotated[timedelta, Field(ge=timedelta(0), le=timedelta(days=90))] | None = Field(
+        default=None, description="How long a proposal waits; null: the policy's."
+    )
+    history_events: HistoryEvents = MOST_EVENTS
+    continued: CycleContinuation | None = Field(default=None, description="Set by the workflow itself.")
 
 
 class RecordRevert(ApprovalKey):

@@ -12,6 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.models import search_attributes as sa
     from closeloop.models.approvals import (
         ApprovalAnswer,
+        ApprovalContinuation,
         ApprovalKey,
         ApprovalRequest,
         ApprovalState,
@@ -33,15 +34,22 @@ class ApprovalWorkflow(Deciding):
         super().__init__()
         self._request: ApprovalRequest | None = None
         self._state = ApprovalState.pending
+        self._sentence = ""
 
     @workflow.run
     async def run(self, message: ApprovalRequest | None = None) -> ApprovalState:
         """See the class."""
         self._request = request = expect(message, ApprovalRequest)
-        self._enter(ApprovalState.pending, request.proposal)
+        if request.continued is None:
+            self._enter(ApprovalState.pending, request.proposal)
+        else:
+            self._take_over(request.continued)
+            self._enter(request.continued.state, request.continued.sentence)
         self._begun_by_0_1 = not workflow.patched("reminder")
+        self._may_go_on, self._history_events = workflow.patched("inbox"), request.history_events
         if workflow.patched("record-decides"):
             await self._look()  # started again after the run before it ended, perhaps decided meanwhile
+        await self._read_inbox()
         if not self._begun_by_0_1:
             answer = await self._wait_for_decision(request.deadline)
         elif not await self._decided_within(request.deadline - workflow.now()):
@@ -50,7 +58,7 @@ class ApprovalWorkflow(Deciding):
             answer = None
         if answer is not None and answer.state != self._state:
             self._enter(answer.state, f"nobody decided: {answer.reason}")
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._all_heard()
         return self._state
 
     @workflow.query
@@ -98,8 +106,12 @@ class ApprovalWorkflow(Deciding):
     def _standing(self) -> ApprovalState:
         return self._state
 
+    def _next_run(self) -> ApprovalRequest:
+        continued = ApprovalContinuation(**self._continuation(self._sentence), state=self._state)
+        return self._begun().model_copy(update={"continued": continued})
+
     def _enter(self, state: ApprovalState, sentence: str) -> None:
-        self._state = state
+        self._state, self._sentence = state, sentence
         request = self._begun()
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set(request.kind), sa.BOOK.value_set(request.book), sa.CYCLE_STATE.value_set(state)]

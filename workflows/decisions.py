@@ -5,12 +5,12 @@ A *word* is what an operator says by signal or update, such as approve.
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from pydantic import ValidationError
 from temporalio import workflow
@@ -23,19 +23,25 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.approvals import ApprovalActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.approvals import (
+        MOST_EVENTS,
         ApprovalAnswer,
         ApprovalKey,
         ApprovalState,
         ApprovalVerdict,
+        Continuation,
         DecisionRequest,
         RecordApproval,
         RefusedApproval,
+        RefusedWords,
         SignalTimeRequest,
+        WaitingWord,
     )
     from closeloop.models.refusals import describe
     from closeloop.models.sentences import short
 
 LOOK = "look"  # the signal that the record of the proposal was changed elsewhere
+REFUSED_AT_ONCE = 100  # words that one activity puts on record
+MOST_CARRIED = 200  # words that a run leaves to the next one: of 5 kB each at most, and Temporal takes 2 MiB
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Word:
     """When a worker received it. It counts for an update, which no server keeps until a worker has accepted it."""
     signal: int | None = None
     """Its number (from 0) among the signals of its name; None: it came by update, or the policy itself said it."""
+    run_id: str | None = None
+    """The run that was signalled, where that is an earlier one than this."""
 
     @property
     def sentence(self) -> str:
@@ -67,6 +75,9 @@ class Deciding(ABC):
 
     The database decides by the time at which a word reached the server. A word that was sent before the deadline counts
     although no worker ran until after the deadline; one that was sent after the deadline does not.
+
+    Signals are acted on one after the other. Once the history of a run is long, the run ends and another goes on in its
+    place, with the signals that have not been acted on: no number of words, however wrong, ends what waits.
     """
 
     verdicts: ClassVar[type[StrEnum]]
@@ -76,6 +87,12 @@ class Deciding(ABC):
         self._one_at_a_time = asyncio.Lock()
         self._last_heard_at = datetime.min.replace(tzinfo=UTC)
         self._begun_by_0_1 = False
+        self._inbox: deque[WaitingWord] = deque()
+        self._reads_inbox = False
+        self._may_go_on = False
+        self._history_events = MOST_EVENTS
+        self._remind_at: datetime | None = None
+        self._reminded = False
 
     @abstractmethod
     def _has_begun(self) -> bool:
@@ -100,6 +117,10 @@ class Deciding(ABC):
     @abstractmethod
     async def _hear(self, word: Word) -> ApprovalAnswer:
         """Carry out a word, or refuse it."""
+
+    @abstractmethod
+    def _next_run(self) -> Any:
+        """The message with which the next run goes on in the place of this one."""
 
     # -- what the database is asked to do ------------------------------------------------------------------------------
 
@@ -127,7 +148,7 @@ class Deciding(ABC):
             return word.heard_at
         info = workflow.info()
         request = SignalTimeRequest(
-            workflow_id=info.workflow_id, run_id=info.run_id, name=word.verdict, number=word.signal
+            workflow_id=info.workflow_id, run_id=word.run_id or info.run_id, name=word.verdict, number=word.signal
         )
         reached: datetime | None = await self._transaction(
             ApprovalActivities.when_signalled, request, "When did this word reach the server?"
@@ -144,23 +165,31 @@ class Deciding(ABC):
 
     async def _wait_for_decision(self, deadline: datetime) -> ApprovalAnswer | None:
         """Wait until somebody decided, and remind half-way; returns the answer to the expiry if nobody did in time."""
-        if await self._decided_within((deadline - workflow.now()) / 2):
-            return None
-        await self._transaction(ApprovalActivities.remind, self._key(), "Remind: this waits for an operator")
+        if self._remind_at is None:
+            self._remind_at = workflow.now() + (deadline - workflow.now()) / 2
+        if not self._reminded:
+            if await self._decided_within(self._remind_at - workflow.now()):
+                return None
+            await self._transaction(ApprovalActivities.remind, self._key(), "Remind: this waits for an operator")
+            self._reminded = True
         if await self._decided_within(deadline - workflow.now()):
             return None
         return await self._expire()
 
     async def _decided_within(self, wait: timedelta) -> bool:
         try:
-            await workflow.wait_condition(lambda: not self._waits(), timeout=max(wait, timedelta(0)))
+            await workflow.wait_condition(
+                lambda: not self._waits() or self._history_is_long(), timeout=max(wait, timedelta(0))
+            )
         except TimeoutError:
             return False
+        if self._waits():
+            await self._go_on_in_a_new_run()
         return True
 
     async def _expire(self) -> ApprovalAnswer | None:
         # Words that reached the server before the deadline are decided on first: perhaps no worker ran until now.
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._all_heard()
         async with self._one_at_a_time:
             if not self._waits():
                 return None
@@ -175,11 +204,51 @@ class Deciding(ABC):
             )
             return answer
 
+    # -- a history that grows long ----------------------------------------------------------------------------------
+
+    def _history_is_long(self) -> bool:
+        info = workflow.info()
+        return self._may_go_on and (
+            info.is_continue_as_new_suggested() or info.get_current_history_length() >= self._history_events
+        )
+
+    async def _all_heard(self) -> None:
+        """Wait until every word is acted on; where that would make the history too long, go on in a new run."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        if self._inbox:
+            await self._go_on_in_a_new_run()
+
+    async def _go_on_in_a_new_run(self) -> NoReturn:
+        """End this run: who sent an update has the answer before, and signals not acted on are of the next run."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        workflow.continue_as_new(self._next_run())
+
+    def _continuation(self, sentence: str) -> dict[str, Any]:
+        """The fields of a Continuation."""
+        return Continuation(
+            sentence=sentence,
+            remind_at=self._remind_at,
+            reminded=self._reminded,
+            last_heard_at=self._last_heard_at,
+            words=list(self._inbox),
+        ).model_dump()
+
+    def _take_over(self, before: Continuation) -> None:
+        """Go on where the run before this one ended. Its words come before those that were sent to this run."""
+        self._remind_at, self._reminded = before.remind_at, before.reminded
+        self._last_heard_at = max(self._last_heard_at, before.last_heard_at)
+        self._inbox.extendleft(reversed(before.words))
+
     async def _not_understood(self, name: str, reason: str, operator: str = "") -> ApprovalAnswer:
         """Record a word that cannot be understood, and answer why."""
         number = self._words["not understood"]
         self._words["not understood"] += 1
-        word = RefusedApproval(
+        word = self._refused(name, reason, operator, number)
+        await self._transaction(ApprovalActivities.refuse_word, word, f"A {name} that could not be understood")
+        return ApprovalAnswer(accepted=False, state=self._standing(), reason=reason)
+
+    def _refused(self, name: str, reason: str, operator: str, number: int) -> RefusedApproval:
+        return RefusedApproval(
             **self._key().model_dump(),
             run_id=workflow.info().run_id,
             number=number,
@@ -187,8 +256,6 @@ class Deciding(ABC):
             reason=short(reason, 1_000),
             operator=operator,
         )
-        await self._transaction(ApprovalActivities.refuse_word, word, f"A {name} that could not be understood")
-        return ApprovalAnswer(accepted=False, state=self._standing(), reason=reason)
 
     async def _transaction(self, activity: Callable[..., Any], message: Any, summary: str) -> Any:
         """Run an activity that is one short transaction, until it succeeds."""
@@ -211,24 +278,70 @@ class Deciding(ABC):
     async def hear(self, name: str, words: Sequence[RawValue]) -> None:
         """A verdict as a signal: one handler for whatever is sent."""
         heard_at = self._hearing_at()
-        await workflow.wait_condition(self._has_begun)
+        if not workflow.patched("inbox"):
+            await workflow.wait_condition(self._has_begun)
         number = self._words[name]
         self._words[name] += 1
-        if name == LOOK:
-            await self._look()
+        word = self._waiting_word(name, words, heard_at, number)
+        if workflow.patched("inbox"):
+            self._inbox.append(word)
+            await self._read_inbox()
+        else:
+            await self._act_on(word)
+
+    async def _read_inbox(self) -> None:
+        """Act on the words that wait, unless they are being read, or this run leaves them to the next one."""
+        if self._reads_inbox or not self._inbox:
             return
+        self._reads_inbox = True
+        await workflow.wait_condition(self._has_begun)
+        while self._inbox and not (self._history_is_long() and len(self._inbox) <= MOST_CARRIED):
+            together = [self._inbox.popleft()]
+            if together[0].reason is not None:
+                while self._inbox and self._inbox[0].reason is not None and len(together) < REFUSED_AT_ONCE:
+                    together.append(self._inbox.popleft())
+                await self._refuse(together)
+                continue
+            while together[0].name == LOOK and self._inbox and self._inbox[0].name == LOOK:
+                self._inbox.popleft()  # one look at the record shows what all of them are about
+            await self._act_on(together[0])
+        self._reads_inbox = False
+
+    async def _act_on(self, word: WaitingWord) -> None:
+        if word.name == LOOK:
+            await self._look()
+        elif word.reason is not None:
+            await self._not_understood(word.name, word.reason, word.operator)
+        else:
+            run = word.run_id if word.run_id != workflow.info().run_id else None
+            await self._hear(Word(word.verdict, word.operator, word.note, word.heard_at, word.number, run))
+
+    async def _refuse(self, words: Sequence[WaitingWord]) -> None:
+        first = self._words["not understood"]
+        self._words["not understood"] += len(words)
+        refused = [self._refused(w.name, w.reason or "", w.operator, first + i) for i, w in enumerate(words)]
+        about = f"{len(words)} words" if len(words) > 1 else f"A {words[0].name}"
+        await self._transaction(
+            ApprovalActivities.refuse_words,
+            RefusedWords(**self._key().model_dump(), words=refused),
+            f"{about} that could not be understood",
+        )
+
+    def _waiting_word(self, name: str, words: Sequence[RawValue], heard_at: datetime, number: int) -> WaitingWord:
+        """What a signal says, of bounded length whatever was sent."""
+        waiting = WaitingWord(name=short(name, 200), heard_at=heard_at, run_id=workflow.info().run_id, number=number)
+        if name == LOOK:
+            return waiting
         operator = ""
         try:
             word = _one_of(words)
             operator = _operator_in(word)
             verdict = self._verdict_of(name, "there is no signal {}")
             said = DecisionRequest.model_validate(word)
-        except ValidationError as error:
-            await self._not_understood(name, describe(error), operator)
         except ValueError as error:
-            await self._not_understood(name, str(error), operator)
-        else:
-            await self._hear(Word(verdict, said.operator, said.note, heard_at, number))
+            reason = describe(error) if isinstance(error, ValidationError) else str(error)
+            return waiting.model_copy(update={"operator": operator, "reason": short(reason, 1_000)})
+        return waiting.model_copy(update={"verdict": verdict, "operator": said.operator, "note": said.note})
 
     @workflow.update(dynamic=True)
     async def answer(self, name: str, words: Sequence[RawValue]) -> ApprovalAnswer:

@@ -29,6 +29,7 @@ with workflow.unsafe.imports_passed_through():
         WEIGHTS,
         CurrentCycle,
         CurrentCyclesRequest,
+        CycleContinuation,
         CycleKey,
         CycleRequest,
         CycleStanding,
@@ -86,19 +87,25 @@ class WeightAdjustmentWorkflow(Deciding):
         self._state: CycleState | None = None
         self._over = False
         self._overlay_due = False
+        self._request: CycleRequest | None = None
+        self._sentence = ""
 
     @workflow.run
     async def run(self, message: CycleRequest | None = None) -> OpenedCycle:
         """See the class."""
         self._begun_by_0_1 = not workflow.patched("one-decision")
         request = expect(message, CycleRequest)
-        cycle = await self._open(request)
+        self._may_go_on, self._history_events = workflow.patched("inbox"), request.history_events
+        self._request, continued = request, request.continued
+        cycle = await self._open(request) if continued is None else self._go_on(continued)
+        await self._read_inbox()
         if cycle.workflow_id != workflow.info().workflow_id:
             # The same cycle, started under another id: that workflow carries it on. A word that came here is decided.
-            await workflow.wait_condition(workflow.all_handlers_finished)
+            await self._all_heard()
             return cycle
-        await self._end_predecessor(cycle)
-        if cycle.self_approved:
+        if continued is None:
+            await self._end_predecessor(cycle)
+        if cycle.self_approved and continued is None:
             why = "every changed domain is statistically supported"
             await self._hear(Word(WeightsVerdict.approve, POLICY_ITSELF, why, workflow.now()))
         if self._state == CycleState.proposed:
@@ -107,7 +114,7 @@ class WeightAdjustmentWorkflow(Deciding):
             if answer is not None and answer.state is not ApprovalState.pending and self._waits():
                 self._enter(_CYCLE_STATES[answer.state], "nobody decided before the deadline: nothing changes")
         await self._watch(cycle)
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._all_heard()
         assert self._state is not None, "the cycle was opened"
         return cycle.model_copy(update={"state": self._state})
 
@@ -133,6 +140,26 @@ class WeightAdjustmentWorkflow(Deciding):
         self._enter(cycle.state, cycle.sentence)
         return cycle
 
+    def _go_on(self, before: CycleContinuation) -> OpenedCycle:
+        """Go on where the run before this one ended."""
+        self._take_over(before)
+        self._cycle = before.cycle
+        self._over, self._overlay_due = before.over, before.overlay_due
+        self._enter(before.state, before.sentence)
+        return before.cycle
+
+    def _next_run(self) -> CycleRequest:
+        assert self._request is not None, "it has begun"
+        assert self._state is not None, "the cycle was opened"
+        continued = CycleContinuation(
+            **self._continuation(self._sentence),
+            cycle=self._opened(),
+            state=self._state,
+            over=self._over,
+            overlay_due=self._overlay_due,
+        )
+        return self._request.model_copy(update={"continued": continued})
+
     async def _end_predecessor(self, cycle: OpenedCycle) -> None:
         if cycle.predecessor and cycle.predecessor != cycle.workflow_id:
             try:
@@ -152,7 +179,11 @@ class WeightAdjustmentWorkflow(Deciding):
                 if not self._overlay_due:
                     return
                 continue
-            await workflow.wait_condition(lambda: self._overlay_due or self._over or self._state != CycleState.applied)
+            if self._history_is_long():
+                await self._go_on_in_a_new_run()
+            await workflow.wait_condition(
+                lambda: self._overlay_due or self._over or self._state != CycleState.applied or self._history_is_long()
+            )
 
     @workflow.query
     def cycle(self) -> dict[str, Any]:
@@ -243,7 +274,7 @@ class WeightAdjustmentWorkflow(Deciding):
         return _APPROVAL_STATES.get(self._state, ApprovalState.withdrawn)
 
     def _enter(self, state: CycleState, sentence: str) -> None:
-        self._state = state
+        self._state, self._sentence = state, sentence
         cycle = self._opened()
         workflow.upsert_search_attributes(
             [sa.LIFECYCLE.value_set(WEIGHTS), sa.BOOK.value_set(cycle.book), sa.CYCLE_STATE.value_set(state)]
