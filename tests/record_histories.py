@@ -212,14 +212,16 @@ async def record_weights(client: Client, sessions: Sessions) -> None:
     await first.signal("approve", "not an object")
     await first.execute_update("decide", {"verdict": "approve", "operator": "ann", "note": "ok"})
     second = await start(now + timedelta(weeks=1), deadline=timedelta(seconds=3))
-    await save(client, first, "WeightAdjustmentWorkflow.one-decision-approved-and-watched")
-    await save(client, second, "WeightAdjustmentWorkflow.one-decision-reminded-and-expired")
+    await save(client, first, "WeightAdjustmentWorkflow.inbox-approved-and-watched")
+    await save(client, second, "WeightAdjustmentWorkflow.inbox-reminded-and-expired")
     third = await start(now + timedelta(weeks=2))
     await third.signal("approve", {"operator": "ann", "note": "ok"})
     await third.signal("revert", {"operator": "ann", "note": "worse"})
-    await save(client, third, "WeightAdjustmentWorkflow.one-decision-approved-and-reverted")
+    await save(client, third, "WeightAdjustmentWorkflow.inbox-approved-and-reverted")
+    long = CycleRequest(book="w", as_of=now + timedelta(weeks=3), history_events=50)
+    await _record_long_life(client, "WeightAdjustmentWorkflow", long, "weights/w/2026-W26")
     nothing = await start(now + timedelta(weeks=20))
-    await save(client, nothing, "WeightAdjustmentWorkflow.one-decision-insufficient-data")
+    await save(client, nothing, "WeightAdjustmentWorkflow.inbox-insufficient-data")
     for workflow, name in (("WeightDispatchWorkflow", "due-by-the-page"), ("OverlayWatchWorkflow", "what-waits")):
         handle = await client.start_workflow(workflow, id=f"recorded/{workflow}", task_queue=TASK_QUEUE)
         await save(client, handle, f"{workflow}.{name}")
@@ -280,7 +282,7 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
         await approval.signal("approve", "not an object")
         await approval.signal("look")
         await approval.execute_update("decide", {"verdict": verdict, "operator": "ann", "note": "ok"})
-        await save(client, approval, f"ApprovalWorkflow.record-decides-{verdict}")
+        await save(client, approval, f"ApprovalWorkflow.inbox-{verdict}")
     waiting = await _ask(client, sessions, "o-expired")
     key = {"kind": "override", "book": "o-expired", "id": waiting.id.rsplit("/", 1)[1]}
     request = ApprovalRequest.model_validate(key | {"proposal": "x", "deadline": datetime.now(UTC)})
@@ -292,7 +294,24 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
         start_signal="approve",
         start_signal_args=[{"operator": "ann", "note": "a word that reaches the server after the deadline"}],
     )
-    await save(client, late, "ApprovalWorkflow.record-decides-late-word")
+    await save(client, late, "ApprovalWorkflow.inbox-late-word")
+    asked = await _ask(client, sessions, "o-long")
+    named = {"kind": "override", "book": "o-long", "id": asked.id.rsplit("/", 1)[1], "proposal": "x"}
+    waits = {"deadline": datetime.now(UTC) + timedelta(days=1), "history_events": 50}
+    long = ApprovalRequest.model_validate(named | waits)
+    await _record_long_life(client, "ApprovalWorkflow", long, "recorded/long-approval")
+
+
+async def _record_long_life(client: Client, workflow: str, request: Any, name: str) -> None:
+    """A run that ends for the length of its history, and the one after it."""
+    handle = await client.start_workflow(workflow, request, id=name, task_queue=TASK_QUEUE)
+    await asyncio.gather(*(handle.signal("reject", {"operator": " ", "note": str(i)}) for i in range(30)))
+    await handle.signal("approve", "not an object")
+    await handle.execute_update("decide", {"verdict": "reject", "operator": "ann", "note": "no"})
+    await handle.result()
+    first = client.get_workflow_handle(name, run_id=handle.first_execution_run_id)
+    await _write(first, f"{workflow}.inbox-goes-on")
+    await _write(client.get_workflow_handle(name), f"{workflow}.inbox-went-on")
 
 
 async def _ask(client: Client, sessions: Sessions, book: str) -> Any:
@@ -312,6 +331,10 @@ async def save(client: Client, handle: Any, name: str) -> None:
         await handle.result()
     except WorkflowFailureError:
         print(f"{name}: failed, as it may")
+    await _write(handle, name)
+
+
+async def _write(handle: Any, name: str) -> None:
     path = FOLDER / f"{name}.json"
     if path.exists():
         print(f"{name}: kept")
