@@ -73,7 +73,7 @@ bench: .venv/installed-dev
 
 SECONDS ?= 3600
 chaos: .venv/installed-dev
-	$(BIN)/python -m tests.faults.campaign --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.faults.campaign --pause 20 --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # uv resolves for every platform and Python at once; it is needed only here. Releases younger than two weeks are left out.
 lock:

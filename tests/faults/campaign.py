@@ -37,6 +37,8 @@ LIVE, MIXED = "live", "mixed"
 CANDLE_DAYS = 20
 BATCH = 400  # closes of an import
 PAUSE_SECONDS = 3.0  # mean time between two faults
+# A worker that was killed again and again is started again after five minutes only, and a decision waits for it.
+COMMAND_PATIENCE = PATIENCE + 300.0
 FAULTS = {
     "worker killed": 4,
     "worker stood still": 1,
@@ -71,7 +73,10 @@ class Figures:
 class Campaign:
     """One run on one stack."""
 
-    def __init__(self, stack: StackProcess, seed: int, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, stack: StackProcess, seed: int, seconds: float, pause: float, say: Callable[[str], None]
+    ) -> None:
+        self._pause = pause
         self.stack, self.seconds, self.say = stack, seconds, say
         self.figures = Figures(seed, seconds)
         self._told = Told(seed)
@@ -129,7 +134,7 @@ class Campaign:
             command = await self.stack.begin(*arguments, "--json", stdin=stdin)
             if self._chance.random() < killed and not self._over.is_set():
                 await _end_soon(command, self._chance.uniform(0.5, 4))
-            result = await command.result()
+            result = await command.result(COMMAND_PATIENCE)
             self.stack.forget(command)
             self.figures.commands[name] += 1
             if result.status == 0:
@@ -278,7 +283,7 @@ class Campaign:
         """Until it is done: where an answer was lost, the record has it."""
         while True:
             command = await self.stack.begin("weights", verb, cycle_id, "--by", "ann", "--note", "campaign")
-            result = await command.result()
+            result = await command.result(COMMAND_PATIENCE)
             self.stack.forget(command)
             if result.status == 0 or await self._state(book, cycle_id) == state:
                 self.figures.cycles[verb] += 1
@@ -319,7 +324,7 @@ class Campaign:
         assert faults.keys() == FAULTS.keys()
         drawn: list[str] = []
         while not self._over.is_set():
-            await _sleep(self._over, min(20, self._chance.expovariate(1 / PAUSE_SECONDS)))
+            await _sleep(self._over, min(5 * self._pause, self._chance.expovariate(1 / self._pause)))
             if self._over.is_set():
                 return
             # Each kind once before any comes again by its share: a minute sees them all.
@@ -386,7 +391,7 @@ class Campaign:
             missing = {book: count - found.get(book, 0) for book, count in wanted.items()}
             return {book: count for book, count in missing.items() if count} | ({"owed": owed} if owed else {})
 
-        seen = await eventually(left, lambda found: not found, seconds=2 * PATIENCE)
+        seen = await eventually(left, lambda found: not found, seconds=COMMAND_PATIENCE)
         assert not seen, f"not attributed, or doubled where negative: {seen}"
         as_of = (BEGIN + timedelta(days=CANDLE_DAYS)).isoformat()
         await self._command("resolve", "forecasts", "resolve", "--as-of", as_of)
@@ -438,12 +443,18 @@ async def _end_soon(command: RunningCommand, seconds: float) -> None:
             command.process.kill()
 
 
-async def campaign(seed: int, seconds: float, say: Callable[[str], None] = lambda line: None) -> Figures:
-    """A campaign on a stack of its own, which is taken away at the end."""
+async def campaign(
+    seed: int, seconds: float, pause: float = PAUSE_SECONDS, say: Callable[[str], None] = lambda line: None
+) -> Figures:
+    """A campaign on a stack of its own, which is taken away at the end; ``pause`` is the mean time between two faults
+    (seconds)."""
     stack = StackProcess()
     try:
         await stack.start()
-        return await Campaign(stack, seed, seconds, say).run()
+        return await Campaign(stack, seed, seconds, pause, say).run()
+    except BaseException:
+        say("what the stack said: " + " | ".join(stack.lines[-40:] + stack.errors[-10:]))
+        raise
     finally:
         await stack.close()
 
@@ -452,10 +463,13 @@ def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--pause", type=float, default=PAUSE_SECONDS, help="mean seconds between two faults")
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(2)))
     given = parser.parse_args()
     print(f"campaign of {given.seconds:.0f} s with the seed {given.seed}", file=sys.stderr)
-    figures = asyncio.run(campaign(given.seed, given.seconds, lambda line: print(line, file=sys.stderr, flush=True)))
+    figures = asyncio.run(
+        campaign(given.seed, given.seconds, given.pause, lambda line: print(line, file=sys.stderr, flush=True))
+    )
     print(json.dumps(figures.told(), indent=1))
 
 

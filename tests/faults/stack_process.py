@@ -59,9 +59,9 @@ class RunningCommand:
         self.process = process
         self._communicating = asyncio.create_task(process.communicate(stdin))
 
-    async def result(self) -> Result:
+    async def result(self, patience: float = PATIENCE) -> Result:
         """Its result, once it has ended."""
-        out, err = await asyncio.wait_for(asyncio.shield(self._communicating), PATIENCE)
+        out, err = await asyncio.wait_for(asyncio.shield(self._communicating), patience)
         status = self.process.returncode
         assert status is not None
         return Result(status, out.decode(), err.decode())
