@@ -29,7 +29,6 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.models.sentences import moved_weights
 from closeloop.models.weights import (
     ActiveWeights,
-    Cadence,
     CurrentCycle,
     CurrentCyclesRequest,
     CycleKey,
@@ -42,15 +41,13 @@ from closeloop.models.weights import (
     Preset,
     Weights,
 )
+from closeloop.services import periods
 from closeloop.services.weight_decisions import SUPERSEDED
 from closeloop.services.weights import preset_version
 from closeloop.store.database import Sessions
-from closeloop.store.weights import BookWithoutCycle, CycleClose
+from closeloop.store.weights import CycleClose
 
 REFUSED = "CycleRefused"
-BOOKS_READ_AT_ONCE = 1_000
-FAILED_CYCLE_AGAIN_AFTER = timedelta(hours=1)  # a cycle that could not be begun is tried again by the schedule
-BACKFILLED_AFTER = timedelta(days=1)  # a run that was due so long ago is a schedule's backfill
 
 
 class WeightCycleActivities:
@@ -272,46 +269,9 @@ class WeightCycleActivities:
 
     @activity.defn(name="books_due")
     async def books_due(self, request: CurrentCyclesRequest) -> list[CurrentCycle]:
-        """The cycle of the period that each book is in, by its own cadence, where it lacks one; a page of them.
-
-        A cycle speaks as of the beginning of its period, whenever it is looked for. Earlier periods are not made up:
-        what they would propose is overtaken by what happened since.
-        """
-        due: list[CurrentCycle] = []
-        after, now = request.after, datetime.now(UTC)
-        failed_before = None if request.by_hand else now - FAILED_CYCLE_AGAIN_AFTER
+        """The cycle of the period that each book is in, where it lacks one; a page of them."""
         async with transaction(self._sessions) as session:
-            while books := await store.weights.without_cycle(
-                session, request.as_of, after, BOOKS_READ_AT_ONCE, failed_before
-            ):
-                after = books[-1].book
-                for book in books:
-                    as_of = _as_of_due(book, request, now)
-                    if as_of is not None:
-                        name = f"{book.book}/{Cadence(book.cadence).period(as_of)}"
-                        due.append(CurrentCycle(book=book.book, cycle_id=name, as_of=as_of))
-                if len(books) < BOOKS_READ_AT_ONCE or (request.limit is not None and len(due) >= request.limit):
-                    break
-        return due[: request.limit]
-
-
-def _as_of_due(book: BookWithoutCycle, request: CurrentCyclesRequest, now: datetime) -> datetime | None:
-    """As of when a book's cycle of this period is due; None: not yet.
-
-    Usually that is the beginning of the period. A book that was created later is looked at for the first time as of
-    the next midnight, so that whoever sets it up or imports its past is left alone until then, or when somebody starts
-    the run by hand. A run of long ago (a backfill) speaks as of its own time.
-    """
-    at = request.as_of
-    if now - at > BACKFILLED_AFTER:
-        return at
-    begins = Cadence(book.cadence).begins(at)
-    if book.created_at <= begins:
-        return begins
-    if request.by_hand:
-        return at
-    midnight = book.created_at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    return midnight if midnight <= at else None
+            return await periods.cycles_due(session, request)
 
 
 def _sentence(record: CycleRecord) -> str:

@@ -2,17 +2,21 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, at, fail, out, print_json, run, set_home, settings, table
 from closeloop.cli.visible import visible
 from closeloop.models.errors import ServiceError
+from closeloop.models.periods import PeriodicStatus
 from closeloop.models.schedules import SCHEDULES
-from closeloop.models.status import Addresses, Status, WorkerStatus
+from closeloop.models.status import Addresses, FailedWorkflow, ScheduleStatus, Status, WorkerStatus
+from closeloop.models.weights import WEIGHTS
 from closeloop.services.status import status as look_at_everything
 from closeloop.workers.addresses import temporal_config
 from closeloop.workers.registration import register_search_attributes
@@ -78,7 +82,9 @@ def status(as_json: AsJson = False) -> None:
     else:
         shown = table("part", "up", "detail")
         for name, part in report.parts().items():
-            details = part.model_dump(exclude={"up", "workers", "task_queue", "queues", "ends"}, exclude_none=True)
+            details = part.model_dump(
+                exclude={"up", "workers", "task_queue", "queues", "ends", "remedy"}, exclude_none=True
+            )
             if isinstance(part, WorkerStatus):
                 details = {queue.task_queue: " and ".join(queue.workers) or "nobody" for queue in part.queues}
             shown.add_row(
@@ -86,6 +92,14 @@ def status(as_json: AsJson = False) -> None:
             )
         out.print(f"home {report.home}: {'a stack runs here' if report.stack_running else 'no stack runs here'}")
         out.print(shown)
+        if report.schedules is not None:
+            out.print(_schedules_table(report.schedules))
+        if report.periodic:
+            out.print(_periodic_table(report.periodic))
+        if report.failed_workflows and report.failed_workflows.newest:
+            out.print(_failed_table(report.failed_workflows.newest))
+        for trouble in report.troubles:
+            out.print(f"{trouble.about}: {trouble.sentence}; {trouble.remedy}.", soft_wrap=True)
         if report.worker.ends:
             out.print(f"worker: {report.worker.ends.sentence}", soft_wrap=True)
         for one in report.failing:
@@ -105,6 +119,29 @@ def status(as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
+def _schedules_table(schedules: Sequence[ScheduleStatus]) -> Table:
+    shown = table("schedule", "last ran (UTC)", "runs next (UTC)", whole=("schedule",))
+    for one in schedules:
+        then = "paused" if one.paused else at(one.next_at)
+        shown.add_row(one.id, at(one.last_at), then if one.there else "missing")
+    return shown
+
+
+def _periodic_table(work: Sequence[PeriodicStatus]) -> Table:
+    shown = table("work", "last done (UTC)", "as of", "due next (UTC)", "due now", whole=("work",))
+    for one in work:
+        now = "no" if not one.due else f"{one.due} books" if one.work == WEIGHTS else "yes"
+        shown.add_row(one.work, at(one.last_done_at), at(one.last_as_of), at(one.next_at), now)
+    return shown
+
+
+def _failed_table(failed: Sequence[FailedWorkflow]) -> Table:
+    shown = table("failed workflow", "at (UTC)", "why", whole=("failed workflow",))
+    for one in failed:
+        shown.add_row(one.workflow_id, at(one.closed_at), one.reason)
+    return shown
+
+
 def _hints(report: Status) -> list[str]:
     """What to do about each part that is not up."""
     hints = []
@@ -114,7 +151,9 @@ def _hints(report: Status) -> list[str]:
         hints.append("schema: this closeloop is older than the database: upgrade it.")
     elif not report.schema_.up:
         hints.append("schema: 'closeloop db upgrade' brings the database to what this version needs, or says why not.")
-    if not report.temporal.up:
+    if report.temporal.remedy:
+        hints.append(f"temporal: {report.temporal.remedy}.")
+    elif not report.temporal.up:
         hints.append("temporal: start the stack with 'closeloop dev', or check TEMPORAL_ADDRESS.")
     elif not report.worker.up:
         hints.append("worker: 'closeloop worker' starts one; 'closeloop dev' restarts its own.")

@@ -65,6 +65,19 @@ class WorkDone(BaseModel):
     workflow_id: str
 
 
+class PeriodicStatus(BaseModel):
+    """Where a kind of work stands: as of when and when it was done last (by any book), and when it is due next.
+
+    ``due``: for how many books it is due now (weight cycles, up to 1,000), or 1 (what is done for all books at once).
+    """
+
+    work: str
+    last_as_of: datetime | None
+    last_done_at: datetime | None
+    next_at: datetime
+    due: int
+
+
 class PeriodicWork(SQLModel, table=True):
     """A row for each task: the newest period for which it was done."""
 

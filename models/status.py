@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from closeloop.models.failures import FailingView
+from closeloop.models.periods import PeriodicStatus
 from closeloop.models.workers import PoliciesInUse, WorkerView
 
 
@@ -71,6 +72,7 @@ class TemporalStatus(PartStatus):
 
     address: str | None
     ui: str | None
+    remedy: str | None = Field(default=None, description="What to do where the namespace is missing.")
 
 
 class QueueStatus(BaseModel):
@@ -89,8 +91,55 @@ class WorkerStatus(PartStatus):
     ends: WorkerEnds | None = Field(default=None, description="The local stack's worker ended, lately or again.")
 
 
+class ScheduleStatus(BaseModel):
+    """A schedule on the server. ``as_applied``: whether it runs what this version wants, when it wants it."""
+
+    id: str
+    there: bool
+    as_applied: bool = True
+    paused: bool = False
+    note: str = Field(default="", description="Why it is paused, as the operator said.")
+    last_at: datetime | None = None
+    next_at: datetime | None = Field(default=None, description="Null where it is paused.")
+
+
+class FailedWorkflow(BaseModel):
+    """A workflow that failed or timed out."""
+
+    workflow_id: str
+    run_id: str
+    workflow: str
+    closed_at: datetime | None
+    reason: str
+
+
+class FailedWorkflows(BaseModel):
+    """Workflows that failed since an instant, a day ago: how many, and the newest ten, the newest first."""
+
+    since: datetime
+    count: int
+    newest: list[FailedWorkflow]
+
+
+class Trouble(BaseModel):
+    """Something to look after though all parts may be up: what is wrong, and what to do."""
+
+    about: str
+    sentence: str
+    remedy: str
+
+
+class TemporalLooks(BaseModel):
+    """What was found on the Temporal server; null where that could not be told, and ``troubles`` says why."""
+
+    missing_search_attributes: list[str] | None = None
+    schedules: list[ScheduleStatus] | None = None
+    failed_workflows: FailedWorkflows | None = None
+    troubles: list[Trouble] = []
+
+
 class Status(BaseModel):
-    """The state of the service; ``up`` where every part is."""
+    """The state of the service; ``up`` where every part is, and no search attribute is missing."""
 
     home: Path
     stack_running: bool
@@ -105,6 +154,12 @@ class Status(BaseModel):
     )
     running_workers: list[WorkerView] = Field(default=[], description="Workers that said lately that they live.")
     policies: PoliciesInUse = Field(default=PoliciesInUse(), description="Which of them computes with which policy.")
+
+    missing_search_attributes: list[str] | None = Field(default=None, description="Null: cannot be told.")
+    schedules: list[ScheduleStatus] | None = Field(default=None, description="Null: cannot be told.")
+    failed_workflows: FailedWorkflows | None = Field(default=None, description="Null: cannot be told.")
+    periodic: list[PeriodicStatus] = Field(default=[], description="Weekly, daily and six-hourly work.")
+    troubles: list[Trouble] = Field(default=[], description="What is wrong though the parts are up, with a remedy.")
 
     def parts(self) -> dict[str, PartStatus]:
         """The parts by name."""

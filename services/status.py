@@ -10,22 +10,25 @@ from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
+from temporalio.service import RPCError
 
 from closeloop import store
 from closeloop.models.errors import ServiceError
 from closeloop.models.failures import FailingView
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.periods import PeriodicStatus
 from closeloop.models.status import (
     Addresses,
     PostgresStatus,
     QueueStatus,
     SchemaStatus,
     Status,
+    TemporalLooks,
     TemporalStatus,
     WorkerStatus,
 )
 from closeloop.models.workers import PoliciesInUse, WorkerView
-from closeloop.services import workers
+from closeloop.services import periods, temporal_looks, workers
 
 # A worker that polled a queue within this time is taken for alive. It polls for workflow tasks again within 70 s, when
 # a long poll ends by itself. The market queue has one slot: while an activity runs in it, the worker does not poll, so
@@ -46,6 +49,7 @@ async def status(
     schema = SchemaStatus(needed=store.schema.newest())
     failing: list[FailingView] = []
     unreadable = 0
+    periodic: list[PeriodicStatus] = []
     running: list[WorkerView] = []
     policies = PoliciesInUse()
     try:
@@ -59,25 +63,38 @@ async def status(
                 failing = await store.failures.listing(session, FAILING_LISTED)
                 unreadable = await store.unreadable.count(session)
                 running, policies = await workers.live(session), await workers.policies_in_use(session)
+                periodic = await periods.standing(session, datetime.now(UTC))
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
+    looks = TemporalLooks()
     worker = WorkerStatus(task_queue=TASK_QUEUE, ends=addresses.worker_ends)
     try:
         async with asyncio.timeout(TEMPORAL_ANSWERS_WITHIN_SECONDS), temporal() as client:
-            server.up = True
-            worker.queues = [
-                QueueStatus(task_queue=queue, workers=await _pollers(client, queue))
-                for queue in (TASK_QUEUE, MARKET_TASK_QUEUE, LLM_TASK_QUEUE)
-            ]
-            worker.workers = worker.queues[0].workers
-            worker.up = all(queue.workers for queue in worker.queues)
+            if await temporal_looks.namespace_is_missing(client):
+                server.reason = f"there is no namespace {client.namespace}"
+                server.remedy = temporal_looks.namespace_remedy(client)
+            else:
+                looking = asyncio.create_task(temporal_looks.look(client))
+                try:
+                    server.up = True
+                    worker.queues = [
+                        QueueStatus(task_queue=queue, workers=await _pollers(client, queue))
+                        for queue in (TASK_QUEUE, MARKET_TASK_QUEUE, LLM_TASK_QUEUE)
+                    ]
+                    worker.workers = worker.queues[0].workers
+                    # The server remembers a worker for a while after its end: the stack knows better of its own.
+                    waits = worker.ends is not None and worker.ends.next_at is not None
+                    worker.up = all(queue.workers for queue in worker.queues) and not waits
+                    worker.reason = "the stack's worker has ended, and is tried again" if waits else None
+                finally:
+                    looks = await looking
     except Exception as error:
         server.reason = _reason(error)
     return Status(
         home=addresses.home,
         stack_running=addresses.stack_running,
-        up=postgres.up and schema.up and server.up and worker.up,
+        up=postgres.up and schema.up and server.up and worker.up and not looks.missing_search_attributes,
         postgres=postgres,
         schema_=schema,
         temporal=server,
@@ -86,6 +103,8 @@ async def status(
         unreadable_positions=unreadable,
         running_workers=running,
         policies=policies,
+        periodic=periodic,
+        **dict(looks),
     )
 
 
@@ -105,4 +124,6 @@ async def _pollers(client: Client, queue: str) -> list[str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ServiceError):
         return str(error)
+    if isinstance(error, RPCError):
+        return f"refused or does not answer ({temporal_looks.why(error)})"
     return "does not answer" if isinstance(error, OSError | TimeoutError | RuntimeError) else type(error).__name__

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.books import BookSummary, BookView
 from closeloop.models.positions import Book
+from closeloop.models.weights import Cadence
 from closeloop.store.rows import Write, execute, insertion
 
 _COLUMNS = "book_id AS book, preset, preset_weights, cadence, currency, created_at"
@@ -91,6 +92,12 @@ async def listing(session: AsyncSession, last: int | None = None, before: str | 
         {"last": last, "before": before},
     )
     return [BookSummary.model_validate(dict(row)) for row in result.mappings()]
+
+
+async def cadences(session: AsyncSession) -> list[Cadence]:
+    """The cadences that books have."""
+    result = await session.execute(text("SELECT DISTINCT cadence FROM books ORDER BY cadence"))
+    return [Cadence(name) for name in result.scalars()]
 
 
 async def set_preset(

@@ -1,29 +1,21 @@
 """What a Temporal namespace must know before closeloop runs on it: search attributes."""
 
 import asyncio
-from typing import Any
 
-from temporalio.api.enums.v1 import IndexedValueType
-from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.common import SearchAttributeKey
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop.models import search_attributes
+from closeloop.services.search_attributes import lacking, type_of
 from closeloop.workers.stack.home import StackError
 
 
 async def missing_search_attributes(client: Client) -> list[str]:
     """Names of those that the namespace does not have. Raises StackError if it has one with another type."""
-    known = await client.operator_service.list_search_attributes(
-        ListSearchAttributesRequest(namespace=client.namespace)
-    )
-    missing = []
+    missing, of_another_type = await lacking(client)
     for key in search_attributes.ALL:
-        found = known.custom_attributes.get(key.name)
-        if found is None:
-            missing.append(key.name)
-        elif found != _type(key):
+        if key.name in of_another_type:
             raise StackError(
                 f"The namespace {client.namespace} has the search attribute {key.name} with another type than "
                 f"{key.indexed_value_type.name}: remove it there, or use a namespace of closeloop's own."
@@ -35,7 +27,7 @@ async def register_search_attributes(client: Client) -> list[str]:
     """Register what is missing and wait until the server knows it; returns what was added."""
     missing = await missing_search_attributes(client)
     if missing:
-        wanted = {key.name: _type(key) for key in search_attributes.ALL if key.name in missing}
+        wanted = {key.name: type_of(key) for key in search_attributes.ALL if key.name in missing}
         try:
             await client.operator_service.add_search_attributes(
                 AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
@@ -46,7 +38,3 @@ async def register_search_attributes(client: Client) -> list[str]:
         while await missing_search_attributes(client):  # noqa: ASYNC110 (the server has no event to wait for)
             await asyncio.sleep(0.1)
     return missing
-
-
-def _type(key: SearchAttributeKey[Any]) -> IndexedValueType.ValueType:
-    return IndexedValueType.ValueType(int(key.indexed_value_type))

@@ -11,10 +11,11 @@ from temporalio.client import Client
 from closeloop import store
 from closeloop.activities.attribution import attribute
 from closeloop.activities.periods import PeriodicActivities
-from closeloop.models.periods import DueAnswer, DueQuestion, PeriodicTask, WorkDone
+from closeloop.models.periods import DueAnswer, DueQuestion, PeriodicStatus, PeriodicTask, WorkDone
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.weights import Cadence, CurrentCycle, CurrentCyclesRequest, CycleState, WeightsVerdict
+from closeloop.services import periods
 from tests.activities.attributing import accepted
 from tests.activities.weighing import BALANCED, DAY, HOUR, Desk, close, desk_on, history
 from tests.store.databases import query
@@ -184,6 +185,32 @@ async def test_looking_all_day_costs_a_statement_each_time(desk: Desk) -> None:
         event.remove(desk.engine.sync_engine, "before_cursor_execute", count)
     assert len(statements) == 96
     assert not any(word in sql for sql in statements for word in ("INSERT", "UPDATE", "DELETE"))
+
+
+async def test_when_work_was_done_last_and_is_due_next(desk: Desk) -> None:
+    """As ``closeloop status`` tells it."""
+
+    async def standing() -> dict[str, PeriodicStatus]:
+        async with desk.sessions() as session:
+            return {one.work: one for one in await periods.standing(session, NOW)}
+
+    before = await standing()
+    assert list(before) == ["weights", "corpus", "lessons"]
+    assert {one.last_done_at for one in before.values()} == {None}
+    assert (before["weights"].due, before["weights"].next_at) == (0, MONDAY + 7 * DAY)  # there is no book
+    midnight = PeriodicTask.corpus.begins(NOW)
+    assert (before["corpus"].due, before["corpus"].next_at) == (1, midnight)
+
+    await make(desk, "a", "b")
+    await begin(desk, (await due(desk))[0])
+    await PeriodicActivities(desk.sessions).work_done(
+        WorkDone(task=PeriodicTask.corpus, as_of=midnight, workflow_id="corpus/x")
+    )
+    after = await standing()
+    assert (after["weights"].due, after["weights"].next_at, after["weights"].last_as_of) == (1, MONDAY, MONDAY)
+    assert (after["corpus"].due, after["corpus"].next_at, after["corpus"].last_as_of) == (0, midnight + DAY, midnight)
+    await begin(desk, (await due(desk))[0])
+    assert ((await standing())["weights"].due, (await standing())["weights"].next_at) == (0, MONDAY + 7 * DAY)
 
 
 # -- the corpus and lessons --------------------------------------------------------------------------------------------

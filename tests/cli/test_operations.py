@@ -16,6 +16,7 @@ from temporalio.client import Client
 from closeloop import store
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.schedules import SCHEDULES
 from closeloop.models.status import Addresses, Status
 from closeloop.services.status import status as look_at_everything
 from closeloop.store.database import open_engine, session_for
@@ -45,6 +46,13 @@ async def test_status(stack: StackProcess) -> None:
     assert {name: status[name]["up"] for name in ("postgres", "schema", "temporal", "worker")} == dict.fromkeys(
         ("postgres", "schema", "temporal", "worker"), True
     )
+    assert status["missing_search_attributes"] == []
+    assert [one["id"] for one in status["schedules"]] == [schedule.id for schedule in SCHEDULES]
+    assert all(one["there"] and one["as_applied"] and one["next_at"] for one in status["schedules"])
+    assert [one["work"] for one in status["periodic"]] == ["weights", "corpus", "lessons"]
+    assert status["troubles"] == []
+    assert "closeloop/weights" in text.out
+    assert "due next" in text.out
     assert {status[name]["reason"] for name in ("postgres", "schema", "temporal", "worker")} == {None}
     assert Path(status["postgres"]["data"]).is_dir()
     assert status["temporal"]["address"] == f"127.0.0.1:{stack.ports['temporal']}"

@@ -97,7 +97,7 @@ class Child:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_began, size - END_OF_LOG_BYTES))
             lines = log.read().decode(errors="replace").strip().splitlines()
-            return lines[-1].strip()[-400:] if lines else ""
+            return lines[-1].strip() if lines else ""
         return ""
 
     @property

@@ -1,6 +1,7 @@
 """The worker of the local stack: started again for as long as it takes, ever more slowly while it keeps ending."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -116,7 +117,7 @@ class LocalWorker:
             WorkerEnds(
                 times=times,
                 how=how,
-                last_line=short(last_line, 400),
+                last_line=short(_said(last_line), 400),
                 log=self.log,
                 ended_at=now,
                 wait_seconds=wait,
@@ -164,6 +165,15 @@ class LocalWorker:
             raise WorkerEnded(worker.how_it_ended, worker.last_line(), worker.log)
         # Read on: once the pipe is full, a worker that prints would wait for ever.
         self._draining = asyncio.create_task(worker.process.stdout.read())
+
+
+def _said(line: str) -> str:
+    """What a line of a log says: of a JSON object, its event."""
+    try:
+        event = json.loads(line)["event"]
+    except (ValueError, TypeError, KeyError):
+        return line
+    return str(event)
 
 
 def _command(home: Home) -> list[str]:
