@@ -15,6 +15,7 @@ from closeloop.models.closes import differing
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
+    BOOK_ARCHIVED,
     CURRENCY_CONFLICT,
     POSITION_CONFLICT,
     POSITION_REFUSED,
@@ -26,6 +27,7 @@ from closeloop.models.positions import (
     PositionKey,
     PositionOutcome,
 )
+from closeloop.services.books import archived_sentence
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # by which the clock of an engine or operator may be ahead of a worker's
 
@@ -86,6 +88,10 @@ async def attribute(
             first[key] = position  # the same close, and it says more
 
     # Every transaction takes its locks in this order, each sorted by key, so that none waits for another in a circle.
+    archived = await _archived(session, first)
+    for key in archived:
+        del first[key]
+    refused |= {i: archived[key] for i, key in enumerate(keys) if key in archived and i not in refused}
     currency = await _currencies(session, first)
     for key, position in list(first.items()):
         if position.currency is not None and (book_has := currency[key.book]) not in (None, position.currency):
@@ -120,6 +126,22 @@ def _refuse(position: ClosedPosition, now: datetime) -> RefusedClose | None:
             POSITION_REFUSED, "closed_at: must not be in the future (beyond 5 minutes of clock difference)"
         )
     return None
+
+
+async def _archived(
+    session: AsyncSession, closes: Mapping[PositionKey, ClosedPosition]
+) -> dict[PositionKey, RefusedClose]:
+    """Which closes a removed book refuses: all that it had not attributed before, so that a retry is answered alike."""
+    found = await store.books.archived(session, {key.book for key in closes})
+    if not found:
+        return {}
+    of_archived = [key for key in closes if key.book in found]
+    before = await store.attributions.load(session, of_archived)
+    return {
+        key: RefusedClose(BOOK_ARCHIVED, f"book: {archived_sentence(found[key.book])}")
+        for key in of_archived
+        if key not in before
+    }
 
 
 async def _currencies(session: AsyncSession, closes: Mapping[PositionKey, ClosedPosition]) -> dict[str, str | None]:

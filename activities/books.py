@@ -10,8 +10,9 @@ from temporalio.exceptions import ApplicationError
 from closeloop import store
 from closeloop.activities.transactions import DATABASE_AWAY, transaction
 from closeloop.models.bounded import add_failure
-from closeloop.models.errors import NotOnRecord
+from closeloop.models.errors import BookArchived, NotOnRecord
 from closeloop.models.events import EventType
+from closeloop.models.positions import BOOK_ARCHIVED
 from closeloop.services import books
 from closeloop.store.database import Sessions
 
@@ -35,6 +36,8 @@ async def each_book(
             if error.type == DATABASE_AWAY:
                 passing = error
                 continue
+            if error.type == BOOK_ARCHIVED:
+                continue  # it was removed meanwhile
             reason = error.message
         except Exception as error:  # whatever is wrong with one book, the others are due
             reason = f"{type(error).__name__}: {error}"[:300]
@@ -69,11 +72,23 @@ async def on_record(sessions: Sessions, task: str, subject: str, *, refusal: str
 
 
 async def known_book(session: AsyncSession, name: str, refused: str) -> None:
-    """Raise an error of the type ``refused``, not to be retried, where there is no such book: nothing creates one."""
+    """Raise an error of the type ``refused``, not to be retried, where there is no such book, or it was removed.
+
+    Nothing creates one. The book's row stays as it is until the transaction ends.
+    """
     try:
         await books.find(session, name)
-    except NotOnRecord as error:
+        await books.refuse_archived(session, name)
+    except (NotOnRecord, BookArchived) as error:
         raise ApplicationError(str(error), type=refused, non_retryable=True) from None
+
+
+async def check_open(session: AsyncSession, name: str) -> None:
+    """For what a book takes in, in the caller's transaction: raise an error, not to be retried, if it was removed."""
+    try:
+        await books.refuse_archived(session, name)
+    except BookArchived as error:
+        raise ApplicationError(str(error), type=BOOK_ARCHIVED, non_retryable=True) from None
 
 
 async def _failing(sessions: Sessions, task: str, subject: str, reason: str) -> None:

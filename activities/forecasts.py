@@ -9,10 +9,11 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
+from closeloop.activities.books import check_open
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
 from closeloop.models.bounded import FAILURES, MORE
-from closeloop.models.errors import NotAcceptable, NotPossibleNow
+from closeloop.models.errors import BookArchived, NotAcceptable, NotPossibleNow
 from closeloop.models.forecasts import (
     Forecast,
     ForecastAction,
@@ -23,6 +24,7 @@ from closeloop.models.forecasts import (
     ResolvePages,
 )
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import BOOK_ARCHIVED
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import Heartbeat
 from closeloop.services import forecasts as services
@@ -64,6 +66,8 @@ class ForecastActivities:
                 return await services.record(session, forecast, datetime.now(UTC))
         except NotAcceptable as error:
             raise ApplicationError(str(error), type=FORECAST_REFUSED, non_retryable=True) from None
+        except BookArchived as error:
+            raise ApplicationError(str(error), type=BOOK_ARCHIVED, non_retryable=True) from None
         except NotPossibleNow as error:
             raise ApplicationError(str(error), type=FORECAST_CONFLICT, non_retryable=True) from None
 
@@ -73,6 +77,7 @@ class ForecastActivities:
         assert heartbeat.heartbeat_id is not None, "the workflow fills it in"
         assert heartbeat.at is not None, "the workflow fills it in"
         async with transaction(self._sessions) as session:
+            await check_open(session, heartbeat.book)
             return await store.producers.beat(session, heartbeat, heartbeat.heartbeat_id, heartbeat.at)
 
     @activity.defn(name="resolve_pages")

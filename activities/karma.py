@@ -47,7 +47,7 @@ class KarmaActivities:
             await rebuild(request.book)
             return report
         async with transaction(self._sessions) as session:
-            books = await store.books.names(session)
+            books = await store.books.learning(session)
         report.failed = await each_book(self._sessions, "karma", books, rebuild)
         return report
 

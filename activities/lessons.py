@@ -145,6 +145,7 @@ class LessonActivities:
         )
         async with transaction(self._sessions) as session:
             await store.lessons.hold(session, request.book)
+            await known_book(session, request.book, REFUSED)  # it may have been removed since
             last = await store.lessons.last_run(session, request.book)
             if (last.version if last else 0) != before:
                 # Another run wrote a version meanwhile: Temporal retries, and that attempt mines the groups still due.

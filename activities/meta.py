@@ -16,7 +16,7 @@ from temporalio import activity
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.books import each_book
+from closeloop.activities.books import check_open, each_book
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.producers import microseconds
 from closeloop.activities.transactions import transaction
@@ -105,6 +105,7 @@ class MetaActivities:
             shadow=True,
         )
         async with transaction(self._sessions) as session:
+            await check_open(session, book)  # it may have been removed since
             await store.books.hold(session, book)  # waits for an operator's return to shadow that is being stored
             mode = await store.meta.mode(session, book)
             if mode and mode["live"] and said.abstention == "shadow_mode":

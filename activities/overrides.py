@@ -62,8 +62,8 @@ class OverrideActivities:
     async def _materialize(self, request: MaterializeOverrides) -> Materialized:
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
-            await known_book(session, request.book, REFUSED)
             await store.lessons.hold(session, request.book)
+            await known_book(session, request.book, REFUSED)  # a removal takes these locks in the same order
             await store.overrides.carry_over_hash(
                 session, request.book, self._policy.flat_hash, self._policy.overrides.hash
             )

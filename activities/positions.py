@@ -16,12 +16,13 @@ from temporalio.service import RPCError, RPCStatusCode
 from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import RefusedClose, attribute_and_learn
-from closeloop.activities.books import on_record
+from closeloop.activities.books import check_open, on_record
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
+    BOOK_ARCHIVED,
     AttributedClose,
     CatchUpReport,
     CatchUpRequest,
@@ -65,7 +66,7 @@ class PositionActivities:
             [answer], learning = await attribute_and_learn(
                 session, [position], self._policy, datetime.now(UTC), run, self._learners
             )
-            if isinstance(answer, RefusedClose):
+            if isinstance(answer, RefusedClose) and answer.kind != BOOK_ARCHIVED:
                 await self._remember_refused(session, position, answer.reason)
         if isinstance(answer, RefusedClose):
             raise ApplicationError(answer.reason, type=answer.kind, non_retryable=True)
@@ -85,6 +86,7 @@ class PositionActivities:
     async def record_conviction(self, conviction: RecordedConviction) -> bool:
         """Record a conviction ahead of its position; False if it was on record (the first recording stands)."""
         async with transaction(self._sessions) as session:
+            await check_open(session, conviction.book)
             return await store.convictions.record_ahead(session, [conviction]) == 1
 
     @activity.defn(name="start_unattributed")

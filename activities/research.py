@@ -16,6 +16,7 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
+from closeloop.activities.books import check_open
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.metered_model import Answered, MeteredModel
 from closeloop.activities.research_facts import book_facts, unread_trades
@@ -87,6 +88,7 @@ class ResearchActivities:
         async with _studying():
             while time.monotonic() < end and not done.stopped:
                 async with transaction(self._sessions) as session:
+                    await check_open(session, study.book)
                     await store.research.advance_watermark(session, study.book)
                     trades = await unread_trades(session, study.book, study.as_of, PAGE_TRADES, self._policy)
                 if not trades:

@@ -71,7 +71,7 @@ class WeightCycleActivities:
         task = on_record(self._sessions, "weights", request.book, refusal=REFUSED)
         async with task, transaction(self._sessions) as session:
             await known_book(session, request.book, REFUSED)
-            book = await store.books.hold(session, request.book)
+            book = await store.books.hold(session, request.book)  # a removal waits, since the book is known
             cycle_id = f"{request.book}/{book.cadence.period(request.as_of)}"
             existing = await store.weights.cycle(session, cycle_id) or await store.weights.cycle_as_of(
                 session,

@@ -4,11 +4,13 @@ from typing import Annotated
 
 import typer
 
-from closeloop.cli.connections import database
+from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import (
     AsJson,
     BeforeOption,
+    By,
     LastOption,
+    Note,
     at,
     book_name,
     out,
@@ -17,9 +19,10 @@ from closeloop.cli.console import (
     settings,
     table,
 )
-from closeloop.models.books import BookSetUp, BookSummary, BookView
+from closeloop.models.books import BookChanged, BookSetUp, BookSummary, BookView
 from closeloop.models.weights import Cadence
-from closeloop.services import books
+from closeloop.services import book_archive, books
+from closeloop.workers.wiring import SUBJECTS
 
 app = typer.Typer(help="Books: one for each strategy, with its preset of domain weights.", no_args_is_help=True)
 
@@ -64,11 +67,20 @@ def list_(last: LastOption = None, before: BeforeOption = None, as_json: AsJson 
         "currency",
         "attributed positions",
         "since (UTC)",
+        "removed (UTC)",
         numbers=("attributed positions",),
     )
     for book in found:
         preset = book.preset or f"{settings().learning_policy().weights.default_preset} (default)"
-        shown.add_row(book.book, preset, book.cadence, book.currency or "-", str(book.positions), at(book.created_at))
+        shown.add_row(
+            book.book,
+            preset,
+            book.cadence,
+            book.currency or "-",
+            str(book.positions),
+            at(book.created_at),
+            at(book.archived_at),
+        )
     return out.print(shown)
 
 
@@ -83,9 +95,57 @@ def show(name: str, as_json: AsJson = False) -> None:
     book = run(load())
     if as_json:
         return print_json(book)
+    if book.archived_at is not None:
+        out.print(f"{books.archived_sentence(book)}.", soft_wrap=True)
     out.print(f"Book {name}, {book.cadence}, preset {book.preset or 'not chosen (the default)'}")
     for domain, weight in sorted((book.preset_weights or {}).items(), key=lambda item: -item[1]):
         out.print(f"  {domain:<16} {weight:.4f}")
+    return None
+
+
+@app.command()
+def remove(name: str, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Remove a book: it learns no more, and refuses closes and forecasts. What it has stays to be read.
+
+    Proposals of it are withdrawn, its overrides end, and its preset is in force: the overlay file is removed within
+    minutes. Learned weights that nobody watches any more would be in force for ever.
+    """
+
+    async def archive() -> BookChanged:
+        async with temporal() as client, database_sessions() as sessions:
+            return await book_archive.remove(client, sessions, SUBJECTS, name, by, note)
+
+    _check_operator(by)
+    _show_change(run(archive()), as_json)
+
+
+@app.command()
+def restore(name: str, by: By, note: Note = "", as_json: AsJson = False) -> None:
+    """Bring a removed book back: it takes in and learns again, from its preset on."""
+
+    async def bring_back() -> BookChanged:
+        async with database_sessions() as sessions:
+            return await book_archive.restore(sessions, name, by, note)
+
+    _check_operator(by)
+    _show_change(run(bring_back()), as_json)
+
+
+def _check_operator(by: str) -> None:
+    if not by.strip():
+        raise typer.BadParameter("must not be empty", param_hint="--by")
+
+
+def _show_change(changed: BookChanged, as_json: bool) -> None:
+    if as_json:
+        return print_json(changed)
+    out.print(changed.sentence, soft_wrap=True)
+    if changed.withdrawn:
+        out.print(f"withdrawn: {', '.join(changed.withdrawn)}", soft_wrap=True)
+    if changed.overrides:
+        out.print(f"overrides that ended: {changed.overrides}")
+    if changed.preset_restored:
+        out.print("the preset is in force; the overlay file is removed within five minutes")
     return None
 
 

@@ -16,6 +16,10 @@ class BookView(BaseModel):
     cadence: Cadence
     currency: str | None = Field(default=None, description="Of its money; null where no close has stated one.")
     created_at: datetime
+    archived_at: datetime | None = Field(
+        default=None, description="When it was removed: it learns no more; null of a book that does."
+    )
+    archived_by: str | None = None
 
 
 class BookSummary(BookView):
@@ -29,3 +33,17 @@ class BookSetUp(BaseModel):
 
     sentence: str
     book: BookView
+
+
+class BookChanged(BaseModel):
+    """What removing or restoring a book came to, in a sentence, and the book as it is now.
+
+    ``withdrawn``: what waited for an operator, at most 20 of it by ``kind/book/id``; ``overrides``: how many ended;
+    ``preset_restored``: learned weights were in force.
+    """
+
+    sentence: str
+    book: BookView
+    withdrawn: list[str] = []
+    overrides: int = 0
+    preset_restored: bool = False

@@ -25,6 +25,10 @@ class NotPossibleNow(ServiceError):
     http_status = 409
 
 
+class BookArchived(NotPossibleNow):
+    """The book was removed: it takes in nothing and decides nothing until it is restored."""
+
+
 class NotAcceptable(ServiceError):
     """The request can never be done as it was said: a value outside its limits, a policy or preset that cannot hold."""
 

@@ -32,6 +32,8 @@ class EventType(StrEnum):
     prices_deleted = "prices.deleted.v1"
     recalibration = "producer.recalibration.v1"
     meta_shadowed = "meta.shadowed.v1"
+    book_archived = "learning.book.archived.v1"
+    book_restored = "learning.book.restored.v1"
     book_failed = "learning.book_failed.v1"
     scope_dimension_unknown = "learning.scope.unknown_dimension.v1"
     action_unreadable = "learning.action.unreadable.v1"

@@ -45,6 +45,7 @@ from closeloop.models.values import Text as PlainText
 # Types of the errors with which a close's workflow fails; they are an interface.
 POSITION_CONFLICT = "PositionConflict"  # other content is on record under the same id
 POSITION_REFUSED = "PositionRefused"  # the close lies in the future
+BOOK_ARCHIVED = "BookArchived"  # the book was removed
 CURRENCY_CONFLICT = "CurrencyConflict"  # the book's money is in another currency
 MAX_ID_BYTES = 200
 
@@ -361,7 +362,7 @@ class KarmaRebuildReport(BaseModel):
 
 
 class Book(SQLModel, table=True):
-    """A strategy's book. A decision on its weights locks its row.
+    """A strategy's book. A decision on its weights locks its row. One that is archived takes in nothing.
 
     The preset is null until a person chooses one, or the first cycle settles on the default.
     """
@@ -376,6 +377,8 @@ class Book(SQLModel, table=True):
     created_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )
+    archived_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    archived_by: str | None = Col(default=None, sa_column=Column(Text))
 
 
 class Position(SQLModel, table=True):

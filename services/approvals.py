@@ -9,6 +9,7 @@ a withdrawal meanwhile, an attempt that is repeated because the worker died befo
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -95,6 +96,10 @@ class Subject(Protocol):
         """Record and carry out what an operator decided (None: nobody did), in the session's transaction."""
         ...
 
+    async def withdraw(self, session: AsyncSession, found: ApprovalView, reason: str, at: datetime) -> None:
+        """Withdraw a proposal that waits, in the session's transaction; the caller holds it and tells of it."""
+        ...
+
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """The workflow that waits for the operator."""
         ...
@@ -105,6 +110,9 @@ class Subject(Protocol):
 
 
 Subjects = Sequence[Subject]
+
+BOOK_REMOVED = "the book was removed"
+"""Why a proposal was withdrawn, or what was in force ended."""
 
 _STATES = {ApprovalVerdict.approve: ApprovalState.approved, ApprovalVerdict.reject: ApprovalState.rejected}
 

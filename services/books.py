@@ -8,7 +8,7 @@ from closeloop import store
 from closeloop.gateways.presets import UnknownPreset, load_preset, names
 from closeloop.learning.weights import InfeasibleBounds, preset_weights
 from closeloop.models.books import BookSetUp, BookSummary, BookView
-from closeloop.models.errors import NotAcceptable, NotOnRecord, NotPossibleNow
+from closeloop.models.errors import BookArchived, NotAcceptable, NotOnRecord, NotPossibleNow
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.weights import Cadence, Preset
 
@@ -23,7 +23,7 @@ async def set_up(
     """Set up a book, or choose another preset or cadence for one. None leaves what is chosen, else the default.
 
     Raises NotAcceptable where the preset cannot be used with this policy, NotPossibleNow where the book has learned
-    from another one. Writes in the caller's transaction.
+    from another one, BookArchived where it was removed. Writes in the caller's transaction.
     """
     chosen = preset or preset_named(policy.weights.default_preset)
     try:
@@ -31,6 +31,8 @@ async def set_up(
     except InfeasibleBounds as error:
         raise NotAcceptable(f"The preset {chosen.name} cannot be used with this policy: {error}.") from None
     book = await store.books.hold(session, name)
+    if book.archived_at is not None:
+        raise BookArchived(archived_sentence(book))
     if preset is None and book.preset is not None and book.preset_weights is not None:
         await store.books.set_preset(session, name, book.preset, book.preset_weights, cadence)
         sentence = f"book {name} keeps the preset {book.preset}, {cadence or book.cadence}"
@@ -60,6 +62,31 @@ async def find(session: AsyncSession, name: str) -> BookView:
             f"There is no book {name}. " + (f"There are: {named}. " if nearest else "There are none yet. ") + _WHERE
         )
     return found
+
+
+async def find_open(session: AsyncSession, name: str) -> BookView:
+    """A book that takes in and decides, and does so until the transaction ends.
+
+    Raises NotOnRecord as ``find`` does, BookArchived where it was removed.
+    """
+    found = await find(session, name)
+    await refuse_archived(session, name)
+    return found
+
+
+async def refuse_archived(session: AsyncSession, name: str) -> None:
+    """For what a book takes in, which may be its first: see ``store.books.archived``. Raises BookArchived."""
+    if found := await store.books.archived(session, [name]):
+        raise BookArchived(archived_sentence(found[name]))
+
+
+def archived_sentence(book: BookView) -> str:
+    """Why a removed book takes nothing in, and how it is brought back."""
+    assert book.archived_at is not None, "it was removed"
+    return (
+        f"book {book.book} was removed by {book.archived_by} on {book.archived_at:%Y-%m-%d %H:%M} UTC: it takes in "
+        f"nothing and decides nothing. 'closeloop books restore {book.book} --by NAME' brings it back"
+    )
 
 
 async def find_if_named(session: AsyncSession, name: str | None) -> None:

@@ -38,10 +38,11 @@ async def record(session: AsyncSession, forecast: Forecast, now: datetime) -> Fo
     """Store one forecast in the caller's transaction. Sent again, it is the same.
 
     Raises NotAcceptable where it names the meta-producer or is issued in the future, NotPossibleNow where it is on
-    record with other content.
+    record with other content, BookArchived.
     """
     if reason := _unacceptable(forecast, now):
         raise NotAcceptable(reason)
+    await books.refuse_archived(session, forecast.book)
     recorded = await store.forecasts.record(session, [forecast])
     if fields := recorded.differing.get(forecast.key):
         raise NotPossibleNow(_conflict(fields))
@@ -79,7 +80,17 @@ async def add(
                 if forecast == first[forecast.key]:
                     repeated.setdefault(forecast.key, []).append(index)
             async with session.begin():
-                recorded = await store.forecasts.record(session, [first[key] for key in sorted(first)])
+                archived = await store.books.archived(session, {key.book for key in first})
+                taken = [first[key] for key in sorted(first) if key.book not in archived]
+                recorded = await store.forecasts.record(session, taken)
+            for key in [key for key in first if key.book in archived]:
+                del first[key]
+            report.rejected += [
+                UnacceptableForecast(index=index, reason=books.archived_sentence(archived[forecast.book]))
+                for index, forecast in unsettled
+                if forecast.book in archived
+            ]
+            unsettled = [(index, forecast) for index, forecast in unsettled if forecast.book not in archived]
             report.added += len(recorded.new)
             known = sum(len(repeated[key]) for key in first.keys() - recorded.differing.keys())
             report.already_recorded += known - len(recorded.new)

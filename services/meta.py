@@ -94,10 +94,11 @@ async def propose(
 ) -> ApprovalView:
     """Propose, on its track record, that a book's meta-producer leaves shadow; it waits for an operator. Commits.
 
-    Asked again while a proposal waits, it is the same proposal. Raises NotPossibleNow where it is live already.
+    Asked again while a proposal waits, it is the same proposal. Raises NotPossibleNow where it is live already,
+    BookArchived.
     """
     async with sessions() as session:
-        await books.find(session, book)
+        await books.find_open(session, book)
         record = await track_record(session, policy, book, as_of)
     if record.mode == "live":
         raise NotPossibleNow(f"The meta-producer of {book} is live already, since {record.since:%Y-%m-%d %H:%M} UTC.")

@@ -69,6 +69,11 @@ class LeavingShadow:
             f"'closeloop meta shadow --book {found.book} --by NAME' sends it back"
         )
 
+    async def withdraw(self, session: AsyncSession, found: ApprovalView, reason: str, at: datetime) -> None:
+        """See Subject."""
+        number, state = int(found.id), ApprovalState.withdrawn
+        await store.meta.settle_proposal(session, found.book, number, state, None, "", reason, at)
+
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject."""
         return approval_launch(found)
@@ -83,10 +88,11 @@ async def propose_leaving_shadow(
 ) -> ApprovalView:
     """Propose that a book's meta-producer leaves shadow, and start the workflow that waits for an operator.
 
-    Asked again while a proposal waits, it is the same proposal. Commits.
+    Asked again while a proposal waits, it is the same proposal. Commits. Raises BookArchived.
     """
     now = datetime.now(UTC)
     async with sessions.begin() as session:
+        await books.refuse_archived(session, book)
         await store.books.hold(session, book)
         row = await store.meta.propose(
             session,
@@ -156,7 +162,7 @@ def _view(row: RowMapping) -> ApprovalView:
         deadline=row["deadline"],
         state=state,
         decision=decision,
-        outcome=outcome_of(state, decision),
+        outcome=f"withdrawn: {row['note']}" if state is ApprovalState.withdrawn else outcome_of(state, decision),
     )
 
 

@@ -1,5 +1,7 @@
 """What an operator decides on an override that would move size by more than the policy allows without asking."""
 
+from datetime import datetime
+
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
@@ -73,6 +75,10 @@ class OverrideProposal:
         }
         await store.overrides.decide(session, found.id, values)
         return DecisionEffect(sentence)
+
+    async def withdraw(self, session: AsyncSession, found: ApprovalView, reason: str, at: datetime) -> None:
+        """See Subject."""
+        await store.overrides.end(session, {found.id: reason}, at)
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject."""

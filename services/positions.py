@@ -10,9 +10,10 @@ from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlreadyStartedError
 
 from closeloop import store
-from closeloop.models.errors import NotAcceptable, NotPossibleNow, RunFailed, ServiceError
+from closeloop.models.errors import BookArchived, NotAcceptable, NotPossibleNow, RunFailed, ServiceError
 from closeloop.models.launches import position_close, position_close_id
 from closeloop.models.positions import (
+    BOOK_ARCHIVED,
     CURRENCY_CONFLICT,
     POSITION_CONFLICT,
     POSITION_REFUSED,
@@ -28,6 +29,7 @@ from closeloop.services.launching import start
 
 CLOSES_AT_ONCE = 20
 _REFUSALS: Mapping[str | None, type[ServiceError]] = {
+    BOOK_ARCHIVED: BookArchived,
     CURRENCY_CONFLICT: NotPossibleNow,
     POSITION_CONFLICT: NotPossibleNow,
     POSITION_REFUSED: NotAcceptable,

@@ -33,7 +33,7 @@ from closeloop.models.weights import (
     Weights,
     WeightsVerdict,
 )
-from closeloop.services.approvals import ApprovalEvents, DecisionEffect, outcome_of
+from closeloop.services.approvals import BOOK_REMOVED, ApprovalEvents, DecisionEffect, outcome_of
 from closeloop.store.approvals import WaitingPage
 
 SUPERSEDED = "superseded"
@@ -91,6 +91,8 @@ class WeightsProposal:
         outcome = outcome_of(state, decision)
         if record.state is CycleState.expired and record.reason == SUPERSEDED:
             state, outcome = ApprovalState.withdrawn, "withdrawn: superseded by the next cycle"
+        elif record.state is CycleState.expired and record.reason == BOOK_REMOVED:
+            state, outcome = ApprovalState.withdrawn, f"withdrawn: {BOOK_REMOVED}"
         elif record.state is CycleState.reverted:
             outcome = f"{outcome}, reverted by {record.decided_by} at {record.decided_at:%Y-%m-%d %H:%M:%S} UTC"
         return ApprovalView(
@@ -148,6 +150,12 @@ class WeightsProposal:
         return DecisionEffect(
             f"version {number} is in force", {"version": number, "old": record.old, "new": record.new}
         )
+
+    async def withdraw(self, session: AsyncSession, found: ApprovalView, reason: str, at: datetime) -> None:
+        """See Subject. An expired cycle whose reason is not the deadline was withdrawn."""
+        await store.weights.settle_cycle(session, cycle_id_of(found), CycleState.expired, reason=reason, decided_at=at)
+        payload = _proposal_fields(found) | {"reason": reason}
+        await store.events.append(session, (EventType.weights_expired, found.workflow_id, payload))
 
     async def launch(self, session: AsyncSession, found: ApprovalView) -> Launch:
         """See Subject."""

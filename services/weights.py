@@ -106,10 +106,10 @@ async def run_cycle(
     """Run a book's cycle of the week (or month) that ``as_of`` is in; returns once it has proposed, or not proposed.
 
     A cycle that was started before is not started again. ``deadline``: how long the proposal waits; None: as long as
-    the policy says. Raises NotOnRecord where there is no such book, RunFailed.
+    the policy says. Raises NotOnRecord where there is no such book, BookArchived, RunFailed.
     """
     async with sessions() as session:
-        found = await books.find(session, book)
+        found = await books.find_open(session, book)
     cycle_id = f"{book}/{found.cadence.period(as_of)}"
     launch = weight_cycle(CycleRequest(book=book, as_of=as_of, deadline=deadline), cycle_id)
     handle: WorkflowHandle[object, object]

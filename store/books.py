@@ -1,6 +1,7 @@
 """Books: one for each strategy."""
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 
 from pydantic_core import to_json
 from sqlalchemy import text
@@ -11,7 +12,44 @@ from closeloop.models.positions import Book
 from closeloop.models.weights import Cadence
 from closeloop.store.rows import Write, execute, insertion
 
-_COLUMNS = "book_id AS book, preset, preset_weights, cadence, currency, created_at"
+_COLUMNS = "book_id AS book, preset, preset_weights, cadence, currency, created_at, archived_at, archived_by"
+
+
+def not_archived(column: str) -> str:
+    """SQL: the book that ``column`` names is not archived. The list of those is read once, whatever the plan."""
+    return f"{column} <> ALL (ARRAY(SELECT book_id FROM books WHERE archived_at IS NOT NULL))"  # noqa: S608
+
+
+async def archived(session: AsyncSession, books: Collection[str]) -> dict[str, BookView]:
+    """Those of these books that are archived. None of them changes that until the transaction ends.
+
+    Whoever writes something that a book takes in asks here first: a removal under way is waited for, and one that
+    comes later waits.
+    """
+    query = text(
+        f"SELECT {_COLUMNS} FROM books WHERE book_id = ANY(CAST(:books AS text[])) "  # noqa: S608
+        "ORDER BY book_id FOR KEY SHARE"
+    )
+    rows = (await session.execute(query, {"books": sorted(books)})).mappings()
+    return {row["book"]: BookView.model_validate(dict(row)) for row in rows if row["archived_at"] is not None}
+
+
+async def hold_alone(session: AsyncSession, book: str) -> BookView | None:
+    """Lock a book's row until the transaction ends, also against whatever the book takes in; None if there is none.
+
+    Closes, forecasts and the like that are being written are waited for, and later ones wait.
+    """
+    query = text(f"SELECT {_COLUMNS} FROM books WHERE book_id = :book FOR UPDATE")  # noqa: S608
+    row = (await session.execute(query, {"book": book})).mappings().first()
+    return None if row is None else BookView.model_validate(dict(row))
+
+
+async def set_archived(session: AsyncSession, book: str, at: datetime | None, by: str | None) -> None:
+    """Archive a book, or (None) bring it back. The caller holds it alone."""
+    await session.execute(
+        text("UPDATE books SET archived_at = :at, archived_by = :by WHERE book_id = :book"),
+        {"book": book, "at": at, "by": by},
+    )
 
 
 def creating(books: Collection[str]) -> Write | None:
@@ -42,9 +80,15 @@ async def state_currencies(session: AsyncSession, stated: Mapping[str, str | Non
 
 
 async def names(session: AsyncSession, limit: int | None = None) -> list[str]:
-    """All books, or the first ``limit``, by name."""
+    """All books, archived ones too, or the first ``limit``, by name."""
     query = text("SELECT book_id FROM books ORDER BY book_id LIMIT CAST(:n AS bigint)")
     return list((await session.execute(query, {"n": limit})).scalars())
+
+
+async def learning(session: AsyncSession) -> list[str]:
+    """Books that are not archived, by name."""
+    query = text("SELECT book_id FROM books WHERE archived_at IS NULL ORDER BY book_id")
+    return list((await session.execute(query)).scalars())
 
 
 async def existing(session: AsyncSession, books: Collection[str]) -> set[str]:
@@ -95,8 +139,10 @@ async def listing(session: AsyncSession, last: int | None = None, before: str | 
 
 
 async def cadences(session: AsyncSession) -> list[Cadence]:
-    """The cadences that books have."""
-    result = await session.execute(text("SELECT DISTINCT cadence FROM books ORDER BY cadence"))
+    """The cadences that books have which are not archived."""
+    result = await session.execute(
+        text("SELECT DISTINCT cadence FROM books WHERE archived_at IS NULL ORDER BY cadence")
+    )
     return [Cadence(name) for name in result.scalars()]
 
 

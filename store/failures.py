@@ -24,6 +24,11 @@ async def succeeded(session: AsyncSession, task: str, subject: str) -> None:
     )
 
 
+async def forget(session: AsyncSession, book: str) -> None:
+    """Forget what failed for a book, which was removed."""
+    await session.execute(text("DELETE FROM failing_work WHERE subject = :book"), {"book": book})
+
+
 async def listing(session: AsyncSession, limit: int) -> list[FailingView]:
     """What fails at the moment, the longest first; at most ``limit``."""
     result = await session.execute(

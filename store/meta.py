@@ -16,10 +16,11 @@ _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
 
 
 async def books(session: AsyncSession, as_of: datetime, state_age: timedelta) -> list[str]:
-    """Books in which a producer issued a forecast within ``state_age`` before ``as_of``."""
+    """Books that learn and in which a producer issued a forecast within ``state_age`` before ``as_of``."""
     result = await session.execute(
         text(
-            "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id "
+            "SELECT book_id FROM books b WHERE b.archived_at IS NULL "
+            "AND EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id "
             "AND f.issued_at > :after AND f.issued_at <= :as_of AND f.action <> 'no_forecast') ORDER BY book_id"
         ),
         {"after": as_of - state_age, "as_of": as_of},

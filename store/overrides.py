@@ -111,7 +111,7 @@ async def open_overrides(session: AsyncSession, book: str, status: OverrideStatu
 
 
 async def books(session: AsyncSession) -> list[str]:
-    """Books with overrides in force, by name."""
+    """Books with overrides in force, by name. An archived one has none."""
     result = await session.execute(
         text("SELECT DISTINCT book_id FROM pm_overrides WHERE status = 'active' ORDER BY book_id")
     )

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.patterns import Coefficients, LearningConfig, PatternTradeEvent, Unlearned
 from closeloop.models.positions import PositionKey
+from closeloop.store.books import not_archived
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
@@ -61,6 +62,7 @@ async def missed(
     rows = await session.execute(
         text(
             "SELECT book_id, position_id FROM unlearned WHERE learner = :learner "  # noqa: S608
+            f"AND {not_archived('unlearned.book_id')} "
             "AND (CASE WHEN CAST(:books AS text[]) IS NULL "
             "THEN coalesce(next_attempt_at <= clock_timestamp(), true) ELSE book_id = ANY(CAST(:books AS text[])) END) "
             "AND (CAST(:book AS text) IS NULL "
@@ -127,10 +129,11 @@ async def trades(
 
 
 async def books(session: AsyncSession) -> list[str]:
-    """Books with actions on record, by name."""
+    """Books that learn and have actions on record, by name."""
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM pattern_trade_events e WHERE e.book_id = b.book_id) "
+            "AND b.archived_at IS NULL "
             "ORDER BY book_id"
         )
     )

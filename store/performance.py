@@ -160,9 +160,10 @@ async def books_with_outcomes(session: AsyncSession) -> list[str]:
     """Books with at least one outcome or abstention, or that had one until it was withdrawn, by name."""
     result = await session.execute(
         text(
-            "SELECT book_id FROM books b WHERE EXISTS (SELECT 1 FROM forecast_outcomes o WHERE o.book_id = b.book_id) "
+            "SELECT book_id FROM books b WHERE b.archived_at IS NULL AND "
+            "(EXISTS (SELECT 1 FROM forecast_outcomes o WHERE o.book_id = b.book_id) "
             "OR EXISTS (SELECT 1 FROM performance_due d WHERE d.book_id = b.book_id) "
-            "OR EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id AND f.action = 'no_forecast') "
+            "OR EXISTS (SELECT 1 FROM forecasts f WHERE f.book_id = b.book_id AND f.action = 'no_forecast')) "
             "ORDER BY book_id"
         )
     )

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from closeloop import store
 from closeloop.models.closes import ReadClose, differing, read_close
 from closeloop.models.positions import ClosedPosition, Position, PositionKey
+from closeloop.store.books import not_archived
 from closeloop.store.rows import as_json, execute, insertion, recordset
 from closeloop.store.unreadable import CONTENT, KNOWN, Unreadable
 
@@ -23,6 +24,7 @@ _COLUMNS = (
 _IMPOSSIBLE = (
     "closed_at < '1800-01-01Z' OR opened_at < '1800-01-01Z' OR opened_at >= '9999-12-31Z' OR closed_at = 'infinity'"
 )
+_LEARNS = not_archived("p.book_id")
 _IDENTITY = ("symbol", "direction", "opened_at")
 # What two exports of one trade may tell differently: it is still the same trade.
 _OTHERWISE_DESCRIBED = frozenset(ClosedPosition.model_fields) - {
@@ -148,13 +150,13 @@ class UnattributedRow(NamedTuple):
 async def unattributed(session: AsyncSession, after: UnattributedRow | None, limit: int) -> list[UnattributedRow]:
     """Closed positions without an attribution, by (closed_at, book, position_id), after the given one.
 
-    Those that are remembered as unreadable are left out.
+    Those that are remembered as unreadable are left out, and those of archived books.
     """
     result = await session.execute(
         text(
             f"SELECT {_COLUMNS}, {CONTENT} AS content FROM positions p "  # noqa: S608
             "WHERE NOT attributed AND closed_at <= clock_timestamp() "
-            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND (CAST(:closed_at AS timestamptz) IS NULL "
+            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} AND (CAST(:closed_at AS timestamptz) IS NULL "
             "OR (closed_at, book_id, position_id) > "
             '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
             "ORDER BY closed_at, book_id, position_id LIMIT :limit"
@@ -179,7 +181,8 @@ async def impossible(session: AsyncSession, limit: int) -> list[Unreadable]:
     result = await session.execute(
         text(
             f"SELECT book_id, position_id, {CONTENT} AS content FROM positions p "  # noqa: S608
-            f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE}) AND NOT {KNOWN} LIMIT :limit"
+            f"WHERE closed_at IS NOT NULL AND NOT attributed AND ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} "
+            "LIMIT :limit"
         ),
         {"limit": limit},
     )
@@ -192,7 +195,7 @@ async def oldest_unattributed(session: AsyncSession) -> datetime | None:
     result = await session.execute(
         text(
             "SELECT closed_at FROM positions p WHERE closed_at <= clock_timestamp() AND NOT attributed "  # noqa: S608
-            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} ORDER BY closed_at LIMIT 1"
+            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} ORDER BY closed_at LIMIT 1"
         )
     )
     return result.scalar_one_or_none()

@@ -46,8 +46,8 @@ async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
     """
     result = await session.execute(
         text(
-            "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM attributions a WHERE a.book_id = b.book_id "  # noqa: S608
-            f"AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ} ORDER BY "
+            "SELECT book_id FROM books b WHERE b.archived_at IS NULL AND (EXISTS (SELECT FROM attributions a "  # noqa: S608
+            f"WHERE a.book_id = b.book_id AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ}) ORDER BY "
             "(SELECT coalesce(max(l.id), 0) FROM llm_learning l WHERE l.book_id = b.book_id), book_id"
         ),
         {"as_of": as_of},

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.forecasts import ForecastKey
 from closeloop.store import locks
+from closeloop.store.books import not_archived
 from closeloop.store.forecasts import OUTCOME_COLUMNS
 
 DueCursor = tuple[datetime, str, str]
@@ -42,11 +43,12 @@ _COVERED = """{p}.close IS NULL AND EXISTS (
             AND k.from_at < {i}.t - CAST(:tolerance AS interval) + make_interval(secs => k.interval_seconds)
         )"""
 
-_DUE = """
+_LEARNS = not_archived("s.book_id")
+_DUE = f"""
     WITH due AS MATERIALIZED (
         SELECT s.book_id, s.forecast_id, s.target_at, s.next_attempt_at, s.attempts, s.first_attempt_at, s.revision
         FROM forecast_resolution_state s
-        WHERE s.state = 'pending' AND s.target_at <= CAST(:due AS timestamptz) AND
+        WHERE s.state = 'pending' AND s.target_at <= CAST(:due AS timestamptz) AND {_LEARNS} AND
               (s.target_at, s.book_id, s.forecast_id) >
                (CAST(:after_at AS timestamptz), CAST(:after_book AS text), CAST(:after_id AS text) COLLATE "C")
         ORDER BY s.target_at, s.book_id, s.forecast_id LIMIT :limit
@@ -54,7 +56,7 @@ _DUE = """
         SELECT d.*, f.asset, f.action, f.confidence, f.issued_at
         FROM due d JOIN forecasts f USING (book_id, forecast_id)
     )
-"""
+"""  # noqa: S608
 
 # Each price is looked up by itself, although forecasts share some: a join to the distinct ones would depend on the
 # planner's estimates, which are far off for a table that was empty a moment ago.
@@ -427,11 +429,12 @@ async def counted(session: AsyncSession, resolution_id: str) -> ResolutionCounts
 
 
 async def pending_reasons(session: AsyncSession, due: datetime) -> dict[str, int]:
-    """How many forecasts that are due have no outcome, by reason, the most frequent first."""
+    """How many forecasts that are due have no outcome, by reason, the most frequent first; not of archived books."""
     result = await session.execute(
         text(
-            "SELECT coalesce(reason, 'not looked at yet') AS reason, count(*) AS forecasts "
-            "FROM forecast_resolution_state WHERE state = 'pending' AND target_at <= :due GROUP BY 1 ORDER BY 2 DESC, 1"
+            "SELECT coalesce(reason, 'not looked at yet') AS reason, count(*) AS forecasts "  # noqa: S608
+            f"FROM forecast_resolution_state s WHERE state = 'pending' AND target_at <= :due AND {_LEARNS} "
+            "GROUP BY 1 ORDER BY 2 DESC, 1"
         ),
         {"due": due},
     )

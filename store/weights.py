@@ -161,12 +161,13 @@ async def without_cycle(
 ) -> list[BookWithoutCycle]:
     """The first ``limit`` books by name, after the book ``after``, without a cycle of their week or month of ``at``.
 
-    Books whose last cycle could not be begun are left out, unless that was before ``failed_before``; None: none is.
+    Archived books are left out, and those whose last cycle could not be begun, unless that was before
+    ``failed_before``; None: none of these is.
     """
     result = await session.execute(
         text(
             "SELECT b.book_id, b.cadence, b.created_at FROM books b "
-            'WHERE (CAST(:after AS text) IS NULL OR b.book_id COLLATE "C" > :after) '
+            'WHERE b.archived_at IS NULL AND (CAST(:after AS text) IS NULL OR b.book_id COLLATE "C" > :after) '
             "AND NOT EXISTS (SELECT FROM weight_cycles c WHERE c.book_id = b.book_id "
             "AND c.as_of >= CASE b.cadence WHEN 'monthly' THEN CAST(:month AS timestamptz) ELSE :week END) "
             "AND NOT EXISTS (SELECT FROM failing_work f WHERE f.task = 'weights' AND f.subject = b.book_id "

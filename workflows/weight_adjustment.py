@@ -225,7 +225,8 @@ class WeightAdjustmentWorkflow(Deciding):
             )
             self._over = self._over or standing.next_has_begun
             if standing.state != self._state:
-                because = "the next cycle has begun" if standing.next_has_begun else "the overlay file was deleted"
+                elsewhere = "the overlay file was deleted, or the book removed"
+                because = "the next cycle has begun" if standing.next_has_begun else elsewhere
                 self._enter(standing.state, because)
 
     async def _expire(self) -> ApprovalAnswer | None:
