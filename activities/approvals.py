@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
@@ -10,8 +10,10 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
+from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.books import on_record
+from closeloop.activities.senders import sender_of, senders_of
 from closeloop.activities.transactions import transaction
 from closeloop.models.approvals import (
     ApprovalAnswer,
@@ -24,11 +26,14 @@ from closeloop.models.approvals import (
     StartedAgain,
 )
 from closeloop.models.errors import NotOnRecord
+from closeloop.models.policy import ApprovalsPolicy
 from closeloop.services import approvals
 from closeloop.services.approvals import Subject, Subjects
 from closeloop.store.database import Sessions
 
 NAMED = 20  # at most, in a report
+TOLD_AT_ONCE = 100
+TOLD_AFTER = timedelta(minutes=1)  # a door that lives has told its decision by then
 UNKNOWN = "ApprovalUnknown"
 """The type of the error where something was never proposed."""
 
@@ -36,8 +41,9 @@ UNKNOWN = "ApprovalUnknown"
 class ApprovalActivities:
     """Decides on what waits, exactly once."""
 
-    def __init__(self, sessions: Sessions, subjects: Subjects, client: Client) -> None:
+    def __init__(self, sessions: Sessions, subjects: Subjects, client: Client, policy: ApprovalsPolicy) -> None:
         self._sessions = sessions
+        self._policy = policy
         self._subjects = subjects
         self._client = client
 
@@ -59,8 +65,11 @@ class ApprovalActivities:
 
         The answer is on record: a retry returns the same one.
         """
+        sender = await sender_of(self._client, record.said_in)
         async with self._about(record) as (session, subject):
-            return await approvals.decide(session, subject, record)
+            return await approvals.decide(
+                session, subject, record, sender=sender, require_token=self._policy.require_token
+            )
 
     @activity.defn(name="standing_of_approval")
     async def standing(self, key: ApprovalKey) -> ApprovalState:
@@ -80,15 +89,17 @@ class ApprovalActivities:
     @activity.defn(name="refuse_approval_word")
     async def refuse_word(self, word: RefusedApproval) -> None:
         """Record a signal or update that could not be understood."""
+        sender = await sender_of(self._client, word.said_in)
         async with self._about(word) as (session, subject):
-            await approvals.refuse_word(session, subject, word)
+            await approvals.refuse_word(session, subject, word, sender)
 
     @activity.defn(name="refuse_approval_words")
     async def refuse_words(self, refused: RefusedWords) -> None:
         """Record signals that could not be understood, together."""
+        senders = await senders_of(self._client, [word.said_in for word in refused.words])
         async with self._about(refused) as (session, subject):
-            for word in refused.words:
-                await approvals.refuse_word(session, subject, word)
+            for word, sender in zip(refused.words, senders, strict=True):
+                await approvals.refuse_word(session, subject, word, sender)
 
     @activity.defn(name="when_signalled")
     async def when_signalled(self, request: SignalTimeRequest) -> datetime | None:
@@ -125,7 +136,22 @@ class ApprovalActivities:
                     report.started += 1
                     report.names += [launch.id] if len(report.names) < NAMED else []
                 activity.heartbeat(launch.id)
+        await self._tell_decisions(report)
         return report
+
+    async def _tell_decisions(self, report: StartedAgain) -> None:
+        """Tell workflows the decisions on record that they were not told: the door died after it had recorded them."""
+        async with transaction(self._sessions) as session:
+            untold = await store.operator_decisions.unspent(session, TOLD_AT_ONCE, older_than=TOLD_AFTER)
+        for made in untold:
+            activity.heartbeat(made.decision_id)
+            try:
+                subject = approvals.subject_of(self._subjects, made)
+                async with on_record(self._sessions, "decision", made.workflow_id):
+                    await approvals.tell_decision(self._client, self._sessions, subject, made)
+            except (RPCError, NotOnRecord) as error:
+                if len(report.failed) < NAMED:
+                    report.failed[made.workflow_id] = str(error)[:300]
 
     @asynccontextmanager
     async def _about(self, key: ApprovalKey) -> AsyncIterator[tuple[AsyncSession, Subject]]:

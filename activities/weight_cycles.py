@@ -42,7 +42,8 @@ from closeloop.models.weights import (
     Weights,
 )
 from closeloop.services import periods
-from closeloop.services.weight_decisions import SUPERSEDED
+from closeloop.services.operator_decisions import record_by_policy
+from closeloop.services.weight_decisions import SUPERSEDED, WeightsProposal
 from closeloop.services.weights import preset_version
 from closeloop.store.database import Sessions
 from closeloop.store.weights import CycleClose
@@ -115,7 +116,12 @@ class WeightCycleActivities:
             unknown_domains=record.unknown_domains,
             sentence=_sentence(record),
         )
-        return cycle.model_copy(update={"self_approved": self._may_approve_itself(cycle)})
+        if not self._may_approve_itself(cycle):
+            return cycle
+        found = await WeightsProposal().find(session, CycleKey(cycle_id=cycle.cycle_id, book=cycle.book).approval)
+        assert found is not None, "it proposes something"
+        made = await record_by_policy(session, found, "every changed domain is statistically supported")
+        return cycle.model_copy(update={"self_approved": True, "self_approval": made})
 
     async def _supersede(self, session: AsyncSession, last: CycleRecord | None, now: datetime) -> None:
         """A proposal that still waits when the next cycle begins has expired."""

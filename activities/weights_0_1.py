@@ -20,9 +20,11 @@ from closeloop.models.approvals import (
     ApprovalVerdict,
     RecordApproval,
     RefusedApproval,
+    SaidIn,
 )
 from closeloop.models.weights import CycleKey, RecordRevert, WeightsVerdict
 
+_SAID = ("operator", "note", "at", "record", "said_in")
 _STATES = {
     "applied": ApprovalState.approved,
     "reverted": ApprovalState.approved,
@@ -40,6 +42,8 @@ class DecisionOf01(CycleKey):
     operator: str
     note: str
     at: datetime
+    record: str | None = None
+    said_in: SaidIn | None = None
 
 
 class RefusalOf01(CycleKey):
@@ -65,7 +69,7 @@ class WeightsOf01:
     @activity.defn(name="decide_weights")
     async def decide(self, old: DecisionOf01) -> ApprovalAnswer:
         """Approve, reject or revert. A word to a cycle that proposes nothing is refused, and on record."""
-        said = {"operator": old.operator, "note": old.note, "at": old.at, **old.approval.model_dump()}
+        said = {name: getattr(old, name) for name in _SAID} | old.approval.model_dump()
         if old.verdict is WeightsVerdict.revert:
             return await self._weights.revert(RecordRevert.model_validate(said))
         try:
@@ -101,10 +105,10 @@ def as_asked_by_0_1(message: BaseModel) -> tuple[str, BaseModel]:
     assert isinstance(message, ApprovalKey), "what waits is named by it"
     key = {"cycle_id": f"{message.book}/{message.id}", "book": message.book}
     if isinstance(message, RecordRevert):
-        word = {"operator": message.operator, "note": message.note, "at": message.at, **key}
+        word = {name: getattr(message, name) for name in _SAID} | key
         return "decide_weights", DecisionOf01(verdict=WeightsVerdict.revert, **word)
     if isinstance(message, RecordApproval) and message.verdict is not None:
-        word = {"operator": message.operator, "note": message.note, "at": message.at, **key}
+        word = {name: getattr(message, name) for name in _SAID} | key
         return "decide_weights", DecisionOf01(verdict=WeightsVerdict(message.verdict), **word)
     if isinstance(message, RecordApproval):
         return "expire_weights", CycleKey(**key)

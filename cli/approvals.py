@@ -10,17 +10,26 @@ from closeloop.cli.console import (
     AsJson,
     BeforeOption,
     BookOption,
-    By,
+    ByOrToken,
+    Decider,
     DecisionCommand,
     LastOption,
     Note,
     at,
+    decider,
     hinting,
     out,
     print_json,
     run,
 )
-from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, ApprovalView
+from closeloop.models.approvals import (
+    ApprovalAnswer,
+    ApprovalKey,
+    ApprovalState,
+    ApprovalVerdict,
+    ApprovalView,
+    Decision,
+)
 from closeloop.services import approvals
 from closeloop.workers.wiring import SUBJECTS
 
@@ -71,30 +80,33 @@ def show(name: Name, as_json: AsJson = False) -> None:
 
 
 @app.command(cls=DecisionCommand)
-def approve(name: Name, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def approve(name: Name, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Carry out what is proposed; waits for the answer. Status 1 if it was refused."""
     _decide(name, ApprovalVerdict.approve, by, note, as_json)
 
 
 @app.command(cls=DecisionCommand)
-def reject(name: Name, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def reject(name: Name, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Leave everything as it is; waits for the answer. Status 1 if it was refused."""
     _decide(name, ApprovalVerdict.reject, by, note, as_json)
 
 
-def _decide(name: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bool) -> None:
+def _decide(name: str, verdict: ApprovalVerdict, by: str | None, note: str, as_json: bool) -> None:
+    who = decider(by)
+
     async def decided() -> ApprovalAnswer:
         async with database() as session:
             found = await approvals.show(session, SUBJECTS, name)
-        return await send_decision(found, verdict, by, note)
+        return await send_decision(found, verdict, who, note)
 
     print_answer(run(hinting(decided())), as_json)
 
 
-async def send_decision(key: ApprovalKey, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
+async def send_decision(key: ApprovalKey, verdict: ApprovalVerdict, who: Decider, note: str) -> ApprovalAnswer:
     """Tell the workflow that waits what was decided, and wait for its answer."""
+    operator, secret = who
     async with database_sessions() as sessions, temporal() as client:
-        return await approvals.send_decision(client, sessions, SUBJECTS, key, verdict, by, note)
+        return await approvals.send_decision(client, sessions, SUBJECTS, key, verdict, operator, note, secret)
 
 
 def print_answer(answer: ApprovalAnswer, as_json: bool) -> None:
@@ -113,8 +125,10 @@ def _print(view: ApprovalView) -> None:
     out.print(f"  {view.proposal}", soft_wrap=True)
     if view.state is not ApprovalState.pending:
         out.print(f"  {view.outcome or view.state}", soft_wrap=True)
-        if view.decision and view.decision.note:
-            out.print(f"  note of {view.decision.operator}: {view.decision.note}", soft_wrap=True)
+        if decision := view.decision:
+            if decision.note:
+                out.print(f"  note of {decision.operator}: {decision.note}", soft_wrap=True)
+            out.print(f"  {_how(decision)}", soft_wrap=True)
         return None
     if view.deadline <= datetime.now(UTC):
         return out.print(f"  its deadline was {at(view.deadline)} UTC: it expires when a worker runs, nothing changes")
@@ -124,6 +138,12 @@ def _print(view: ApprovalView) -> None:
     return out.print(
         f"  closeloop approvals approve {view.workflow_id} --by NAME --note TEXT   (or reject)", soft_wrap=True
     )
+
+
+def _how(decision: Decision) -> str:
+    """Whether the operator's name was proven or claimed, and who sent the word."""
+    known = f"known by the token {decision.token}" if decision.token else "the name is what the sender claims"
+    return f"{known}; sent by {decision.sender or 'unknown'}"
 
 
 def _left(deadline: datetime) -> str:

@@ -21,7 +21,7 @@ from closeloop.cli.visible import visible, visible_json
 from closeloop.models.errors import ServiceError
 from closeloop.models.values import BOOK_PATTERN
 from closeloop.store.errors import DATABASE_ERRORS, is_unreachable, sqlstate
-from closeloop.workers.settings import Settings
+from closeloop.workers.settings import Settings, SettingsError
 
 T = TypeVar("T")
 
@@ -109,6 +109,9 @@ PositionKeyOption = Annotated[
     ),
 ]
 By = Annotated[str, typer.Option("--by", help="Who decides; stands in the audit trail.")]
+ByOrToken = Annotated[
+    str | None, typer.Option("--by", help="Who decides; stands in the audit trail. With a token: its name.")
+]
 Note = Annotated[str, typer.Option("--note", help="Why; stands in the audit trail.")]
 
 _home: Path | None = None
@@ -123,6 +126,21 @@ def set_home(home: Path | None) -> None:
 def settings() -> Settings:
     """Settings of this process."""
     return Settings.load(_home)
+
+
+Decider = tuple[str, str | None]
+"""Who decides (empty: whose the token is), and the secret of the operator's token."""
+
+
+def decider(by: str | None) -> Decider:
+    """Who decides: a name, or the token of the settings, which has one; called wrongly (status 2) without both."""
+    try:
+        token = settings().operator_token()
+    except SettingsError as error:
+        fail(str(error))
+    if by is None and token is None:
+        raise typer.BadParameter("say who decides, or set CLOSELOOP_TOKEN", param_hint="--by")
+    return by or "", None if token is None else token.get_secret_value()
 
 
 def fail(sentence: str) -> NoReturn:

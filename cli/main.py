@@ -55,6 +55,7 @@ class Commands(LazyGroup):
         "approvals": LazyCommand(
             "closeloop.cli.approvals:app", "What waits for you, of whatever kind: look at it, approve, reject."
         ),
+        "tokens": LazyCommand("closeloop.cli.tokens:app", "Tokens: by which operators are known who decide."),
         "weights": LazyCommand(
             "closeloop.cli.weights:app", "Governed weights: what is proposed and why; approve, reject, revert."
         ),

@@ -12,10 +12,13 @@ from closeloop.cli.console import (
     Book,
     BookOption,
     By,
+    ByOrToken,
+    Decider,
     DecisionCommand,
     LastOption,
     Note,
     at,
+    decider,
     fail,
     hinting,
     number,
@@ -133,23 +136,23 @@ async def _propose(book: str) -> ApprovalView:
 
 
 @app.command(cls=DecisionCommand)
-def approve(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
+def approve(by: ByOrToken = None, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Let the meta-producer speak, as proposed; waits for the answer. Status 1 if it was not accepted."""
-    print_answer(run(hinting(_decide(book, ApprovalVerdict.approve, by, note))), as_json)
+    print_answer(run(hinting(_decide(book, ApprovalVerdict.approve, decider(by), note))), as_json)
 
 
 @app.command(cls=DecisionCommand)
-def reject(by: By, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
+def reject(by: ByOrToken = None, book: Book = "default", note: Note = "", as_json: AsJson = False) -> None:
     """Leave the meta-producer in shadow; waits for the answer. Status 1 if it was not accepted."""
-    print_answer(run(hinting(_decide(book, ApprovalVerdict.reject, by, note))), as_json)
+    print_answer(run(hinting(_decide(book, ApprovalVerdict.reject, decider(by), note))), as_json)
 
 
-async def _decide(book: str, verdict: ApprovalVerdict, by: str, note: str) -> ApprovalAnswer:
+async def _decide(book: str, verdict: ApprovalVerdict, who: Decider, note: str) -> ApprovalAnswer:
     async with database() as session:
         waiting = await approvals.waiting(session, [LeavingShadow()], book=book)
     if not waiting:
         fail(f"Nothing waits for a decision in book {book}: 'closeloop meta propose --book {book}' makes a proposal.")
-    return await send_decision(waiting[0], verdict, by, note)
+    return await send_decision(waiting[0], verdict, who, note)
 
 
 @app.command(cls=DecisionCommand)

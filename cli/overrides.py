@@ -14,12 +14,13 @@ from closeloop.cli.console import (
     AsOfOption,
     BeforeOption,
     BookOption,
-    By,
+    ByOrToken,
     DecisionCommand,
     LastOption,
     Note,
     at,
     book_name,
+    decider,
     err,
     hinting,
     number,
@@ -187,22 +188,24 @@ async def _match(book: str | None, pattern: str, action: str, scope: dict[str, A
 
 
 @app.command(cls=DecisionCommand)
-def approve(override: OverrideId, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def approve(override: OverrideId, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Put an override that waits in force; waits for the answer. Status 1 if it was not accepted."""
     _decide(override, ApprovalVerdict.approve, by, note, as_json)
 
 
 @app.command(cls=DecisionCommand)
-def reject(override: OverrideId, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def reject(override: OverrideId, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Keep an override that waits out of force; waits for the answer. Status 1 if it was not accepted."""
     _decide(override, ApprovalVerdict.reject, by, note, as_json)
 
 
-def _decide(override: str, verdict: ApprovalVerdict, by: str, note: str, as_json: bool) -> None:
+def _decide(override: str, verdict: ApprovalVerdict, by: str | None, note: str, as_json: bool) -> None:
+    who = decider(by)
+
     async def decided() -> ApprovalAnswer:
         async with database() as session:
             view = await overrides.find(session, override)
-        return await send_decision(override_key(view.book, view.override_id), verdict, by, note)
+        return await send_decision(override_key(view.book, view.override_id), verdict, who, note)
 
     print_answer(run(hinting(decided())), as_json)
 

@@ -14,11 +14,12 @@ from closeloop.cli.console import (
     BeforeOption,
     Book,
     BookOption,
-    By,
+    ByOrToken,
     DecisionCommand,
     LastOption,
     Note,
     at,
+    decider,
     hinting,
     number,
     out,
@@ -107,27 +108,29 @@ def proposals(
 
 
 @app.command(cls=DecisionCommand)
-def approve(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def approve(proposal: CycleId, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Apply a proposal; waits for the answer. Status 1 if it was not accepted."""
     _decide(proposal, WeightsVerdict.approve, by, note, as_json)
 
 
 @app.command(cls=DecisionCommand)
-def reject(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def reject(proposal: CycleId, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Leave the weights as they are; waits for the answer. Status 1 if it was not accepted."""
     _decide(proposal, WeightsVerdict.reject, by, note, as_json)
 
 
 @app.command(cls=DecisionCommand)
-def revert(proposal: CycleId, by: By, note: Note = "", as_json: AsJson = False) -> None:
+def revert(proposal: CycleId, by: ByOrToken = None, note: Note = "", as_json: AsJson = False) -> None:
     """Undo an applied adjustment while it is watched; waits for the answer. Status 1 if it was not accepted."""
     _decide(proposal, WeightsVerdict.revert, by, note, as_json)
 
 
-def _decide(proposal: str, verdict: WeightsVerdict, by: str, note: str, as_json: bool) -> None:
+def _decide(proposal: str, verdict: WeightsVerdict, by: str | None, note: str, as_json: bool) -> None:
+    operator, secret = decider(by)
+
     async def decided() -> ApprovalAnswer:
         async with database_sessions() as sessions, temporal() as client:
-            return await weights.send_decision(client, sessions, proposal, verdict, by, note)
+            return await weights.send_decision(client, sessions, proposal, verdict, operator, note, secret)
 
     print_answer(run(hinting(decided())), as_json)
 

@@ -38,6 +38,9 @@ class DecisionRequest(BaseModel):
 
     operator: Annotated[Text, Field(max_length=200)]
     note: Annotated[Text, Field(max_length=4000)] = ""
+    record: Annotated[Identifier, Field(max_length=200)] | None = Field(
+        default=None, description="The decision on record that this is; operator and note are then those on record."
+    )
 
 
 class Decision(BaseModel):
@@ -48,7 +51,22 @@ class Decision(BaseModel):
     verdict: ApprovalVerdict
     operator: str
     note: str = ""
-    at: datetime = Field(description="When the word reached Temporal's server: it counts against the deadline.")
+    at: datetime = Field(
+        description="When the word reached Temporal's server, or when it was recorded: it counts against the deadline."
+    )
+    sender: str | None = Field(
+        default=None, description="Who sent the word as Temporal reports it: what its client calls itself."
+    )
+    token: str | None = Field(default=None, description="The id of the operator's token; null: decided without one.")
+
+    def is_same_word(self, other: "Decision | None") -> bool:
+        """Whether another decision is this one, however it came."""
+        return other is not None and (self.verdict, self.operator, self.note, self.at) == (
+            other.verdict,
+            other.operator,
+            other.note,
+            other.at,
+        )
 
 
 class ApprovalKey(BaseModel):
@@ -79,6 +97,7 @@ class WaitingWord(BaseModel):
     verdict: str = ""
     operator: str = ""
     note: str = ""
+    record: str | None = None
     reason: str | None = None
     heard_at: Utc = Field(description="When a worker received it.")
     run_id: str = Field(description="The run that it was sent to.")
@@ -131,29 +150,48 @@ class ApprovalAnswer(BaseModel):
     accepted: bool
     state: ApprovalState
     reason: str
+    operator: str | None = Field(default=None, description="Who decided: by the record, where the word named one.")
+    sender: str | None = Field(default=None, description="Who sent the word, as Temporal reports it.")
 
 
 # -- between workflows and activities: fields are only ever added ------------------------------------------------------
 
 
-class RecordApproval(ApprovalKey):
-    """Carry out an operator's decision; a null verdict means that the deadline has passed without one."""
+class SaidIn(BaseModel):
+    """The signal (of which name, the n-th of it from 0) or the update in which something was said."""
 
-    verdict: ApprovalVerdict | None
+    model_config = ConfigDict(frozen=True)
+
+    workflow_id: str
+    run_id: str
+    signal: str | None = None
+    number: int = 0
+    update_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The same word has the same name, however often it is carried out again."""
+        return f"{self.run_id}/signal/{self.signal}/{self.number}" if self.signal else f"{self.run_id}/{self.update_id}"
+
+
+class Said(ApprovalKey):
+    """What an operator said of something that waits, or was decided. ``record`` names a decision on record."""
+
     operator: str = ""
     note: str = ""
     at: datetime
+    record: str | None = None
+    said_in: SaidIn | None = None
+
+
+class RecordApproval(Said):
+    """Carry out an operator's decision; a null verdict means that the deadline has passed without one."""
+
+    verdict: ApprovalVerdict | None
     deadline: datetime | None = Field(
         default=None,
         description="Until when a workflow of 0.1 waits; null: as the record says.",
     )
-
-    @property
-    def decision(self) -> Decision | None:
-        """The operator's decision; None where the deadline has passed without one."""
-        if self.verdict is None:
-            return None
-        return Decision(verdict=self.verdict, operator=self.operator, note=self.note, at=self.at)
 
 
 class RefusedApproval(ApprovalKey):
@@ -164,6 +202,7 @@ class RefusedApproval(ApprovalKey):
     word: str
     reason: str
     operator: str = Field(default="", description="Who said it, where that can be told.")
+    said_in: SaidIn | None = None
 
 
 class RefusedWords(ApprovalKey):

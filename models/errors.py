@@ -13,6 +13,18 @@ class ServiceError(Exception):
     http_status: ClassVar[int] = 500
 
 
+class NotAuthenticated(ServiceError):
+    """The token is unknown, has expired, or was revoked."""
+
+    http_status = 401
+
+
+class NotAllowed(ServiceError):
+    """The token may not do this: it has not the scope, or is for other books."""
+
+    http_status = 403
+
+
 class NotOnRecord(ServiceError):
     """There is no such book, position, proposal, lesson, ... on record."""
 

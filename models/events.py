@@ -43,6 +43,8 @@ class EventType(StrEnum):
     approval_rejected = "learning.approval.rejected.v1"
     approval_expired = "learning.approval.expired.v1"
     approval_reminder = "learning.approval.reminder.v1"
+    token_created = "token.created.v1"  # noqa: S105
+    token_revoked = "token.revoked.v1"  # noqa: S105
     approval_word_refused = "learning.approval.word_refused.v1"
     skill_promoted = "learning.skill.promoted.v1"
     skill_archived = "learning.skill.archived.v1"

@@ -169,7 +169,7 @@ class MetaPolicy(PolicySection):
 
 
 class ApprovalsPolicy(PolicySection):
-    """How long something waits for an operator. No number learned depends on it."""
+    """How long something waits for an operator, and who may decide. No number learned depends on it."""
 
     hours: float = Field(
         default=72.0, gt=0.0, le=24 * 90, description="How long a proposal waits for an operator (hours)."
@@ -179,6 +179,11 @@ class ApprovalsPolicy(PolicySection):
         gt=0.0,
         le=24 * 90,
         description="How long a proposal to leave shadow waits for an operator (hours).",
+    )
+    require_token: bool = Field(
+        default=False,
+        description="Whether decisions come only with an operator's token (true or false). False: whoever reaches "
+        "Temporal may decide, under any name.",
     )
 
 
@@ -498,7 +503,7 @@ class LearningPolicy(BaseModel):
     meta: MetaPolicy = MetaPolicy()
     approvals: ApprovalsPolicy = Field(
         default=ApprovalsPolicy(),
-        description="How long something waits for an operator. No number learned depends on it.",
+        description="How long something waits for an operator, and who may decide. No number learned depends on it.",
     )
     patterns: PatternsPolicy = Field(
         default=PatternsPolicy(), description="How the circumstances of an action become a scope."

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
-from closeloop.models.approvals import MOST_EVENTS, ApprovalKey, Continuation, HistoryEvents
+from closeloop.models.approvals import MOST_EVENTS, ApprovalKey, Continuation, HistoryEvents, Said
 from closeloop.models.values import BookId, Finite, Identifier, Utc
 
 Weights = dict[str, float]
@@ -120,6 +120,7 @@ class OpenedCycle(BaseModel):
     unknown_domains: list[str] = []
     sentence: str
     self_approved: bool = False
+    self_approval: str | None = Field(default=None, description="The policy's own decision on record.")
 
 
 class CycleContinuation(Continuation):
@@ -143,12 +144,9 @@ class CycleRequest(BaseModel):
     continued: CycleContinuation | None = Field(default=None, description="Set by the workflow itself.")
 
 
-class RecordRevert(ApprovalKey):
-    """Undo what a cycle applied."""
+class RecordRevert(Said):
+    """Undo what a cycle applied; ``at``: when the word reached Temporal's server."""
 
-    operator: str
-    note: str = ""
-    at: datetime = Field(description="When the word reached Temporal's server.")
     while_watched: bool = Field(default=True, description="It counts only until the next cycle begins.")
 
 

@@ -28,12 +28,15 @@ from closeloop.models.approvals import (
     Decision,
     RecordApproval,
     RefusedApproval,
+    Said,
 )
 from closeloop.models.errors import NotOnRecord, RunFailed
 from closeloop.models.events import EventType
 from closeloop.models.launches import Launch, approval
+from closeloop.models.operator_decisions import DecisionRecord
 from closeloop.services import books
 from closeloop.services.launching import start
+from closeloop.services.operator_decisions import REVERT, listen, record, spend
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
@@ -111,6 +114,8 @@ class Subject(Protocol):
 
 Subjects = Sequence[Subject]
 
+DECISIONS_AT_A_DEADLINE = 20  # on record for one proposal, of which the first that holds is carried out
+
 BOOK_REMOVED = "the book was removed"
 """Why a proposal was withdrawn, or what was in force ended."""
 
@@ -160,7 +165,14 @@ async def show(session: AsyncSession, subjects: Subjects, name: str) -> Approval
         raise NotOnRecord(
             f"There is no {name}: a proposal is named KIND/BOOK/ID, as 'closeloop approvals list' shows it."
         ) from None
-    return await find(session, subject_of(subjects, key), key)
+    view = await find(session, subject_of(subjects, key), key)
+    if view.decision is None:
+        return view
+    for made in await store.operator_decisions.carried_out(session, key):
+        if made.verdict == view.decision.verdict:
+            told = {"sender": made.sender, "token": made.token_id}
+            return view.model_copy(update={"decision": view.decision.model_copy(update=told)})
+    return view
 
 
 async def find(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
@@ -182,32 +194,74 @@ def subject_of(subjects: Subjects, key: ApprovalKey) -> Subject:
 # -- deciding: each in the caller's transaction ------------------------------------------------------------------------
 
 
-async def decide(session: AsyncSession, subject: Subject, record: RecordApproval) -> ApprovalAnswer:
-    """Carry out an operator's decision (or the deadline, where ``record.decision`` is None), or say why not.
+async def decide(
+    session: AsyncSession,
+    subject: Subject,
+    record: RecordApproval,
+    *,
+    sender: str | None = None,
+    require_token: bool = False,
+) -> ApprovalAnswer:
+    """Carry out an operator's decision (or the deadline, where ``record.verdict`` is None), or say why not.
 
-    Either way an event says so. The same decision a second time is answered like the first and changes nothing. Raises
-    NotOnRecord. Writes in the caller's transaction.
+    Either way an event says so. The same decision a second time is answered like the first and changes nothing.
+    ``sender``: who sent the word, as Temporal reports it. ``require_token``: a word that names no decision on record is
+    refused. Raises NotOnRecord. Writes in the caller's transaction.
     """
     await subject.hold(session, record)
     found = await find(session, subject, record)
     if record.deadline is not None:
         found = found.model_copy(update={"deadline": record.deadline})
-    decision = record.decision
-    if decision is None:
-        return await _expire(session, subject, found)
-    if found.decision == decision:
-        return ApprovalAnswer(accepted=True, state=found.state, reason="this very word was carried out")
-    reason = _refusal(found, decision)
-    if reason is None and decision.verdict is ApprovalVerdict.approve:
+    if record.verdict is not None:
+        return await _decide(session, subject, found, record, record.verdict, sender, require_token)
+    if found.state is ApprovalState.pending:
+        # A door died between recording a decision and telling the workflow: the record decides.
+        page = DECISIONS_AT_A_DEADLINE
+        for on_record in await store.operator_decisions.unspent(session, page, about=found, before=found.deadline):
+            if on_record.verdict not in set(ApprovalVerdict):
+                continue
+            said = record.model_copy(update={"record": on_record.decision_id})
+            verdict = ApprovalVerdict(on_record.verdict)
+            answer = await _decide(session, subject, found, said, verdict, sender, require_token)
+            if answer.accepted:
+                return answer
+    return await _expire(session, subject, found)
+
+
+async def _decide(
+    session: AsyncSession,
+    subject: Subject,
+    found: ApprovalView,
+    said: Said,
+    verdict: ApprovalVerdict,
+    sender: str | None,
+    require_token: bool,
+) -> ApprovalAnswer:
+    waits = found.state is ApprovalState.pending
+    heard = await listen(session, said, verdict, required=require_token, proposal=found if waits else None)
+    decision = Decision(
+        verdict=verdict, operator=heard.operator, note=heard.note, at=heard.at, sender=sender, token=heard.token
+    )
+    by = {"operator": heard.operator, "sender": sender}
+    if heard.repeated and heard.record is not None:
+        accepted, outcome = bool(heard.record.accepted), heard.record.outcome or ""
+        return ApprovalAnswer(accepted=accepted, state=found.state, reason=outcome, **by)
+    if said.record is None and decision.is_same_word(found.decision):
+        return ApprovalAnswer(accepted=True, state=found.state, reason="this very word was carried out", **by)
+    reason = heard.refusal or _refusal(found, decision)
+    if reason is None and verdict is ApprovalVerdict.approve:
         reason = await subject.objection(session, found)
     if reason is not None:
-        return await _refuse(session, subject, found, decision, reason)
+        await spend(session, said, verdict, heard, sender, False, reason)
+        await _refuse(session, subject, found, decision, said, reason)
+        return ApprovalAnswer(accepted=False, state=found.state, reason=reason, **by)
     changed = await subject.settle(session, found, decision)
-    state = _STATES[decision.verdict]
+    await spend(session, said, verdict, heard, sender, True, changed.sentence)
+    state = _STATES[verdict]
     event = subject.events.approved if state is ApprovalState.approved else subject.events.rejected
     payload = decision.model_dump(mode="json") | {"outcome": changed.sentence, **changed.details}
     await _append_event(session, subject, event, found, payload)
-    return ApprovalAnswer(accepted=True, state=state, reason=changed.sentence)
+    return ApprovalAnswer(accepted=True, state=state, reason=changed.sentence, **by)
 
 
 async def remind(session: AsyncSession, subject: Subject, key: ApprovalKey) -> ApprovalView:
@@ -222,9 +276,11 @@ async def remind(session: AsyncSession, subject: Subject, key: ApprovalKey) -> A
     return found
 
 
-async def refuse_word(session: AsyncSession, subject: Subject, word: RefusedApproval) -> None:
+async def refuse_word(
+    session: AsyncSession, subject: Subject, word: RefusedApproval, sender: str | None = None
+) -> None:
     """Append the event of an operator's word that could not be understood. Writes in the caller's transaction."""
-    payload = {"operator": word.operator, "word": word.word, "outcome": word.reason}
+    payload = {"operator": word.operator, "sender": sender, "word": word.word, "outcome": word.reason}
     occasion = f"/{word.run_id}/{word.number}/not-understood"
     await _append_event(session, subject, subject.events.word_refused, word, payload, occasion)
 
@@ -241,12 +297,13 @@ def _refusal(found: ApprovalView, decision: Decision) -> str | None:
 
 
 async def _refuse(
-    session: AsyncSession, subject: Subject, found: ApprovalView, decision: Decision, reason: str
-) -> ApprovalAnswer:
+    session: AsyncSession, subject: Subject, found: ApprovalView, decision: Decision, said: Said, reason: str
+) -> None:
     occasion = f"/{decision.verdict}/{decision.operator}/{decision.at.isoformat()}"
+    if said.record is not None and said.said_in is not None:
+        occasion += f"/{said.said_in.name}"  # a record may be named again and again, each time is told
     payload = decision.model_dump(mode="json") | {"outcome": reason}
     await _append_event(session, subject, subject.events.word_refused, found, payload, occasion)
-    return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
 
 
 async def _expire(session: AsyncSession, subject: Subject, found: ApprovalView) -> ApprovalAnswer:
@@ -296,6 +353,26 @@ async def should_run(session: AsyncSession, subject: Subject) -> list[Launch]:
     return waits + await subject.watched(session)
 
 
+async def tell_decision(client: Client, sessions: Sessions, subject: Subject, made: DecisionRecord) -> None:
+    """Tell a workflow, by signal, a decision that is on record; refuse it where it can change nothing any more.
+
+    Raises NotOnRecord, RPCError.
+    """
+    async with sessions.begin() as session:
+        found = await find(session, subject, made)
+        launch = await subject.launch(session, found)
+        heard = {watched.id for watched in await subject.watched(session)} if made.verdict == REVERT else set()
+        if found.state is not ApprovalState.pending and launch.id not in heard:
+            outcome = f"already decided: {found.outcome}"
+            await store.operator_decisions.spend(session, made.decision_id, None, None, False, outcome)
+            payload = made.model_dump(mode="json", include={"verdict", "operator", "note"}) | {"outcome": outcome}
+            await _append_event(session, subject, subject.events.word_refused, found, payload, f"/{made.decision_id}")
+            return
+    await start_waiting(client, launch)
+    word = {"operator": made.operator, "note": made.note, "record": made.decision_id}
+    await client.get_workflow_handle(found.waits_in or launch.id).signal(made.verdict, word)
+
+
 async def send_decision(
     client: Client,
     sessions: Sessions,
@@ -304,31 +381,39 @@ async def send_decision(
     verdict: ApprovalVerdict,
     operator: str,
     note: str,
+    secret: str | None = None,
 ) -> ApprovalAnswer:
     """Send an operator's decision to the workflow that waits for it, and wait for the answer.
 
-    A decision on a proposal that is decided, expired or withdrawn is refused, and an event says so. Raises NotOnRecord;
-    RunFailed where the workflow does not answer.
+    With the ``secret`` of a token, the decision is recorded first, under the token's name, and the workflow is told
+    which record it is. If this process then dies, the decision is carried out all the same, within minutes.
+    A decision on a proposal that is decided, expired or withdrawn is refused, and an event says so. Raises NotOnRecord,
+    NotAuthenticated, NotAllowed; RunFailed where the workflow does not answer.
     """
     subject = subject_of(subjects, key)
     async with sessions() as session:
         found = await find(session, subject, key)
         launch = await subject.launch(session, found)
-    if found.state is ApprovalState.pending:
         word = {"verdict": verdict, "operator": operator, "note": note}
+        if secret is not None:
+            made = await record(session, key, verdict, operator=operator, note=note, secret=secret, proposal=found)
+            word |= {"operator": made.operator, "record": made.decision_id}
+    if found.state is ApprovalState.pending:
         if answer := await send_update(client, found.waits_in or key.workflow_id, word):
             return answer
         # The worker died between proposing and starting the workflow, or somebody terminated the workflow: start it.
         await start_waiting(client, launch)
         if answer := await send_update(client, launch.id, word):
             return answer
-    return await refuse_late_word(sessions, subject, key, verdict, operator, note)
+    return await refuse_late_word(sessions, subject, key, word)
 
 
 async def refuse_late_word(
-    sessions: Sessions, subject: Subject, key: ApprovalKey, verdict: str, operator: str, note: str
+    sessions: Sessions, subject: Subject, key: ApprovalKey, word: Mapping[str, str]
 ) -> ApprovalAnswer:
     """Refuse a word for a proposal whose workflow has ended, and append the event that says so. Commits.
+
+    A decision on record that the word names is spent.
 
     Raises RunFailed where the proposal still waits on record although its workflow has ended.
     """
@@ -339,7 +424,14 @@ async def refuse_late_word(
                 f"The workflow {key.workflow_id} has ended, although the proposal waits: send the decision again."
             )
         reason = f"already decided: {found.outcome}"
-        payload = {"verdict": verdict, "operator": operator[:200], "note": note[:4000], "outcome": reason}
+        payload = {
+            "verdict": word["verdict"],
+            "operator": word["operator"][:200],
+            "note": word["note"][:4000],
+            "outcome": reason,
+        }
+        if "record" in word:
+            await store.operator_decisions.spend(session, word["record"], None, None, False, reason)
         await _append_event(session, subject, subject.events.word_refused, found, payload, f"/{uuid.uuid4().hex}")
     return ApprovalAnswer(accepted=False, state=found.state, reason=reason)
 

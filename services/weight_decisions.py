@@ -3,6 +3,7 @@
 Everything is written in the caller's transaction, in which the book is locked.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -34,6 +35,7 @@ from closeloop.models.weights import (
     WeightsVerdict,
 )
 from closeloop.services.approvals import BOOK_REMOVED, ApprovalEvents, DecisionEffect, outcome_of
+from closeloop.services.operator_decisions import listen, spend
 from closeloop.store.approvals import WaitingPage
 
 SUPERSEDED = "superseded"
@@ -175,28 +177,43 @@ def launch_again(cycle: CycleView) -> Launch:
 # -- undoing -----------------------------------------------------------------------------------------------------------
 
 
-async def revert(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
+async def revert(
+    session: AsyncSession, word: RecordRevert, *, sender: str | None = None, require_token: bool = False
+) -> ApprovalAnswer:
     """Bring the weights that an applied cycle replaced back into force, or refuse and say why; an event says either.
 
-    The former weights are copied, not computed: equal to the last bit. Raises NotOnRecord.
+    The former weights are copied, not computed: equal to the last bit. ``sender`` and ``require_token`` as in
+    services/approvals.py, save that a revert's record needs no token. Raises NotOnRecord.
     """
     await store.books.hold(session, word.book)
     record = await _cycle(session, word)
-    if (record.state, record.decided_by, record.decided_at) == (CycleState.reverted, word.operator, word.at):
-        return _answer(record, True, "this very word was carried out")
+    said = word
+    heard = await listen(session, said, WeightsVerdict.revert, required=require_token, proposal=None)
+    word = word.model_copy(update={"operator": heard.operator, "note": heard.note, "at": heard.at})
+    by = {"sender": sender, "token": heard.token}
+    if heard.repeated and heard.record is not None:
+        return _answer(record, bool(heard.record.accepted), heard.record.outcome or "", word, sender)
+    settled = (record.state, record.decided_by, record.decided_at)
+    if said.record is None and settled == (CycleState.reverted, word.operator, word.at):
+        return _answer(record, True, "this very word was carried out", word, sender)
     active = await store.weights.active(session, word.book)
     last = await store.weights.last_cycle(session, word.book)
-    if refusal := _refusal(record, word, active, last):
+    if refusal := heard.refusal or _refusal(record, word, active, last):
+        await spend(session, said, WeightsVerdict.revert, heard, sender, False, refusal)
         which = f"/{WeightsVerdict.revert}/{word.operator}/{word.at.isoformat()}"
-        await _append_event(session, EventType.weights_word_refused, word, {"outcome": refusal}, which)
-        return _answer(record, False, refusal)
+        if said.record is not None and said.said_in is not None:
+            which += f"/{said.said_in.name}"
+        await _append_event(session, EventType.weights_word_refused, word, {"outcome": refusal} | by, which)
+        return _answer(record, False, refusal, word, sender)
     assert active is not None, "an applied cycle has a version"
     former = await store.weights.version(session, word.book, active.version - 1)
     since = record.in_its_time(word.at)
     source = former.source if former else "preset"
-    version = await _go_back(session, word, active, record.old, source, since, record.policy_hash)
+    version = await _go_back(session, word, active, record.old, source, since, record.policy_hash, by)
     await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
-    return _answer(record, True, f"version {version} has the former weights")
+    outcome = f"version {version} has the former weights"
+    await spend(session, said, WeightsVerdict.revert, heard, sender, True, outcome)
+    return _answer(record, True, outcome, word, sender)
 
 
 async def revert_to_preset(session: AsyncSession, word: RecordRevert) -> ApprovalAnswer:
@@ -213,7 +230,7 @@ async def revert_to_preset(session: AsyncSession, word: RecordRevert) -> Approva
     version = await _go_back(session, word, active, book.preset_weights, "preset", since, record.policy_hash)
     if record.state is CycleState.applied and record.version == active.version:
         await _settle(session, record.cycle_id, CycleState.reverted, word.operator, word.note, word.at, version)
-    return _answer(record, True, f"version {version} has the preset's weights")
+    return _answer(record, True, f"version {version} has the preset's weights", word, None)
 
 
 async def _go_back(
@@ -224,6 +241,7 @@ async def _go_back(
     source: str,
     since: datetime,
     policy_hash: str,
+    by: Mapping[str, str | None] | None = None,
 ) -> int:
     version = ActiveWeights(
         book=word.book,
@@ -235,7 +253,7 @@ async def _go_back(
     )
     reason = reason_of("reverted", word.operator, word.note)
     await store.weights.activate(session, version, active.weights, cycle_id_of(word), reason)
-    payload = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights}
+    payload = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights, **(by or {})}
     await _append_event(session, EventType.weights_reverted, word, payload, f"/{version.version}")
     return version.version
 
@@ -264,9 +282,10 @@ def reason_of(what: str, operator: str, note: str) -> str:
     return f"{what} by {operator}" + (f": {note}" if note else "")
 
 
-def _answer(record: CycleRecord, accepted: bool, reason: str) -> ApprovalAnswer:
+def _answer(record: CycleRecord, accepted: bool, reason: str, word: RecordRevert, sender: str | None) -> ApprovalAnswer:
     state = _STATES.get(record.state, ApprovalState.withdrawn)  # of a cycle that proposed nothing
-    return ApprovalAnswer(accepted=accepted, state=state, reason=short(reason, 2_000))
+    reason = short(reason, 2_000)
+    return ApprovalAnswer(accepted=accepted, state=state, reason=reason, operator=word.operator, sender=sender)
 
 
 async def _cycle(session: AsyncSession, key: ApprovalKey) -> CycleRecord:

@@ -24,7 +24,7 @@ from closeloop.models.weights import (
     WeightsHistory,
     WeightsVerdict,
 )
-from closeloop.services import approvals, books
+from closeloop.services import approvals, books, operator_decisions
 from closeloop.services.launching import result, start
 from closeloop.services.weight_decisions import WeightsProposal, launch_again
 from closeloop.store.database import Sessions
@@ -131,11 +131,18 @@ async def run_cycle(
 
 
 async def send_decision(
-    client: Client, sessions: Sessions, cycle_id: str, verdict: WeightsVerdict, operator: str, note: str
+    client: Client,
+    sessions: Sessions,
+    cycle_id: str,
+    verdict: WeightsVerdict,
+    operator: str,
+    note: str,
+    secret: str | None = None,
 ) -> ApprovalAnswer:
-    """Decide on a cycle's proposal, or undo what it applied, and wait for the answer.
+    """Decide on a cycle's proposal, or undo what it applied, and wait for the answer; ``secret``: of a token.
 
-    Raises NotOnRecord; NotPossibleNow where the cycle proposed nothing.
+    A revert is recorded before it is sent, also without a token. Raises NotOnRecord, NotAuthenticated, NotAllowed;
+    NotPossibleNow where the cycle proposed nothing.
     """
     async with sessions() as session:
         view = await find(session, cycle_id)
@@ -145,12 +152,18 @@ async def send_decision(
     key = CycleKey(cycle_id=cycle_id, book=view.book).approval
     if verdict is not WeightsVerdict.revert:
         return await approvals.send_decision(
-            client, sessions, [WeightsProposal()], key, ApprovalVerdict(verdict), operator, note
+            client, sessions, [WeightsProposal()], key, ApprovalVerdict(verdict), operator, note, secret
         )
     word = {"verdict": verdict, "operator": operator, "note": note}
+    if operator.strip() or secret is not None:
+        async with sessions() as session:
+            made = await operator_decisions.record(
+                session, key, verdict, operator=operator, note=note, secret=secret, proposal=None
+            )
+        word |= {"operator": made.operator, "record": made.decision_id}
     answer = await approvals.send_update(client, view.workflow_id, word)
     if answer is None and view.state is CycleState.applied and last is not None and last.cycle_id == cycle_id:
         # Somebody terminated the workflow that watches these weights: start it again.
         await approvals.start_waiting(client, launch_again(view))
         answer = await approvals.send_update(client, view.workflow_id, word)
-    return answer or await approvals.refuse_late_word(sessions, WeightsProposal(), key, verdict, operator, note)
+    return answer or await approvals.refuse_late_word(sessions, WeightsProposal(), key, word)

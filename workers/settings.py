@@ -1,5 +1,6 @@
 """The one place that reads the environment."""
 
+import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Self
@@ -60,6 +61,13 @@ class Settings(BaseSettings):
     )
     worker_concurrency: int = Field(
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
+    )
+
+    token: SecretStr | None = Field(
+        default=None, description="The operator's token ('closeloop tokens create'), by which decisions are made."
+    )
+    token_file: Path | None = Field(
+        default=None, description="A file that holds the token, instead; only its owner may have access to it."
     )
 
     anthropic_api_key: SecretStr | None = Field(
@@ -146,7 +154,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"A setting cannot be used: {describe(error)}") from None
         resolved = {
             name: path.expanduser().resolve()
-            for name in ("home", "policy", "overlays", "corpus", "anthropic_api_key_file")
+            for name in ("home", "policy", "overlays", "corpus", "anthropic_api_key_file", "token_file")
             if isinstance(path := home if name == "home" and home else getattr(settings, name), Path)
         }
         return settings.model_copy(update=resolved)
@@ -178,6 +186,23 @@ class Settings(BaseSettings):
         if not key.isascii() or not key.isprintable() or " " in key:
             raise SettingsError("The API key cannot be used: it has to be one line of ASCII, without spaces")
         return SecretStr(key)
+
+    def operator_token(self) -> SecretStr | None:
+        """The operator's token; None where there is none. Raises SettingsError."""
+        if self.token_file is None:
+            token = self.token.get_secret_value() if self.token else ""
+        else:
+            try:
+                with self.token_file.open() as file:
+                    if os.fstat(file.fileno()).st_mode & 0o077:
+                        raise SettingsError(
+                            f"The file of the token can be read by others: chmod 600 {self.token_file}, and revoke the "
+                            "token if somebody may have."
+                        )
+                    token = file.read(1_000)
+            except (OSError, ValueError) as error:
+                raise SettingsError(f"The file of the token cannot be read: {type(error).__name__}") from None
+        return SecretStr(token.strip()) if token.strip() else None
 
     def llm_prices(self) -> tuple[Decimal, Decimal]:
         """USD for a million tokens of input and of output."""

@@ -186,7 +186,8 @@ def build_worker(
     """A worker for the queue of the activities that need only the database and the disk."""
     sessions = sessions_of(engine)
     learners = learners_of(policy) if learners is None else learners
-    approvals, decisions = ApprovalActivities(sessions, SUBJECTS, client), WeightDecisionActivities(sessions)
+    approvals = ApprovalActivities(sessions, SUBJECTS, client, policy.approvals)
+    decisions = WeightDecisionActivities(sessions, client, policy.approvals)
     groups = (
         PositionActivities(sessions, policy, client, learners),
         LearnerActivities(sessions, learners),

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from temporalio import workflow
 
-from closeloop.workflows.decisions import Deciding, Word
+from closeloop.workflows.decisions import Deciding, Word, who_said
 from closeloop.workflows.messages import expect
 
 with workflow.unsafe.imports_passed_through():
@@ -57,7 +57,9 @@ class ApprovalWorkflow(Deciding):
         else:
             answer = None
         if answer is not None and answer.state != self._state:
-            self._enter(answer.state, f"nobody decided: {answer.reason}")
+            decided = answer.operator is not None  # on record, before the deadline; only nobody told this workflow
+            said = f"{answer.operator} had decided" if decided else "nobody decided"
+            self._enter(answer.state, f"{said}: {answer.reason}")
         await self._all_heard()
         return self._state
 
@@ -70,10 +72,9 @@ class ApprovalWorkflow(Deciding):
         async with self._one_at_a_time:
             answer = await self._decide(word)
             if answer.state != self._state:
-                why = f" ({word.note})" if word.note else ""
-                self._enter(answer.state, f"{word.operator} said {word.verdict}{why}: {answer.reason}")
+                self._enter(answer.state, f"{who_said(word, answer)}: {answer.reason}")
         if answer.accepted:
-            self._publish_decision(word)
+            self._publish_decision(word, answer)
         return answer
 
     async def _look(self) -> None:

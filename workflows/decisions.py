@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
         RecordApproval,
         RefusedApproval,
         RefusedWords,
+        SaidIn,
         SignalTimeRequest,
         WaitingWord,
     )
@@ -53,10 +54,10 @@ class Word:
     note: str
     heard_at: datetime
     """When a worker received it. It counts for an update, which no server keeps until a worker has accepted it."""
-    signal: int | None = None
-    """Its number (from 0) among the signals of its name; None: it came by update, or the policy itself said it."""
-    run_id: str | None = None
-    """The run that was signalled, where that is an earlier one than this."""
+    said_in: SaidIn | None = None
+    """The signal or update that it came in; None: the policy itself said it."""
+    record: str | None = None
+    """The decision on record that it names."""
 
     @property
     def sentence(self) -> str:
@@ -133,6 +134,8 @@ class Deciding(ABC):
             note=word.note,
             at=await self._reached_server_at(word),
             deadline=self._deadline() if self._begun_by_0_1 else None,
+            record=word.record,
+            said_in=word.said_in,
         )
         answer: ApprovalAnswer = await self._transaction(ApprovalActivities.decide, record, word.sentence)
         return answer
@@ -143,12 +146,13 @@ class Deciding(ABC):
         That is when a worker received it, unless that was after the deadline: then perhaps no worker ran, and the
         server is asked.
         """
-        deadline = self._deadline()
-        if word.signal is None or deadline is None or word.heard_at < deadline or not self._asks_when_signalled():
+        deadline, said_in = self._deadline(), word.said_in
+        by_update = said_in is None or said_in.signal is None
+        if by_update or deadline is None or word.heard_at < deadline or not self._asks_when_signalled():
             return word.heard_at
-        info = workflow.info()
+        assert said_in is not None, "it is a signal"
         request = SignalTimeRequest(
-            workflow_id=info.workflow_id, run_id=word.run_id or info.run_id, name=word.verdict, number=word.signal
+            workflow_id=said_in.workflow_id, run_id=said_in.run_id, name=word.verdict, number=said_in.number
         )
         reached: datetime | None = await self._transaction(
             ApprovalActivities.when_signalled, request, "When did this word reach the server?"
@@ -239,15 +243,17 @@ class Deciding(ABC):
         self._last_heard_at = max(self._last_heard_at, before.last_heard_at)
         self._inbox.extendleft(reversed(before.words))
 
-    async def _not_understood(self, name: str, reason: str, operator: str = "") -> ApprovalAnswer:
+    async def _not_understood(
+        self, name: str, reason: str, operator: str = "", said_in: SaidIn | None = None
+    ) -> ApprovalAnswer:
         """Record a word that cannot be understood, and answer why."""
         number = self._words["not understood"]
         self._words["not understood"] += 1
-        word = self._refused(name, reason, operator, number)
+        word = self._refused(name, reason, operator, number, said_in)
         await self._transaction(ApprovalActivities.refuse_word, word, f"A {name} that could not be understood")
         return ApprovalAnswer(accepted=False, state=self._standing(), reason=reason)
 
-    def _refused(self, name: str, reason: str, operator: str, number: int) -> RefusedApproval:
+    def _refused(self, name: str, reason: str, operator: str, number: int, said_in: SaidIn | None) -> RefusedApproval:
         return RefusedApproval(
             **self._key().model_dump(),
             run_id=workflow.info().run_id,
@@ -255,6 +261,7 @@ class Deciding(ABC):
             word=short(name, 200),
             reason=short(reason, 1_000),
             operator=operator,
+            said_in=said_in,
         )
 
     async def _transaction(self, activity: Callable[..., Any], message: Any, summary: str) -> Any:
@@ -267,9 +274,10 @@ class Deciding(ABC):
             summary=short(summary),
         )
 
-    def _publish_decision(self, word: Word) -> None:
+    def _publish_decision(self, word: Word, answer: ApprovalAnswer) -> None:
+        operator = answer.operator or word.operator
         workflow.upsert_search_attributes(
-            [sa.DECISION.value_set(word.verdict), sa.OPERATOR.value_set(short(word.operator, 200))]
+            [sa.DECISION.value_set(word.verdict), sa.OPERATOR.value_set(short(operator, 200))]
         )
 
     # -- what operators say --------------------------------------------------------------------------------------------
@@ -311,15 +319,17 @@ class Deciding(ABC):
         if word.name == LOOK:
             await self._look()
         elif word.reason is not None:
-            await self._not_understood(word.name, word.reason, word.operator)
+            await self._not_understood(word.name, word.reason, word.operator, _said_in(word))
         else:
-            run = word.run_id if word.run_id != workflow.info().run_id else None
-            await self._hear(Word(word.verdict, word.operator, word.note, word.heard_at, word.number, run))
+            said_in = _said_in(word)
+            await self._hear(Word(word.verdict, word.operator, word.note, word.heard_at, said_in, word.record))
 
     async def _refuse(self, words: Sequence[WaitingWord]) -> None:
         first = self._words["not understood"]
         self._words["not understood"] += len(words)
-        refused = [self._refused(w.name, w.reason or "", w.operator, first + i) for i, w in enumerate(words)]
+        refused = [
+            self._refused(w.name, w.reason or "", w.operator, first + i, _said_in(w)) for i, w in enumerate(words)
+        ]
         about = f"{len(words)} words" if len(words) > 1 else f"A {words[0].name}"
         await self._transaction(
             ApprovalActivities.refuse_words,
@@ -341,13 +351,18 @@ class Deciding(ABC):
         except ValueError as error:
             reason = describe(error) if isinstance(error, ValidationError) else str(error)
             return waiting.model_copy(update={"operator": operator, "reason": short(reason, 1_000)})
-        return waiting.model_copy(update={"verdict": verdict, "operator": said.operator, "note": said.note})
+        said_so = {"verdict": verdict, "operator": said.operator, "note": said.note, "record": said.record}
+        return waiting.model_copy(update=said_so)
 
     @workflow.update(dynamic=True)
     async def answer(self, name: str, words: Sequence[RawValue]) -> ApprovalAnswer:
         """``decide`` as an update, because its caller waits for the answer."""
         heard_at = self._hearing_at()
         await workflow.wait_condition(self._has_begun)
+        info, update = workflow.info(), workflow.current_update_info()
+        said_in = SaidIn(
+            workflow_id=info.workflow_id, run_id=info.run_id, update_id=update.id if update else "an update"
+        )
         operator = ""
         try:
             if name != "decide":
@@ -357,10 +372,10 @@ class Deciding(ABC):
             said = DecisionRequest.model_validate(word)
             verdict = self._verdict_of(str(word.get("verdict")), "verdict")
         except ValidationError as error:
-            return await self._not_understood(name, describe(error), operator)
+            return await self._not_understood(name, describe(error), operator, said_in)
         except ValueError as error:
-            return await self._not_understood(name, str(error), operator)
-        return await self._hear(Word(verdict, said.operator, said.note, heard_at))
+            return await self._not_understood(name, str(error), operator, said_in)
+        return await self._hear(Word(verdict, said.operator, said.note, heard_at, said_in, said.record))
 
     def _hearing_at(self) -> datetime:
         """Now, or a microsecond after the word before if that was received now, too: words differ by their time."""
@@ -390,12 +405,25 @@ async def start_what_waits() -> None:
         workflow.logger.warning("what waits could not be started again", exc_info=True)
 
 
+def who_said(word: Word, answer: ApprovalAnswer) -> str:
+    """For memos: ``ann (sent by 4711@desk) said approve (looks right)``, the operator as the record has it."""
+    sent = f" (sent by {answer.sender})" if answer.sender else ""
+    why = f" ({word.note})" if word.note else ""
+    return f"{answer.operator or word.operator}{sent} said {word.verdict}{why}"
+
+
 def scheduled_time() -> datetime:
     """For when this run was scheduled, so that a late or repeated run decides what it would have decided then."""
     for pair in workflow.info().typed_search_attributes:
         if pair.key.name == "TemporalScheduledStartTime" and isinstance(pair.value, datetime):
             return pair.value
     return workflow.now()
+
+
+def _said_in(word: WaitingWord) -> SaidIn:
+    """The signal that a word came in, perhaps of an earlier run."""
+    workflow_id = workflow.info().workflow_id
+    return SaidIn(workflow_id=workflow_id, run_id=word.run_id, signal=word.name, number=word.number)
 
 
 def _one_of(words: Sequence[RawValue]) -> Any:

@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 from closeloop.workflows import weights_0_1
 from closeloop.workflows.books import reporting, sentences_of
-from closeloop.workflows.decisions import Deciding, Word, scheduled_time, start_what_waits
+from closeloop.workflows.decisions import Deciding, Word, scheduled_time, start_what_waits, who_said
 from closeloop.workflows.due_work import by_hand
 from closeloop.workflows.messages import expect
 from closeloop.workflows.retries import FIVE_ATTEMPTS, LONGEST_TRANSACTION, UNTIL_DONE
@@ -41,11 +41,11 @@ with workflow.unsafe.imports_passed_through():
         RecordRevert,
         WeightsVerdict,
     )
+    from closeloop.services.operator_decisions import POLICY_ITSELF
 
 # A run starts at most 5,000 cycles: its history holds three events of each, and Temporal ends one with 51,200.
 DUE_PAGE = 500
 DUE_PAGES_A_RUN = 10
-POLICY_ITSELF = "policy"  # the operator's name where the policy approves a proposal by itself
 _VERDICTS = {
     WeightsVerdict.approve: CycleState.applied,
     WeightsVerdict.reject: CycleState.rejected,
@@ -107,16 +107,24 @@ class WeightAdjustmentWorkflow(Deciding):
             await self._end_predecessor(cycle)
         if cycle.self_approved and continued is None:
             why = "every changed domain is statistically supported"
-            await self._hear(Word(WeightsVerdict.approve, POLICY_ITSELF, why, workflow.now()))
+            word = Word(WeightsVerdict.approve, POLICY_ITSELF, why, workflow.now(), record=cycle.self_approval)
+            await self._hear(word)
         if self._state == CycleState.proposed:
             assert cycle.deadline is not None, "a proposal has a deadline"
             answer = await self._wait_for_decision(cycle.deadline)
             if answer is not None and answer.state is not ApprovalState.pending and self._waits():
-                self._enter(_CYCLE_STATES[answer.state], "nobody decided before the deadline: nothing changes")
+                self._enter_at_deadline(answer)
         await self._watch(cycle)
         await self._all_heard()
         assert self._state is not None, "the cycle was opened"
         return cycle.model_copy(update={"state": self._state})
+
+    def _enter_at_deadline(self, answer: ApprovalAnswer) -> None:
+        if answer.operator is None:
+            return self._enter(_CYCLE_STATES[answer.state], "nobody decided before the deadline: nothing changes")
+        # A decision was on record before the deadline, and only nobody had told this workflow.
+        self._overlay_due = answer.state is ApprovalState.approved
+        return self._enter(_CYCLE_STATES[answer.state], f"{answer.operator} had decided: {answer.reason}")
 
     async def _open(self, request: CycleRequest) -> OpenedCycle:
         info = workflow.info()
@@ -197,7 +205,7 @@ class WeightAdjustmentWorkflow(Deciding):
     async def _hear(self, word: Word) -> ApprovalAnswer:
         if self._opened().new is None and not self._begun_by_0_1:
             reason = f"nothing to decide: the cycle is {self._state}"
-            return await self._not_understood(word.verdict, reason, word.operator)
+            return await self._not_understood(word.verdict, reason, word.operator, word.said_in)
         async with self._one_at_a_time:
             if self._begun_by_0_1:
                 word = replace(word, heard_at=workflow.now())
@@ -205,15 +213,21 @@ class WeightAdjustmentWorkflow(Deciding):
             if answer.accepted:
                 state = _VERDICTS[WeightsVerdict(word.verdict)]
                 self._overlay_due = state in (CycleState.applied, CycleState.reverted)
-                self._publish_decision(word)
-                why = f" ({word.note})" if word.note else ""
-                self._enter(state, f"{word.operator} said {word.verdict}: {answer.reason}{why}")
+                self._publish_decision(word, answer)
+                self._enter(state, f"{who_said(word, answer)}: {answer.reason}")
             return answer
 
     async def _revert(self, word: Word) -> ApprovalAnswer:
         """Undo what was applied, until the next cycle begins."""
         at = await self._reached_server_at(word)
-        record = RecordRevert(**self._key().model_dump(), operator=word.operator, note=word.note, at=at)
+        record = RecordRevert(
+            **self._key().model_dump(),
+            operator=word.operator,
+            note=word.note,
+            at=at,
+            record=word.record,
+            said_in=word.said_in,
+        )
         answer: ApprovalAnswer = await self._transaction(WeightDecisionActivities.revert, record, word.sentence)
         return answer
 

@@ -9,7 +9,6 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import ActivityEnvironment
 
-from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.activities.weights_0_1 import WeightsOf01, as_answered_today, as_asked_by_0_1
 from closeloop.models.approvals import ApprovalState, RecordApproval, RefusedApproval
 from closeloop.models.weights import CycleKey, CycleState, OpenedCycle, RecordRevert
@@ -29,7 +28,7 @@ async def proposed(desk: Desk, book: str) -> OpenedCycle:
 
 async def execute(desk: Desk, message: Any) -> Any:
     """What a cycle of 0.1 asks for, through JSON as Temporal carries it."""
-    old = WeightsOf01(desk.approvals(), WeightDecisionActivities(desk.sessions))
+    old = WeightsOf01(desk.approvals(), desk.decisions())
     activities = {
         "decide_weights": old.decide,
         "expire_weights": old.expire,

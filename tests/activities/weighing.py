@@ -22,7 +22,7 @@ from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, RecordApproval
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import ApprovalsPolicy, LearningPolicy
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.weights import (
     ActiveWeights,
@@ -65,7 +65,10 @@ class Desk:
         return OverlayActivities(self.sessions, OverlayFolder(folder or self.folder), self.client)
 
     def approvals(self) -> ApprovalActivities:
-        return ApprovalActivities(self.sessions, SUBJECTS, self.client)
+        return ApprovalActivities(self.sessions, SUBJECTS, self.client, ApprovalsPolicy())
+
+    def decisions(self) -> WeightDecisionActivities:
+        return WeightDecisionActivities(self.sessions, self.client, ApprovalsPolicy())
 
     def worker(self, queue: str, policy: LearningPolicy | None = None) -> Worker:
         return build_worker(
@@ -97,7 +100,7 @@ class Desk:
     ) -> ApprovalAnswer:
         said = {"operator": operator, "note": note, "at": at or datetime.now(UTC), **key_of(cycle).model_dump()}
         if verdict == WeightsVerdict.revert:
-            return await WeightDecisionActivities(self.sessions).revert(RecordRevert.model_validate(said))
+            return await self.decisions().revert(RecordRevert.model_validate(said))
         return await self.approvals().decide(RecordApproval.model_validate(said | {"verdict": verdict}))
 
     async def expire(self, cycle: OpenedCycle) -> ApprovalAnswer:

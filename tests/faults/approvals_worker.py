@@ -56,7 +56,7 @@ async def main(address: str, namespace: str, dsn: str, folder: str, hours: str, 
         home = Path(folder)
         worker = build_worker(client, engine, policy, concurrency=8, overlay_folder=home, corpus_folder=home / "corpus")
     else:
-        approvals = ApprovalActivities(sessions_of(engine), [SUBJECTS[mode]()], client)
+        approvals = ApprovalActivities(sessions_of(engine), [SUBJECTS[mode]()], client, policy.approvals)
         worker = Worker(
             client,
             task_queue=TASK_QUEUE,

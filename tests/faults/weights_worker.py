@@ -16,7 +16,7 @@ from closeloop.activities.weight_cycles import WeightCycleActivities
 from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.presets import load_preset
-from closeloop.models.policy import LearningPolicy
+from closeloop.models.policy import ApprovalsPolicy, LearningPolicy
 from closeloop.models.weights import ActiveWeights
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.wiring import SUBJECTS, WORKFLOWS, workflow_runner
@@ -52,7 +52,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
     sessions, policy = sessions_of(open_engine(dsn, pool_size=5)), LearningPolicy()
     cycles = WeightCycleActivities(sessions, policy, load_preset("balanced"))
     files = OverlayActivities(sessions, overlays, client)
-    approvals = ApprovalActivities(sessions, SUBJECTS, client)
+    approvals = ApprovalActivities(sessions, SUBJECTS, client, ApprovalsPolicy())
     worker = Worker(
         client,
         task_queue=queue,
@@ -62,7 +62,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
             cycles.standing,
             cycles.books_due,
             *approvals.activities(),
-            WeightDecisionActivities(sessions).revert,
+            WeightDecisionActivities(sessions, client, ApprovalsPolicy()).revert,
             files.write_overlay,
             files.check_overlays,
             files.revert_deleted_overlay,

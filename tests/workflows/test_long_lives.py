@@ -144,7 +144,7 @@ async def test_a_cycle_that_is_watched_lives_through_ten_thousand_words(desk: De
         description = await handle.describe()
         attributes = {pair.key.name: pair.value for pair in description.typed_search_attributes}
         assert (attributes["Book"], attributes["CycleState"], attributes["Operator"]) == (book, "applied", "bob")
-        assert "bob said approve" in (await description.memo())["outcome"]
+        assert f"bob (sent by {desk.client.identity}) said approve" in (await description.memo())["outcome"]
         assert (await decided(handle, "revert")).accepted
         done: OpenedCycle = await asyncio.wait_for(handle.result(), PATIENCE)
     assert done.state == CycleState.reverted

@@ -186,7 +186,7 @@ async def test_a_word_to_the_same_cycle_under_another_id_is_decided_before_that_
 
 async def test_the_query_the_search_attributes_and_the_memo(desk: Desk, book: str) -> None:
     handle, view = await proposing(desk, book)
-    told = await handle.query("cycle")
+    told = await eventually(lambda: handle.query("cycle"), lambda found: found["state"] is not None)
     assert told["state"] == "proposed"
     assert told["proposal"]["new"] == view.new
     assert told["proposal"]["evidence"]["onchain"]["n"] == 40
@@ -201,7 +201,8 @@ async def test_the_query_the_search_attributes_and_the_memo(desk: Desk, book: st
     found = [await keyword(handle, name) for name in ("CycleState", "Decision", "Operator", "Lifecycle")]
     assert found == ["applied", "approve", "ann", "weights"]
     memo = await (await handle.describe()).memo()
-    assert memo["outcome"] == "ann said approve: version 1 is in force (looks right)"
+    sender = desk.client.identity
+    assert memo["outcome"] == f"ann (sent by {sender}) said approve (looks right): version 1 is in force"
 
     async def visible() -> list[str]:
         listed = desk.client.list_workflows(f"Book = '{book}' AND CycleState = 'applied' AND Operator = 'ann'")

@@ -1,7 +1,9 @@
 """``closeloop dev``: the whole stack in the foreground, its parts restarted when they die, stopped in order."""
 
 import asyncio
+import contextlib
 import os
+import pwd
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,8 +17,9 @@ from closeloop.models.status import WorkerEnds
 from closeloop.store.schema import SchemaNewer
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
-from closeloop.workers.settings import Settings
+from closeloop.workers.settings import Settings, SettingsError
 from closeloop.workers.stack.home import Home, StackError, StackState
+from closeloop.workers.stack.neighbours import note_about, people_beside
 from closeloop.workers.stack.postgres import LocalPostgres
 from closeloop.workers.stack.process import Child, check_port
 from closeloop.workers.stack.temporal import LocalTemporal
@@ -76,6 +79,7 @@ class LocalStack:
                     return
                 starting.result()
                 self._say(self._ready_line())
+                self._note_others()
                 if ready:
                     ready.set()
                 watching = asyncio.create_task(self._watch())
@@ -227,6 +231,16 @@ class LocalStack:
             self._say(f"{part.name:<9} {error}")
         else:
             self._say(f"{part.name:<9} up again")
+
+    def _note_others(self) -> None:
+        """Say once where others can reach the Temporal that was started here, and nothing keeps them from deciding."""
+        if not any(part.name == "temporal" for part in self._parts):
+            return
+        with contextlib.suppress(SettingsError):  # the worker says what is wrong with the policy
+            if self._settings.learning_policy().approvals.require_token:
+                return
+        if note := note_about(people_beside(pwd.getpwall(), os.getuid())):
+            self._say(note)
 
     def _ready_line(self) -> str:
         state = self.state
