@@ -32,7 +32,7 @@ from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.store.database import Sessions
 
-MAX_LISTED = 1_000  # entries of each list of the report, which has to fit into a workflow's history
+MAX_LISTED = 200  # entries of each list of the report, which has to fit into a workflow's history
 
 
 class CorpusActivities:

@@ -30,6 +30,7 @@ from closeloop.learning.trades import Group, Trade, group_of
 from closeloop.models.events import EventType
 from closeloop.models.lessons import (
     BookNames,
+    BooksPage,
     BuildLessons,
     BuiltLessons,
     LearningLesson,
@@ -65,10 +66,11 @@ class LessonActivities:
         return [self.books, self.build]
 
     @activity.defn(name="books_with_patterns")
-    async def books(self) -> BookNames:
-        """Books that have actions to learn from."""
+    async def books(self, page: BooksPage | None = None) -> BookNames:
+        """A page of the books that have actions to learn from. Null asks for all, as workflows of 0.1 did."""
+        after, limit = (page.after, page.limit) if page else (None, None)
         async with transaction(self._sessions) as session:
-            return BookNames(books=await store.patterns.books(session))
+            return BookNames(books=await store.patterns.books(session, after, limit))
 
     @activity.defn(name="build_lessons")
     async def build(self, request: BuildLessons) -> BuiltLessons:

@@ -36,6 +36,7 @@ FEWEST_RANGES_TO_GO_ON = 10
 SILENT_ASSETS = 3
 # A report has its limit of bytes in a workflow's history.
 MOST_FAILURES_TOLD = 1_000
+MOST_RANGES_TOLD = 1_000
 
 
 class PriceSource(Protocol):
@@ -86,8 +87,8 @@ class PriceActivities:
             for asset, page in _requests(_in_turn(missing, seen), tolerance):
                 if asset in report.failures:
                     continue
-                if len(report.failures) >= MOST_FAILURES_TOLD:
-                    report.more = True  # those are put off, so that the next look finds others
+                if len(report.failures) >= MOST_FAILURES_TOLD or report.ranges >= MOST_RANGES_TOLD:
+                    report.more = True  # those are put off or answered, so that the next look finds others
                     break
                 if asyncio.get_running_loop().time() > deadline:
                     report.more = report.ranges >= FEWEST_RANGES_TO_GO_ON

@@ -32,6 +32,7 @@ from closeloop.learning.research import (
     trade_question,
     trade_sentences,
 )
+from closeloop.models.bounded import BOOKS
 from closeloop.models.events import EventType
 from closeloop.models.model_calls import Answer, QuestionCost
 from closeloop.models.policy import LearningPolicy, hash_of
@@ -74,9 +75,9 @@ class ResearchActivities:
 
     @activity.defn(name="books_to_study")
     async def books_to_study(self, asked: BooksToStudyRequest) -> BooksToStudy:
-        """Books with live closes that nobody read, or with readings that nobody looked over."""
+        """Books with live closes that nobody read, or with readings that nobody looked over; the first 1,000."""
         async with transaction(self._sessions) as session:
-            return BooksToStudy(books=await store.research.books_due(session, asked.as_of))
+            return BooksToStudy(books=await store.research.books_due(session, asked.as_of, BOOKS))
 
     # -- level 1: each trade -------------------------------------------------------------------------------------
 

@@ -98,7 +98,7 @@ class SkillView(BaseModel):
 
 
 class CorpusReport(BaseModel):
-    """What one run did, by skill. Each list holds at most 1,000; ``unlisted`` counts what did not fit."""
+    """What one run did, by skill. Each list holds at most 200; ``unlisted`` counts what did not fit."""
 
     scored: list[SkillScored] = []
     promoted: list[str] = []

@@ -106,8 +106,15 @@ class LessonReport(BaseModel):
             self.books.append(built)
 
 
+class BooksPage(BaseModel):
+    """Which books have actions to learn from? The first ``limit`` by name, after the book ``after``."""
+
+    after: str | None = None
+    limit: int
+
+
 class BookNames(BaseModel):
-    """Books that have facts to learn from."""
+    """Books that have facts to learn from, by name in the order of its bytes."""
 
     books: list[str]
 

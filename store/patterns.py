@@ -128,14 +128,15 @@ async def trades(
         yield batch
 
 
-async def books(session: AsyncSession) -> list[str]:
-    """Books that learn and have actions on record, by name."""
+async def books(session: AsyncSession, after: str | None = None, limit: int | None = None) -> list[str]:
+    """The first ``limit`` books that learn and have actions on record, by name in the order of its bytes."""
     result = await session.execute(
         text(
             "SELECT book_id FROM books b WHERE EXISTS (SELECT FROM pattern_trade_events e WHERE e.book_id = b.book_id) "
-            "AND b.archived_at IS NULL "
-            "ORDER BY book_id"
-        )
+            'AND b.archived_at IS NULL AND (CAST(:after AS text) IS NULL OR book_id COLLATE "C" > :after) '
+            'ORDER BY book_id COLLATE "C" LIMIT CAST(:limit AS bigint)'
+        ),
+        {"after": after, "limit": limit},
     )
     return list(result.scalars())
 

@@ -39,8 +39,8 @@ _UNREAD = (
 # -- what is to be studied ----------------------------------------------------------------------------------------
 
 
-async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
-    """Books with live closes that nobody read, or with readings since the book was last looked over.
+async def books_due(session: AsyncSession, as_of: datetime, limit: int) -> list[str]:
+    """The first ``limit`` books with live closes that nobody read, or with readings since they were last looked over.
 
     The book that has waited longest comes first: otherwise one book's closes could take every day's budget.
     """
@@ -48,9 +48,9 @@ async def books_due(session: AsyncSession, as_of: datetime) -> list[str]:
         text(
             "SELECT book_id FROM books b WHERE b.archived_at IS NULL AND (EXISTS (SELECT FROM attributions a "  # noqa: S608
             f"WHERE a.book_id = b.book_id AND a.closed_at <= :as_of AND {_UNREAD}) OR {_NEWLY_READ}) ORDER BY "
-            "(SELECT coalesce(max(l.id), 0) FROM llm_learning l WHERE l.book_id = b.book_id), book_id"
+            "(SELECT coalesce(max(l.id), 0) FROM llm_learning l WHERE l.book_id = b.book_id), book_id LIMIT :limit"
         ),
-        {"as_of": as_of},
+        {"as_of": as_of, "limit": limit},
     )
     return list(result.scalars())
 

@@ -1,13 +1,37 @@
 """Running an activity for one book after the other: a book that fails is reported, and the others have their turn."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from temporalio import workflow
 from temporalio.exceptions import ActivityError, ApplicationError, is_cancelled_exception
 
+from closeloop.workflows.retries import LONGEST_TRANSACTION, ONE_BOOK
+
 with workflow.unsafe.imports_passed_through():
+    from closeloop.activities.lessons import LessonActivities
     from closeloop.models.bounded import add_failure
+    from closeloop.models.lessons import BooksPage
+
+BOOKS_A_PAGE = 1_000
+
+
+async def books_with_patterns(summary: str) -> AsyncIterator[str]:
+    """Books that have actions to learn from, asked for page by page: all of them may be too large an answer."""
+    by_the_page, after = workflow.patched("books-by-the-page"), None
+    while True:
+        found = await workflow.execute_activity_method(
+            LessonActivities.books,
+            *([BooksPage(after=after, limit=BOOKS_A_PAGE)] if by_the_page else []),
+            start_to_close_timeout=LONGEST_TRANSACTION,
+            retry_policy=ONE_BOOK,
+            summary=summary,
+        )
+        for book in found.books:
+            yield book
+        if not by_the_page or len(found.books) < BOOKS_A_PAGE:
+            return
+        after = found.books[-1]
 
 
 @contextmanager

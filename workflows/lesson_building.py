@@ -1,14 +1,15 @@
 """Lessons are built every six hours: what a book's trades say of the circumstances in which they were made."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from temporalio import workflow
 
-from closeloop.workflows.books import reporting, sentences_of
+from closeloop.workflows.books import books_with_patterns, reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.due_work import work_done
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import LONGEST_TRANSACTION, ONE_BOOK
+from closeloop.workflows.retries import ONE_BOOK
 
 with workflow.unsafe.imports_passed_through():
     from closeloop.activities.lessons import LessonActivities
@@ -35,7 +36,7 @@ class LessonBuildingWorkflow:
         request = expect(message, LessonRequest)
         as_of = request.as_of or scheduled_time()
         report = LessonReport()
-        for book in [request.book] if request.book else await self._books():
+        async for book in self._books(request.book):
             with reporting(book, report.failed, asked_for=request.book is not None):
                 built = await workflow.execute_activity_method(
                     LessonActivities.build,
@@ -51,14 +52,12 @@ class LessonBuildingWorkflow:
         self._publish(request, report)
         return report
 
-    async def _books(self) -> list[str]:
-        found = await workflow.execute_activity_method(
-            LessonActivities.books,
-            start_to_close_timeout=LONGEST_TRANSACTION,
-            retry_policy=ONE_BOOK,
-            summary="Which books have actions to learn from?",
-        )
-        return found.books
+    async def _books(self, asked: str | None) -> AsyncIterator[str]:
+        if asked is not None:
+            yield asked
+            return
+        async for book in books_with_patterns("Which books have actions to learn from?"):
+            yield book
 
     def _publish(self, request: LessonRequest, report: LessonReport) -> None:
         workflow.upsert_search_attributes(

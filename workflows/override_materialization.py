@@ -1,16 +1,16 @@
 """Overrides follow the lessons every two hours."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 from temporalio import workflow
 
-from closeloop.workflows.books import reporting, sentences_of
+from closeloop.workflows.books import books_with_patterns, reporting, sentences_of
 from closeloop.workflows.decisions import scheduled_time
 from closeloop.workflows.messages import expect
-from closeloop.workflows.retries import LONGEST_TRANSACTION, ONE_BOOK
+from closeloop.workflows.retries import ONE_BOOK
 
 with workflow.unsafe.imports_passed_through():
-    from closeloop.activities.lessons import LessonActivities
     from closeloop.activities.overrides import OverrideActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.overrides import MaterializeOverrides, OverrideReport, OverrideRequest
@@ -33,7 +33,7 @@ class OverrideMaterializationWorkflow:
         request = expect(message, OverrideRequest)
         as_of = request.as_of or scheduled_time()
         report = OverrideReport()
-        for book in [request.book] if request.book else await self._books():
+        async for book in self._books(request.book):
             with reporting(book, report.failed, asked_for=request.book is not None):
                 made = await workflow.execute_activity_method(
                     OverrideActivities.materialize,
@@ -47,14 +47,12 @@ class OverrideMaterializationWorkflow:
         self._publish(request, report)
         return report
 
-    async def _books(self) -> list[str]:
-        found = await workflow.execute_activity_method(
-            LessonActivities.books,
-            start_to_close_timeout=LONGEST_TRANSACTION,
-            retry_policy=ONE_BOOK,
-            summary="Which books have lessons?",
-        )
-        return found.books
+    async def _books(self, asked: str | None) -> AsyncIterator[str]:
+        if asked is not None:
+            yield asked
+            return
+        async for book in books_with_patterns("Which books have lessons?"):
+            yield book
 
     def _publish(self, request: OverrideRequest, report: OverrideReport) -> None:
         workflow.upsert_search_attributes(

@@ -546,7 +546,7 @@ async def test_the_books_that_are_due(lab: Laboratory) -> None:
 
     async def due() -> list[str]:
         async with lab.sessions() as session:
-            return await store.research.books_due(session, AS_OF)
+            return await store.research.books_due(session, AS_OF, 10)
 
     assert await due() == ["live"]
     await lab.run("read_trades", None, book="live")

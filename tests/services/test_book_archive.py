@@ -132,7 +132,7 @@ async def test_nobody_works_for_it(desk: Desk, book: str) -> None:
             found |= {row.key.book for row in await store.positions.unattributed(session, None, 10)}
             found |= {f.book for f in await store.resolution.due_with_prices(session, NOW, DAY, None, 10)}
             found |= set(await store.books.learning(session))
-            found |= set(await store.research.books_due(session, NOW))
+            found |= set(await store.research.books_due(session, NOW, 10))
             found |= set(await store.meta.books(session, NOW, 3 * DAY))
             found |= set(await store.performance.books_with_outcomes(session))
             found |= set(await store.patterns.books(session))

@@ -4,8 +4,10 @@ import importlib
 import inspect
 import pkgutil
 import uuid
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
@@ -17,18 +19,18 @@ from closeloop.workers.wiring import build_llm_worker, build_market_worker, buil
 from tests.conftest import NO_SOURCE
 
 
-def defined() -> list[str]:
-    """Names of all methods and functions that are defined as activities."""
-    names = []
+def every_activity() -> list[Callable[..., Any]]:
+    """All methods and functions that are defined as activities."""
+    found = []
     for module in pkgutil.iter_modules(activities.__path__):
-        found = importlib.import_module(f"closeloop.activities.{module.name}")
-        classes = [member for _, member in inspect.getmembers(found, inspect.isclass)]
-        for holder in (found, *(member for member in classes if member.__module__ == found.__name__)):
+        there = importlib.import_module(f"closeloop.activities.{module.name}")
+        classes = [member for _, member in inspect.getmembers(there, inspect.isclass)]
+        for holder in (there, *(member for member in classes if member.__module__ == there.__name__)):
             for _, member in inspect.getmembers(holder, inspect.isfunction):
                 definition = activity._Definition.from_callable(member)
                 if definition is not None and definition.name:
-                    names.append(definition.name)
-    return sorted(names)
+                    found.append(member)
+    return found
 
 
 async def test_every_activity_is_registered(client: Client, engine: AsyncEngine, tmp_path: Path) -> None:
@@ -53,5 +55,6 @@ async def test_every_activity_is_registered(client: Client, engine: AsyncEngine,
         for worker in workers
         for each in worker.config().get("activities", ())
     ]
-    assert sorted(name or "" for name in registered) == defined()
+    defined = [activity._Definition.must_from_callable(each).name for each in every_activity()]
+    assert sorted(name or "" for name in registered) == sorted(name or "" for name in defined)
     assert len(registered) > 30

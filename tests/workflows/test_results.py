@@ -1,12 +1,15 @@
 """What workflows and activities answer is bounded; what is too large fails with a type, and is not given for ever."""
 
 import uuid
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
+from sqlalchemy import text
 from temporalio import activity, workflow
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -14,26 +17,18 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
 from closeloop import store
+from closeloop.activities.lessons import LessonActivities
 from closeloop.models.bounded import BOOKS, CHARACTERS, FAILURES, MORE, NAMES, add_failure, first_names
-from closeloop.models.forecasts import ResolutionReport
-from closeloop.models.imports import BookCounts, ImportReport
-from closeloop.models.lessons import BuiltLessons, LessonReport, SkippedGroup
-from closeloop.models.overrides import Materialized, OverrideReport
-from closeloop.models.patterns import LearnMissed
-from closeloop.models.positions import KarmaRebuildReport
-from closeloop.models.producers import PerformanceReport
-from closeloop.models.research import ResearchReport, Studied
-from closeloop.models.weights import CurrentCycle, CurrentCyclesRequest, CycleKey, DispatchReport, OverlayReport
-from closeloop.services.imports import BOOKS_AN_IMPORT
+from closeloop.models.lessons import LessonReport
+from closeloop.models.policy import LearningPolicy
+from closeloop.models.weights import CurrentCycle, CurrentCyclesRequest
+from closeloop.workers.wiring import WORKFLOWS
+from closeloop.workflows.books import BOOKS_A_PAGE, books_with_patterns
 from closeloop.workflows.results import MAX_ANSWER_BYTES, TOO_LARGE, AnswerSize
-from closeloop.workflows.weight_adjustment import DUE_PAGE, DUE_PAGES_A_RUN
 from tests.activities.weighing import Desk, desk_on
+from tests.workers.test_activities import every_activity
+from tests.workflows.largest import AT, LONG, MANY_BOOKS, TEXT, largest
 
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-MANY = 20_000
-TEXT = '"' * 200  # as long as an identifier may be, and written twice as long in JSON
-REASON = "é" * 10_000
-BOOK_NAMES = [f"{i:064}" for i in range(MANY)]  # as long as a book's name may be
 LARGE = 3_000_000
 
 
@@ -60,6 +55,16 @@ class Answers:
         if who == "question":
             return await workflow.execute_activity(take, "x" * LARGE, start_to_close_timeout=limit)
         return "x" * (LARGE if who == "workflow" else 1_000_000)
+
+
+@workflow.defn(name="Pages", sandboxed=False)
+class Pages:
+    """Lists books as our workflows do."""
+
+    @workflow.run
+    async def run(self) -> list[str]:
+        """See the class."""
+        return [book async for book in books_with_patterns("which?")]
 
 
 @pytest.mark.parametrize(
@@ -93,51 +98,70 @@ def test_names_are_cut_and_counted() -> None:
 
 def test_failures_are_cut_and_the_first_are_named() -> None:
     failed: dict[str, str] = {}
-    for book in [*BOOK_NAMES, BOOK_NAMES[0]]:
-        add_failure(failed, book, REASON)
-    assert list(failed) == [*BOOK_NAMES[:FAILURES], MORE]
+    for book in [*MANY_BOOKS, MANY_BOOKS[0]]:
+        add_failure(failed, book, LONG)
+    assert list(failed) == [*MANY_BOOKS[:FAILURES], MORE]
     assert "status" in failed[MORE]
 
 
-def largest() -> list[BaseModel | list[CurrentCycle]]:
-    """Reports of 20,000 books that all fail, or all have the most to say."""
-    failed: dict[str, str] = {}
-    lessons, overrides, research = LessonReport(failed=failed), OverrideReport(failed=failed), ResearchReport()
-    groups = [SkippedGroup(pattern_key=TEXT, action_category=TEXT, reason=TEXT)] * 20
-    for book in BOOK_NAMES:
-        add_failure(failed, book, REASON)
-        lessons.add(BuiltLessons(book=book, as_of=AT, skipped_groups=groups, policy_hash="x" * 64))
-        overrides.add(Materialized(book=book, as_of=AT, policy_hash="x" * 64))
-        research.add(book, Studied(trades=10**9, stopped=TEXT))
-    research.failed = failed
-    listed = BOOK_NAMES[:BOOKS]
-    count = 10**12
-    counts = BookCounts(read=count, attributed=count, already_attributed=count, still_open=count, corrected=count)
-    return [
-        lessons,
-        overrides,
-        research,
-        KarmaRebuildReport(producers=dict.fromkeys(listed, 10**6), failed=failed, unlisted=MANY),
-        PerformanceReport(books=listed, recalibrations=[f"{b}/{TEXT}" for b in listed], failed=failed),
-        OverlayReport(
-            repaired=listed, deleted=[CycleKey(cycle_id=f"{b}/2026-W01", book=b) for b in listed], failed=failed
-        ),
-        # Those of which the scores, the recalibration and the meta-producer fail: each may be another book's.
-        ResolutionReport(as_of=AT, reasons=dict.fromkeys(BOOK_NAMES[:FAILURES], 1), failed=failed),
-        ImportReport(import_id="i", books=dict.fromkeys(BOOK_NAMES[:BOOKS_AN_IMPORT], counts)),
-        LearnMissed(books=BOOK_NAMES[:BOOKS_AN_IMPORT]),
-        [CurrentCycle(book=book, cycle_id=f"{book}/2026-W01") for book in BOOK_NAMES[:DUE_PAGE]],
-        DispatchReport(started=[f"{book}/2026-W01" for book in BOOK_NAMES[: DUE_PAGE * DUE_PAGES_A_RUN]]),
+def answers() -> dict[str, object]:
+    """The type that each activity and each workflow answers with, by its name."""
+    defined: list[activity._Definition | workflow._Definition] = [
+        *map(activity._Definition.must_from_callable, every_activity()),
+        *map(workflow._Definition.must_from_class, WORKFLOWS),
     ]
+    return {f"{type(one).__module__} {one.name}": one.ret_type for one in defined}
 
 
-def test_the_largest_reports_are_taken_by_temporal() -> None:
-    for report in largest():
-        [payload] = pydantic_data_converter.payload_converter.to_payloads([report])
-        assert payload.ByteSize() < MAX_ANSWER_BYTES, type(report)
-    lessons = largest()[0]
-    assert isinstance(lessons, LessonReport)
-    assert (len(lessons.books), lessons.unlisted) == (BOOKS, MANY - BOOKS)
+def type_of(answer: object) -> object:
+    """The type of an answer, of a list with that of its items."""
+    return list[type(answer[0])] if isinstance(answer, list) else type(answer)  # type: ignore[misc]
+
+
+def alternatives(annotation: object) -> tuple[object, ...]:
+    if isinstance(annotation, UnionType):
+        return get_args(annotation)
+    return (NoneType if annotation is None else annotation,)
+
+
+def test_every_answer_is_taken_by_temporal_however_much_there_is() -> None:
+    """An activity or a workflow that is registered and whose type is not in largest.py fails this test."""
+    sizes: dict[object, int] = {}
+    for answer in largest():
+        [payload] = pydantic_data_converter.payload_converter.to_payloads([answer])
+        sizes[type_of(answer)] = max(payload.ByteSize(), sizes.get(type_of(answer), 0))
+    answered = {one for annotation in answers().values() for one in alternatives(annotation)}
+    assert answered - sizes.keys() == set(), "largest.py does not say how large these may be"
+    assert sizes.keys() - answered == set(), "nothing answers with these any more"
+    assert {kind: size for kind, size in sizes.items() if size >= MAX_ANSWER_BYTES} == {}
+    assert sizes[LessonReport] > 300_000
+
+
+def test_the_largest_answers_leave_no_field_empty() -> None:
+    """A field that is added to what is answered with, and not to largest.py, fails this test."""
+    empty = {
+        f"{type(model).__name__}.{name}"
+        for answer in largest()
+        for model in models_in(answer)
+        for name in type(model).model_fields
+        if getattr(model, name) in (None, "", [], {})
+    }
+    assert empty <= {"BuiltLessons.skipped_groups"}, "those of a book far down a report are left out"
+
+
+def models_in(value: object) -> Iterator[BaseModel]:
+    if isinstance(value, BaseModel):
+        yield value
+        for name in type(value).model_fields:
+            yield from models_in(getattr(value, name))
+    elif isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from models_in(item)
+
+
+def test_reports_count_what_they_do_not_list() -> None:
+    lessons = next(answer for answer in largest() if isinstance(answer, LessonReport))
+    assert (len(lessons.books), lessons.unlisted) == (BOOKS, len(MANY_BOOKS) - BOOKS)
 
 
 @pytest.fixture
@@ -145,6 +169,38 @@ async def empty(dsn: str, client: Client, tmp_path: Path) -> AsyncIterator[Desk]
     """A desk with no books but the test's."""
     async with desk_on(dsn, client, tmp_path) as desk:
         yield desk
+
+
+async def test_books_come_by_the_page_in_a_workflow(empty: Desk, client: Client) -> None:
+    """More books than one page holds: none is lost, and none comes twice."""
+    names = [f"b-{n:04}" for n in range(BOOKS_A_PAGE + 7)]
+    names += [name.upper() for name in names[:5]]  # before the others, in the order of bytes
+    async with empty.sessions.begin() as session:
+        await store.rows.execute(session, store.books.creating([*names, "without actions"]))
+        await session.execute(
+            text(
+                "INSERT INTO positions (book_id, position_id, symbol, direction, opened_at, closed_at) "
+                "SELECT b, 'p', 'X', 'long', now(), now() FROM unnest(CAST(:names AS text[])) b"
+            ),
+            {"names": names},
+        )
+        for table in ("attributions", "pattern_trade_events"):
+            await session.execute(text(f"ALTER TABLE {table} DISABLE TRIGGER ALL"))
+        await session.execute(
+            text(
+                "INSERT INTO pattern_trade_events (book_id, position_id, action_index, pattern_key, action_category, "
+                "symbol, scope, rr, pnl, opened_at, closed_at, policy_hash) "
+                "SELECT b, 'p', 0, 'k', 'entry', 'X', '{}', 1, 1, now(), now(), 'x' "
+                "FROM unnest(CAST(:names AS text[])) b"
+            ),
+            {"names": names},
+        )
+    queue = f"pages-{uuid.uuid4().hex}"
+    activities = LessonActivities(empty.sessions, LearningPolicy())
+    async with Worker(client, task_queue=queue, workflows=[Pages], activities=[activities.books]):
+        found = await client.execute_workflow("Pages", id=queue, task_queue=queue, result_type=list[str])
+    assert found == sorted(names)
+    assert len(found) == len(set(found)) > BOOKS_A_PAGE
 
 
 async def test_due_cycles_come_by_the_page(empty: Desk, book: str) -> None:
