@@ -134,7 +134,7 @@ def import_and_report(source: ImportSource, as_json: bool, add: bool = False) ->
 
 
 async def _import(source: ImportSource, as_json: bool, add: bool) -> ImportReport:
-    running, report = await hinting(run_import(source, add))
+    running, report = await run_import(source, add)
     async with database() as session:
         if as_json:
             await print_json_streamed(imports.whole(session, running, report))
@@ -182,7 +182,7 @@ async def run_import(source: ImportSource, add: bool = False) -> tuple[RunningIm
             running = await imports.begin(client, session, source, policy, add)
         if running.joined:
             err.print("This import is running already: waiting for it.")
-        return running, await _watched(running)
+        return running, await hinting(_watched(running))  # while it was staged, Ctrl-C dropped it
 
 
 async def _watched(running: RunningImport) -> ImportReport:
