@@ -49,7 +49,8 @@ class OverlayActivities:
     async def _bring_up_to_date(self, session: AsyncSession, book: str) -> None:
         found = await store.weights.overlay_state(session, book)
         if found is not None and found.overlay == "due" and self._was_deleted_before(book, found):
-            # An operator's revert met a deletion: the former weights are not written again, nobody approved them since.
+            # An operator's revert, or the policy itself, put learned weights in force before a deletion was noticed.
+            # They are not written: no person approved them since.
             await revert_to_preset(session, self._deletion(book, found.cycle_id))
         active = await store.weights.active(session, book)
         if active is None:
@@ -86,10 +87,10 @@ class OverlayActivities:
         return report
 
     def _was_deleted_before(self, book: str, found: OverlayState) -> bool:
-        """Whether an operator's revert is due to be written, and the file that it replaces was deleted meanwhile."""
+        """Whether what is due to be written was approved by no person, and the file that it replaces was deleted."""
         return (
-            found.reverted_over == "written"
-            and found.reverted_over_folder == self._overlays.identity()
+            found.replaced == "written"
+            and found.replaced_folder == self._overlays.identity()
             and not self._overlays.exists(book)
         )
 

@@ -1,6 +1,5 @@
 """Activities of a weight cycle: evaluate what the weights in force came to, and propose new ones or say why not."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,16 +11,10 @@ from closeloop.activities import Activity
 from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.books import known_book, on_record
 from closeloop.activities.transactions import transaction
-from closeloop.learning.overfitting import ClosedTrade, CyclePerformance, cycle_performance, degradation_streak
-from closeloop.learning.weights import (
-    SAME_WEIGHT_WITHIN,
-    DomainCorrelation,
-    InfeasibleBounds,
-    adjusted,
-    correlate,
-    preset_weights,
-    with_q_values,
-)
+from closeloop.learning.guard import guard_reading
+from closeloop.learning.overfitting import CyclePerformance, CycleTrade, cycle_performance, degradation_streak
+from closeloop.learning.proposals import evidence_of, propose, side_of
+from closeloop.learning.weights import DomainCorrelation, InfeasibleBounds, preset_weights
 from closeloop.models.books import BookView
 from closeloop.models.bounded import first_names
 from closeloop.models.events import EventType
@@ -39,6 +32,7 @@ from closeloop.models.weights import (
     OpenCycle,
     OpenedCycle,
     Preset,
+    VersionCause,
     Weights,
 )
 from closeloop.services import periods
@@ -49,6 +43,7 @@ from closeloop.store.database import Sessions
 from closeloop.store.weights import CycleClose
 
 REFUSED = "CycleRefused"
+WAITS_FOR_A_PERSON = "waits for a person: one reverted weights, and none has approved any since"
 
 
 class WeightCycleActivities:
@@ -88,9 +83,9 @@ class WeightCycleActivities:
             preset = await self._preset_of(session, book)
             active = await store.weights.active(session, request.book)
             in_force = active or preset_version(request.book, preset, self._policy)
-            draft = await self._evaluate(session, request, cycle_id, in_force, last, now)
-            if draft.streak >= self._policy.weights.degrading_cycles:
-                draft = await self._restore_preset(session, draft, in_force, preset)
+            draft = await self._evaluate(session, request, cycle_id, in_force, preset, last, now)
+            if reason := self._why_the_preset(draft):
+                draft = await self._restore_preset(session, draft, in_force, preset, reason)
             else:
                 draft = await self._propose(session, request, draft)
             await store.weights.insert_cycle(session, draft)
@@ -115,13 +110,16 @@ class WeightCycleActivities:
             predecessor=await store.weights.workflow_before(session, record.book, record.as_of),
             unknown_domains=record.unknown_domains,
             sentence=_sentence(record),
+            self_approved=record.state is CycleState.proposed
+            and record.approves_itself
+            and self._policy.weights.self_approve_max_q is not None,
         )
-        if not self._may_approve_itself(cycle):
+        if not cycle.self_approved:
             return cycle
         found = await WeightsProposal().find(session, CycleKey(cycle_id=cycle.cycle_id, book=cycle.book).approval)
         assert found is not None, "it proposes something"
-        made = await record_by_policy(session, found, "every changed domain is statistically supported")
-        return cycle.model_copy(update={"self_approved": True, "self_approval": made})
+        made = await record_by_policy(session, found, "by the statistically supported domains alone")
+        return cycle.model_copy(update={"self_approval": made})
 
     async def _supersede(self, session: AsyncSession, last: CycleRecord | None, now: datetime) -> None:
         """A proposal that still waits when the next cycle begins has expired."""
@@ -148,6 +146,7 @@ class WeightCycleActivities:
         request: OpenCycle,
         cycle_id: str,
         active: ActiveWeights,
+        preset: Weights,
         last: CycleRecord | None,
         now: datetime,
     ) -> CycleRecord:
@@ -155,13 +154,18 @@ class WeightCycleActivities:
         closes = await store.weights.closes_between(
             session, request.book, last.as_of if last else None, request.as_of, active.since
         )
-        found = cycle_performance([ClosedTrade(close.realized_pnl, close.rr) for close in closes])
+        policy, trades = self._policy.weights, [self._trade(close) for close in closes]
+        found = cycle_performance(trades)
         learned = active.source == "learned"
-        streak = 0
-        if learned:
-            before = last.streak if last is not None and last.learned else 0
-            earlier = await self._earlier(session, request.book)
-            streak = degradation_streak(before, found, earlier, self._policy.weights)
+        streak, guard = 0, None
+        # Each rule goes on from the cycle before where that was under learned weights and the same rule.
+        same = last if last is not None and last.learned and last.state is not CycleState.preset_restored else None
+        if learned and policy.revert == "guarded":
+            wealth = same.guard.wealth if same is not None and same.guard is not None else None
+            guard = guard_reading(wealth, trades, active.weights, preset, policy)
+        elif learned:
+            before = same.streak if same is not None and same.guard is None else 0
+            streak = degradation_streak(before, found, await self._earlier(session, request.book), policy)
         return CycleRecord(
             cycle_id=cycle_id,
             workflow_id=request.workflow_id,
@@ -181,7 +185,28 @@ class WeightCycleActivities:
             performance_pnl=found.mean_pnl,
             performance_r=found.mean_r,
             streak=streak,
+            guard=guard,
         )
+
+    def _trade(self, close: CycleClose) -> CycleTrade:
+        return CycleTrade(
+            close.realized_pnl,
+            close.rr,
+            side_of(close.direction, self._policy.weights),
+            close.direction_correct,
+            close.domain_scores,
+        )
+
+    def _why_the_preset(self, draft: CycleRecord) -> str | None:
+        """Why the book goes back to its preset by the policy's rule; None where it does not."""
+        if draft.guard is not None:
+            guard = draft.guard
+            if guard.evidence < guard.threshold:
+                return None
+            return f"guarded: the preset would have done better, evidence {guard.evidence:.1f} of {guard.threshold:g}"
+        if draft.streak < self._policy.weights.degrading_cycles:
+            return None
+        return f"degraded in {draft.streak} cycles in a row"
 
     async def _earlier(self, session: AsyncSession, book: str) -> CyclePerformance | None:
         """What to compare with: the last learned cycle that counts, or for the first one the last preset cycle."""
@@ -193,10 +218,9 @@ class WeightCycleActivities:
         return CyclePerformance(found.performance_n, found.performance_pnl, found.performance_r)
 
     async def _restore_preset(
-        self, session: AsyncSession, draft: CycleRecord, active: ActiveWeights, preset: Weights
+        self, session: AsyncSession, draft: CycleRecord, active: ActiveWeights, preset: Weights, reason: str
     ) -> CycleRecord:
-        """Performance fell cycle after cycle: back to the preset at once, which is the safe direction."""
-        reason = f"degraded in {draft.streak} cycles in a row"
+        """Back to the preset at once, which is the safe direction."""
         version = ActiveWeights(
             book=active.book,
             weights=preset,
@@ -205,7 +229,7 @@ class WeightCycleActivities:
             since=draft.in_its_time(draft.created_at),
             policy_hash=self._policy.weights.hash,
         )
-        await store.weights.activate(session, version, active.weights, draft.cycle_id, reason)
+        await store.weights.activate(session, version, active.weights, draft.cycle_id, VersionCause.restored, reason)
         return draft.model_copy(
             update={"state": CycleState.preset_restored, "reason": reason, "version": version.version}
         )
@@ -216,52 +240,45 @@ class WeightCycleActivities:
         window = request.as_of - timedelta(days=policy.window_days)
         restored = await store.weights.last_restoration(session, request.book)
         closes = await store.weights.closes_between(session, request.book, window, request.as_of, restored)
-        evidence = self._evidence(closes, draft.old)
+        trades = [self._trade(close) for close in closes]
+        evidence = evidence_of(trades, draft.old, policy)
         draft = draft.model_copy(
             update={
                 "evidence": {domain: _evidence_of(c) for domain, c in evidence.items()},
-                "unknown_domains": first_names(
-                    sorted({d for close in closes for d in close.domain_scores} - set(draft.old))
-                ),
+                "unknown_domains": first_names(sorted({d for t in trades for d in t.scores} - set(draft.old))),
             }
         )
-        age = timedelta(0) if first is None else request.as_of - first
-        if first is None or age < timedelta(days=policy.cold_start_days):
-            return draft.model_copy(update={"reason": "cold_start_baseline"})
-        if len(closes) < policy.min_observations:
-            return draft.model_copy(update={"reason": "insufficient_data"})
-        delta = policy.max_delta / 2 if age < timedelta(days=policy.warm_days) else policy.max_delta
-        correlations = {domain: c.r for domain, c in evidence.items()}
+        held_back = policy.self_approve_max_q is not None and await store.weights.a_person_reverted(
+            session, request.book
+        )
         try:
-            new = adjusted(draft.old, correlations, delta, policy)
+            found = propose(
+                draft.old,
+                evidence,
+                n=len(closes),
+                first_close=first,
+                as_of=request.as_of,
+                policy=policy,
+                may_approve_itself=not held_back,
+            )
         except InfeasibleBounds as error:
             raise _infeasible(error) from None
-        if all(abs(new[domain] - weight) < SAME_WEIGHT_WITHIN for domain, weight in draft.old.items()):
-            return draft.model_copy(update={"reason": "no_change"})
+        if found.new is None:
+            return draft.model_copy(update={"reason": found.reason})
         wait = timedelta(hours=self._policy.approvals.hours) if request.deadline is None else request.deadline
         try:
             deadline = draft.created_at + wait
         except OverflowError:
             raise _refused("deadline: lies beyond the calendar") from None
-        return draft.model_copy(update={"state": CycleState.proposed, "new": new, "deadline": deadline})
-
-    def _evidence(self, closes: Sequence[CycleClose], weights: Weights) -> dict[str, DomainCorrelation]:
-        pairs: dict[str, list[tuple[float, int]]] = {domain: [] for domain in weights}
-        for close in closes:
-            side = -1 if close.direction == "short" and self._policy.weights.domain_score_sign == "market" else 1
-            outcome = 1 if close.direction_correct else -1
-            for domain, score in close.domain_scores.items():
-                if domain in pairs:
-                    pairs[domain].append((side * score, outcome))
-        return with_q_values({domain: correlate(p, self._policy.weights) for domain, p in pairs.items()})
-
-    def _may_approve_itself(self, cycle: OpenedCycle) -> bool:
-        limit = self._policy.weights.self_approve_max_q
-        if limit is None or cycle.state != CycleState.proposed or cycle.new is None:
-            return False
-        changed = [d for d, w in cycle.new.items() if abs(w - cycle.old[d]) >= SAME_WEIGHT_WITHIN]
-        q_values = [cycle.evidence[d].q for d in changed]
-        return all(q is not None and q <= limit for q in q_values)
+        return draft.model_copy(
+            update={
+                "state": CycleState.proposed,
+                "new": found.new,
+                "deadline": deadline,
+                "approves_itself": found.approves_itself,
+                "reason": WAITS_FOR_A_PERSON if held_back else None,
+            }
+        )
 
     @activity.defn(name="standing_of_cycle")
     async def standing(self, key: CycleKey) -> CycleStanding:
@@ -292,6 +309,7 @@ def _evidence_of(correlation: DomainCorrelation) -> DomainEvidence:
 
 async def _append_event(session: AsyncSession, record: CycleRecord) -> None:
     fields = {"cycle_id", "book", "as_of", "state", "reason", "old", "new", "evidence", "streak", "unknown_domains"}
+    fields |= {"guard", "approves_itself"}
     payload = record.model_dump(mode="json", include=fields | {"policy_hash"})
     kind = EventType.weights_proposed if record.state is CycleState.proposed else EventType.weights_unchanged
     if record.state is CycleState.preset_restored:

@@ -2,12 +2,12 @@
 
 Performance that is pure noise also falls three times in a row: about every 28 cycles under learned weights the rule
 reverts to the preset although nothing is wrong (every 29 in the simulation of the tests). The rule accepts that, since
-a revert to the preset is safe.
+a revert to the preset is safe. The other rule is in learning/guard.py.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from closeloop.models.policy import WeightsPolicy
 
@@ -18,6 +18,16 @@ class ClosedTrade:
 
     pnl: float
     rr: float | None
+
+
+@dataclass(frozen=True)
+class CycleTrade(ClosedTrade):
+    """The same with what is learned from: whether it ``won``, its domain scores, and ``side``: -1 where a score spoke
+    for the trade by being negative, else +1."""
+
+    side: int = 1
+    won: bool = False
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

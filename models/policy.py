@@ -7,7 +7,7 @@ changed that it depends on, whatever a release adds elsewhere.
 import hashlib
 from functools import cached_property
 from operator import attrgetter
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
@@ -85,8 +85,34 @@ class WeightsPolicy(PolicySection):
         default=None,
         gt=0.0,
         le=0.25,
-        description="Approve a proposal without an operator if every changed domain's q-value is at most this. "
+        description="Propose by the domains alone whose q-value is at most this, and approve that without an operator. "
         "Null: never.",
+    )
+    revert: Literal["seed", "guarded"] = Field(
+        default="seed",
+        description="When a book goes back to its preset by itself: after falls of performance in a row (seed; noise "
+        "shows them about three times in 100 cycles, whatever the truth), or on evidence that the preset would have "
+        "done better (guarded).",
+    )
+    guard_threshold: float = Field(
+        default=50.0,
+        gt=1.0,
+        le=1e6,
+        description="Evidence against the learned weights at which the guarded rule goes back to the preset "
+        "(dimensionless). 50: at most one false revert in 50 cycles, on the average.",
+    )
+    guard_full_r: float = Field(
+        default=0.2, gt=0.0, description="Difference of learned weights and preset that counts in full (R a trade)."
+    )
+    guard_max_r: float = Field(
+        default=3.0, gt=0.0, description="Up to which one trade counts for the guarded rule, either way (R)."
+    )
+    guard_bets: tuple[Annotated[float, Field(gt=0.0, lt=1.0)], ...] = Field(
+        default=(0.2, 0.4, 0.8),
+        min_length=1,
+        max_length=10,
+        description="What each bet against the learned weights stakes in a cycle (share of its wealth): small stakes "
+        "find small differences, large ones find large differences soon.",
     )
 
     @model_validator(mode="after")

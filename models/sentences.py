@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from closeloop.models.positions import ClosedPosition, KarmaStep, PositionOutcome
+from closeloop.models.weights import GuardReading
 
 DEFECT = "this should not have happened"
 """How the sentence begins with which a command ends on a defect of ours, and not because it refuses what was asked."""
@@ -39,6 +40,32 @@ def moved_weights(old: Mapping[str, float], new: Mapping[str, float]) -> str:
     moves = sorted(((new[d] - old.get(d, 0.0), d) for d in new), key=lambda move: (-abs(move[0]), move[1]))
     moved = [f"{d} {old.get(d, 0.0):.4g}→{new[d]:.4g}" for step, d in moves if abs(step) >= 5e-5]
     return ", ".join(moved[:8]) + (f" and {len(moved) - 8} more" if len(moved) > 8 else "") or "no visible move"
+
+
+def guard_in_words(guard: GuardReading) -> str:
+    """How far a book is from going back to its preset by the guarded rule, and what the last cycle said."""
+    if guard.evidence >= guard.threshold:
+        far = "that was enough: the book went back to its preset, and the evidence begins at nothing again"
+    else:
+        cycles = "1 more cycle" if guard.cycles_at_worst == 1 else f"{guard.cycles_at_worst} more cycles"
+        far = f"if everything went against the learned weights, the preset would be back after {cycles}"
+    if guard.n == 0:
+        said = "No trade of the cycle could be compared (none had both R and a domain score): nothing was added."
+    elif guard.r_learned is None or guard.r_preset is None:
+        said = f"Its {_trades(guard.n)} had no conviction under one of the two: no difference was counted."
+    else:
+        said = (
+            f"Its {_trades(guard.n)}, sized by the conviction of the learned weights, made {guard.r_learned:+.3f} R a "
+            f"trade, by that of the preset {guard.r_preset:+.3f} R."
+        )
+    return (
+        f"Guard: the evidence that the preset does better than the learned weights stands at {guard.evidence:.1f} of "
+        f"{guard.threshold:g}; {far}. {said}"
+    )
+
+
+def _trades(n: int) -> str:
+    return "1 trade" if n == 1 else f"{n} trades"
 
 
 def short(line: str, limit: int = 300) -> str:

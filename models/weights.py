@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy import (
@@ -75,6 +75,16 @@ class CycleState(StrEnum):
     reverted = "reverted"
 
 
+class VersionCause(StrEnum):
+    """Why weights came into force: a person approved them, the policy did (``itself``), a person went back to former
+    ones or deleted the overlay file (``reverted``), or performance put the preset back (``restored``)."""
+
+    approved = "approved"
+    itself = "itself"
+    reverted = "reverted"
+    restored = "restored"
+
+
 class WeightsVerdict(StrEnum):
     """What an operator may say to a cycle: decide on its proposal, and undo what was applied while it is watched."""
 
@@ -92,6 +102,20 @@ class DomainEvidence(BaseModel):
     ci_high: float | None
     p: float | None
     q: float | None
+
+
+class GuardReading(BaseModel):
+    """What a cycle under learned weights came to by the guarded rule (learning/guard.py)."""
+
+    n: int = Field(description="Trades that were compared: their R is known and they have a domain score.")
+    r_learned: float | None = Field(description="R a trade if sized by the learned weights' conviction.")
+    r_preset: float | None = Field(description="R a trade if sized by the preset's.")
+    difference: float = Field(description="r_learned - r_preset; 0 where one of them had no conviction at all.")
+    x: float = Field(description="The difference, as a share of what counts in full; within -1 and 1.")
+    evidence: float = Field(description="Mean of the bets against the learned weights, after the cycle.")
+    threshold: float = Field(description="At this evidence the book goes back to its preset.")
+    wealth: list[float] = Field(description="Each bet, as the next cycle goes on with it; all 0 after a revert.")
+    cycles_at_worst: int = Field(description="Cycles as bad as can be after which the threshold would be reached.")
 
 
 class OpenCycle(BaseModel):
@@ -193,6 +217,12 @@ class CycleView(BaseModel):
     performance_pnl: float | None = Field(default=None, description="Their mean pnl.")
     performance_r: float | None = Field(default=None, description="Their mean R.")
     streak: int = Field(default=0, description="In how many cycles in a row, up to this one, performance fell.")
+    guard: GuardReading | None = Field(
+        default=None, description="Of a cycle under learned weights with the guarded rule; null: another one."
+    )
+    approves_itself: bool = Field(
+        default=False, description="Whether the proposal is by the supported domains alone, for the policy to approve."
+    )
 
 
 class CycleRecord(CycleView):
@@ -234,6 +264,7 @@ class VersionView(BaseModel):
 
     version: int
     source: str
+    cause: VersionCause
     since: datetime
     reason: str
     cycle_id: str | None
@@ -250,6 +281,39 @@ class WeightsHistory(BaseModel):
     book: str
     versions: list[VersionView]
     cycles: list[CycleView]
+
+
+class SimulatedRule(BaseModel):
+    """What a rule of going back to the preset would have come to; ``preset``: had nothing been learned."""
+
+    rule: Literal["seed", "guarded", "none", "preset"]
+    reverts: list[datetime] = Field(description="Cycles at which the book would have gone back to its preset.")
+    learned_cycles: int = Field(description="Cycles under learned weights.")
+    learned_trades: int = Field(description="Trades of ``n`` that were opened under learned weights.")
+    mean: float | None = Field(description="What a trade made, sized by conviction, in the simulation's unit.")
+    standard_error: float | None = Field(description="Of the mean, trades of one cycle taken together.")
+    against_none: float | None = Field(description="Mean difference to the rule ``none``, trade by trade.")
+    against_none_standard_error: float | None
+    weights: Weights = Field(description="In force at the end.")
+
+
+class WeightsSimulation(BaseModel):
+    """The rules of going back to the preset, walked through a book's own history. Nothing of it happened."""
+
+    book: str
+    as_of: datetime
+    cadence: Cadence
+    policy_hash: str
+    cycles: int
+    first_cycle: datetime | None
+    last_cycle: datetime | None
+    positions: int = Field(description="Closed by ``as_of``.")
+    n: int = Field(
+        description="Trades that count: with a score of one of the book's domains, and R where that is known."
+    )
+    unit: str = Field(description="R, or the book's money where no trade has R.")
+    nothing: str | None = Field(description="Why there is nothing to compare; null where there is.")
+    rules: list[SimulatedRule]
 
 
 class OverlayReport(BaseModel):
@@ -296,6 +360,7 @@ class WeightVersion(SQLModel, table=True):
     version: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     weights: Weights = Col(sa_column=Column(JSONB, nullable=False))
     source: str = Col(sa_column=Column(Text, nullable=False))
+    cause: str = Col(sa_column=Column(Text, nullable=False))
     since: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     cycle_id: str | None = Col(default=None, sa_column=Column(Text))
     reason: str = Col(sa_column=Column(Text, nullable=False))
@@ -354,6 +419,8 @@ class WeightCycle(SQLModel, table=True):
     performance_pnl: float | None = Col(default=None, sa_column=Column(Double))
     performance_r: float | None = Col(default=None, sa_column=Column(Double))
     streak: int = Col(sa_column=Column(Integer, nullable=False))
+    guard: dict[str, Any] | None = Col(default=None, sa_column=Column(JSONB(none_as_null=True)))
+    approves_itself: bool = Col(sa_column=Column(Boolean, nullable=False, server_default=text("false")))
     unknown_domains: list[str] = Col(sa_column=Column(JSONB, nullable=False, server_default=text("'[]'")))
     deadline: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
     version: int | None = Col(default=None, sa_column=Column(Integer))

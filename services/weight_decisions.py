@@ -31,11 +31,12 @@ from closeloop.models.weights import (
     CycleState,
     CycleView,
     RecordRevert,
+    VersionCause,
     Weights,
     WeightsVerdict,
 )
 from closeloop.services.approvals import BOOK_REMOVED, ApprovalEvents, DecisionEffect, outcome_of
-from closeloop.services.operator_decisions import listen, spend
+from closeloop.services.operator_decisions import POLICY_ITSELF, listen, spend
 from closeloop.store.approvals import WaitingPage
 
 SUPERSEDED = "superseded"
@@ -146,7 +147,9 @@ class WeightsProposal:
             policy_hash=record.policy_hash,
         )
         reason = reason_of("approved", decision.operator, decision.note)
-        await store.weights.activate(session, version, record.old, cycle_id, reason)
+        itself = record.approves_itself and decision.operator == POLICY_ITSELF
+        cause = VersionCause.itself if itself else VersionCause.approved
+        await store.weights.activate(session, version, record.old, cycle_id, cause, reason)
         number = version.version
         await _settle(session, cycle_id, CycleState.applied, decision.operator, decision.note, decision.at, number)
         return DecisionEffect(
@@ -252,7 +255,7 @@ async def _go_back(
         policy_hash=policy_hash,
     )
     reason = reason_of("reverted", word.operator, word.note)
-    await store.weights.activate(session, version, active.weights, cycle_id_of(word), reason)
+    await store.weights.activate(session, version, active.weights, cycle_id_of(word), VersionCause.reverted, reason)
     payload = {"outcome": "reverted", "version": version.version, "old": active.weights, "new": weights, **(by or {})}
     await _append_event(session, EventType.weights_reverted, word, payload, f"/{version.version}")
     return version.version

@@ -1,5 +1,6 @@
 """Governed weights: versions, cycles and what they are computed from."""
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from closeloop.models.weights import (
     CycleState,
     CycleView,
     LearningWeight,
+    VersionCause,
     VersionView,
     WeightCycle,
     Weights,
@@ -35,15 +37,16 @@ class CycleClose(NamedTuple):
 
 class OverlayState(NamedTuple):
     """What is on record of a version's overlay file: ``overlay`` is ``due``, ``written`` or ``removed``, and
-    ``overlay_folder`` the identity of the folder that it was written to or removed from. ``reverted_over``: where
-    an operator's revert put it in force, the same of the version before; else None."""
+    ``overlay_folder`` the identity of the folder that it was written to or removed from. ``replaced``: of learned
+    weights that no person approved just now (an operator's revert, or the policy itself, put them in force) the same of
+    the version before; else None."""
 
     version: int
     cycle_id: str
     overlay: str
     overlay_folder: str | None
-    reverted_over: str | None = None
-    reverted_over_folder: str | None = None
+    replaced: str | None = None
+    replaced_folder: str | None = None
 
 
 async def active(session: AsyncSession, book: str) -> ActiveWeights | None:
@@ -60,7 +63,7 @@ async def active(session: AsyncSession, book: str) -> ActiveWeights | None:
 
 
 async def activate(
-    session: AsyncSession, version: ActiveWeights, old: Weights, cycle_id: str | None, reason: str
+    session: AsyncSession, version: ActiveWeights, old: Weights, cycle_id: str | None, cause: VersionCause, reason: str
 ) -> None:
     """Put a new version in force, with a row of ``learning_weights`` for each domain. The caller holds the book."""
     await execute(
@@ -73,6 +76,7 @@ async def activate(
                     "version": version.version,
                     "weights": version.weights,
                     "source": version.source,
+                    "cause": cause,
                     "since": version.since,
                     "cycle_id": cycle_id,
                     "reason": reason,
@@ -100,10 +104,21 @@ async def activate(
 
 
 async def last_restoration(session: AsyncSession, book: str) -> datetime | None:
-    """When degrading cycles last put the preset back in force; None if they never did."""
-    query = text("SELECT max(since) FROM weight_versions WHERE book_id = :book AND reason LIKE 'degraded%'")
-    found: datetime | None = (await session.execute(query, {"book": book})).scalar_one()
+    """When performance last put the preset back in force; None if it never did."""
+    query = text("SELECT max(since) FROM weight_versions WHERE book_id = :book AND cause = :restored")
+    values = {"book": book, "restored": VersionCause.restored}
+    found: datetime | None = (await session.execute(query, values)).scalar_one()
     return found
+
+
+async def a_person_reverted(session: AsyncSession, book: str) -> bool:
+    """Whether a person has undone weights, by word or by deleting the overlay file, and none has approved any since."""
+    query = text(
+        "SELECT cause FROM weight_versions WHERE book_id = :book AND cause IN (:approved, :reverted) "
+        "ORDER BY version DESC LIMIT 1"
+    )
+    values = {"book": book, "approved": VersionCause.approved, "reverted": VersionCause.reverted}
+    return (await session.execute(query, values)).scalar_one_or_none() == VersionCause.reverted
 
 
 async def first_close(session: AsyncSession, book: str, as_of: datetime) -> datetime | None:
@@ -130,11 +145,33 @@ async def closes_between(
     return [CycleClose(d, right, float(pnl), rr, scores or {}) for d, right, pnl, rr, scores in result]
 
 
+class DatedClose(NamedTuple):
+    """A close with its times, as a walk through a book's history reads it."""
+
+    close: CycleClose
+    opened_at: datetime
+    closed_at: datetime
+
+
+async def closes_until(session: AsyncSession, book: str, until: datetime) -> AsyncIterator[DatedClose]:
+    """Every position closed by ``until``, by (closed_at, position_id), streamed."""
+    result = await session.stream(
+        text(
+            "SELECT direction, direction_correct, realized_pnl, rr, domain_scores_at_entry, opened_at, closed_at "
+            "FROM attributions WHERE book_id = :book AND closed_at <= :until ORDER BY closed_at, position_id"
+        ),
+        {"book": book, "until": until},
+        execution_options={"yield_per": 1000},
+    )
+    async for direction, right, pnl, rr, scores, opened_at, closed_at in result:
+        yield DatedClose(CycleClose(direction, right, float(pnl), rr, scores or {}), opened_at, closed_at)
+
+
 _CYCLE = (
     "SELECT cycle_id, workflow_id, book_id AS book, as_of, state, reason, "
     "CASE WHEN new IS NULL THEN NULL ELSE cycle_id END AS proposal_id, old, new, evidence, learned, performance_n, "
-    "performance_pnl, performance_r, streak, unknown_domains, deadline, version, decided_by, decided_at, note, "
-    "policy_hash, created_at FROM weight_cycles "
+    "performance_pnl, performance_r, streak, guard, approves_itself, unknown_domains, deadline, version, decided_by, "
+    "decided_at, note, policy_hash, created_at FROM weight_cycles "
 )
 
 
@@ -290,8 +327,8 @@ async def changes(
     ones of those that came into force before the cycle ``before``."""
     result = await session.execute(
         text(
-            "SELECT * FROM (SELECT v.version, v.source, v.since, v.reason, v.cycle_id, v.weights, v.policy_hash, "
-            "v.created_at, e.payload ->> 'operator' AS operator, e.payload ->> 'note' AS note "
+            "SELECT * FROM (SELECT v.version, v.source, v.cause, v.since, v.reason, v.cycle_id, v.weights, "
+            "v.policy_hash, v.created_at, e.payload ->> 'operator' AS operator, e.payload ->> 'note' AS note "
             "FROM weight_versions v LEFT JOIN events e ON e.type IN "
             "('learning.weights.applied.v1', 'learning.weights.reverted.v1') "
             "AND e.payload ->> 'book' = v.book_id AND e.payload ->> 'version' = v.version::text "
@@ -322,11 +359,11 @@ async def overlay_state(session: AsyncSession, book: str) -> OverlayState | None
     result = await session.execute(
         text(
             "SELECT v.version, v.cycle_id, v.overlay, v.overlay_folder, b.overlay, b.overlay_folder "
-            "FROM weight_versions v LEFT JOIN weight_cycles c ON c.cycle_id = v.cycle_id LEFT JOIN weight_versions b "
-            "ON b.book_id = v.book_id AND b.version = v.version - 1 AND c.state = 'reverted' AND c.version = v.version "
-            "AND v.source = 'learned' WHERE v.book_id = :book ORDER BY v.version DESC LIMIT 1"
+            "FROM weight_versions v LEFT JOIN weight_versions b ON b.book_id = v.book_id "
+            "AND b.version = v.version - 1 AND v.source = 'learned' AND v.cause IN (:reverted, :itself) "
+            "WHERE v.book_id = :book ORDER BY v.version DESC LIMIT 1"
         ),
-        {"book": book},
+        {"book": book, "reverted": VersionCause.reverted, "itself": VersionCause.itself},
     )
     row = result.first()
     return None if row is None else OverlayState(*row)

@@ -106,7 +106,7 @@ class WeightAdjustmentWorkflow(Deciding):
         if continued is None:
             await self._end_predecessor(cycle)
         if cycle.self_approved and continued is None:
-            why = "every changed domain is statistically supported"
+            why = "by the statistically supported domains alone"
             word = Word(WeightsVerdict.approve, POLICY_ITSELF, why, workflow.now(), record=cycle.self_approval)
             await self._hear(word)
         if self._state == CycleState.proposed:

@@ -11,11 +11,13 @@ import yaml
 from scipy import stats
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
 
 from closeloop import store
 from closeloop.learning.weights import preset_weights
 from closeloop.models.approvals import ApprovalState, ApprovalVerdict, RecordApproval, RefusedApproval
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import ClosedPosition
 from closeloop.models.values import Direction
 from closeloop.models.weights import (
     CycleKey,
@@ -507,19 +509,27 @@ async def test_a_decision_on_no_cycle_fails_with_a_type(desk: Desk, book: str) -
 # -- the policy may approve by itself ----------------------------------------------------------------------------------
 
 
-def supported(book: str, domains: tuple[str, ...]) -> list[object]:
+def supported(
+    book: str,
+    domains: tuple[str, ...],
+    until: datetime = AS_OF,
+    name: str = "h",
+    n: int = 60,
+    span: timedelta = 25 * DAY,
+) -> list[ClosedPosition]:
+    """Closes whose scores went with their outcome in each of these domains, alternately for and against."""
     return [
         close(
             book,
-            f"h-{i:03}",
-            AS_OF - 25 * DAY * (i + 1) / 60,
+            f"{name}-{i:03}",
+            until - span * (i + 1) / n,
             1.0 if i % 2 else -1.0,
             {
                 d: (1 if i % 2 else -1) * (-1 if k % 2 else 1) * 0.5 + 0.03 * ((i + k) % 5)
                 for k, d in enumerate(domains)
             },
         )
-        for i in range(60)
+        for i in range(n)
     ]
 
 
@@ -528,13 +538,110 @@ async def test_the_policy_approves_only_what_is_supported_and_never_by_default(d
     default = desk.cycles(LearningPolicy(cold_start_days=0, warm_days=0))
     every, some, off = (f"{book}-{i}" for i in ("every", "some", "off"))
     for name, domains in ((every, tuple(BALANCED)), (off, tuple(BALANCED)), (some, ("onchain", "social", "technical"))):
-        await learn_from(desk, supported(name, domains))  # type: ignore[arg-type]
+        await learn_from(desk, supported(name, domains))
     cycle = await desk.open(every, activities=willing)
     assert cycle.state == CycleState.proposed
     assert cycle.self_approved
-    # What the others lose or gain so that the sum stays 1 is not supported by anything.
-    assert not (await desk.open(some, activities=willing)).self_approved
+    # What the others lose or gain so that the sum stays 1 does not count: three supported ones are enough.
+    assert (await desk.open(some, activities=willing)).self_approved
     assert not (await desk.open(off, activities=default)).self_approved
+
+
+async def test_what_is_not_supported_moves_nothing_that_approves_itself(desk: Desk, book: str) -> None:
+    """technical is noise with some correlation: an operator is shown it, the policy leaves it out."""
+    willing = desk.cycles(LearningPolicy(self_approve_max_q=0.01))
+    by_hand, itself = f"{book}-hand", f"{book}-self"
+    for name in (by_hand, itself):
+        await learn_from(desk, history(name))
+    full, reduced = await desk.open(by_hand), await desk.open(itself, activities=willing)
+    assert full.evidence == reduced.evidence
+    q = {domain: found.q for domain, found in full.evidence.items()}
+    assert q["technical"] is not None
+    assert q["technical"] > 0.01
+    kept = {d: full.evidence[d].r for d in ("onchain", "social")}
+    assert all((q[d] or 0.0) <= 0.01 for d in kept)
+    assert reduced.new == pytest.approx(expected(BALANCED, kept, 0.02, 0.05, 0.40), abs=1e-12)
+    assert (reduced.self_approved, full.self_approved) == (True, False)
+    assert full.new != reduced.new
+    view = await desk.view(reduced.cycle_id)
+    assert (view.approves_itself, view.reason) == (True, None)
+
+
+async def test_where_nothing_is_supported_the_full_proposal_waits(desk: Desk, book: str) -> None:
+    rows = history(book)
+    noise = [
+        row.model_copy(
+            update={
+                "conviction": row.conviction
+                and row.conviction.model_copy(update={"domain_scores": {"technical": ((i * 37) % 19) / 19 - 0.5}})
+            }
+        )
+        for i, row in enumerate(rows)
+    ]
+    await learn_from(desk, noise)
+    cycle = await desk.open(book, activities=desk.cycles(LearningPolicy(self_approve_max_q=0.01)))
+    assert (cycle.state, cycle.self_approved, cycle.reason) == (CycleState.proposed, False, None)
+
+
+async def test_after_a_person_reverted_the_policy_approves_nothing_until_a_person_did(watched: Desk, book: str) -> None:
+    """By deleting the overlay file, and by word; a person's approval lets the policy go on."""
+    willing = watched.cycles(LearningPolicy(self_approve_max_q=0.01))
+    await learn_from(watched, [*supported(book, tuple(BALANCED)), close(book, "old", AS_OF - 200 * DAY, 1.0)])
+    weeks = iter(range(1, 9))
+
+    async def cycle() -> OpenedCycle:
+        number = next(weeks)
+        begin = AS_OF + (number - 1) * WEEK
+        rows = supported(book, tuple(BALANCED), begin + 6 * DAY, f"w{number}", 40, 5 * DAY)
+        await learn_from(watched, rows)
+        return await watched.open(book, begin + WEEK, activities=willing)
+
+    first = await watched.open(book, activities=willing)
+    assert first.self_approved
+    await watched.decide(first, WeightsVerdict.approve, "policy")
+    await watched.overlays().write_overlay(_key(first))
+    overlay(watched, book).unlink()
+    await watched.revert_deleted(_key(first))
+    assert await watched.weights(book) == BALANCED
+
+    held = await cycle()
+    assert (held.state, held.self_approved) == (CycleState.proposed, False)
+    assert held.reason == "waits for a person: one reverted weights, and none has approved any since"
+    still = await cycle()
+    assert not still.self_approved
+    await watched.decide(still, WeightsVerdict.approve, "ann")
+
+    again = await cycle()
+    assert again.self_approved
+    await watched.decide(again, WeightsVerdict.approve, "policy")
+    await watched.decide(again, WeightsVerdict.revert, "bob")
+    by_word = await cycle()
+    assert (by_word.state, by_word.self_approved) == (CycleState.proposed, False)
+    causes = await query(
+        watched.sessions, "SELECT cause FROM weight_versions WHERE book_id = :book ORDER BY version", book=book
+    )
+    assert [row["cause"] for row in causes] == ["itself", "reverted", "approved", "itself", "reverted"]
+
+
+async def test_a_deletion_that_nobody_noticed_is_not_written_over_by_the_policy(watched: Desk, book: str) -> None:
+    """The file goes, and the next cycle approves itself before anybody looked: the preset is in force, not the file."""
+    willing = watched.cycles(LearningPolicy(self_approve_max_q=0.01, cold_start_days=0, warm_days=0))
+    await learn_from(watched, supported(book, tuple(BALANCED)))
+    first = await watched.open(book, activities=willing)
+    await watched.decide(first, WeightsVerdict.approve, "policy")
+    await watched.overlays().write_overlay(_key(first))
+    overlay(watched, book).unlink()
+    second = await watched.open(book, AS_OF + DAY * 7, activities=willing)
+    assert second.self_approved
+    await watched.decide(second, WeightsVerdict.approve, "policy")
+    environment = ActivityEnvironment()
+    await environment.run(watched.overlays().write_overlay, _key(second))
+    assert not overlay(watched, book).exists()
+    assert await watched.weights(book) == BALANCED
+    view = await watched.view(second.cycle_id)
+    assert (view.state, view.decided_by) == (CycleState.reverted, "overlay file deleted")
+    third = await watched.open(book, AS_OF + DAY * 14, activities=willing)
+    assert not third.self_approved
 
 
 # -- degradation -------------------------------------------------------------------------------------------------------

@@ -30,9 +30,11 @@ def other(value: Any) -> Any:
     if value is None:
         return 0.01
     if isinstance(value, str):
-        return {"market": "trade", "decayed_mean": "seed"}.get(value, f"{value}2")
+        return {"market": "trade", "decayed_mean": "seed", "seed": "guarded"}.get(value, f"{value}2")
     if isinstance(value, bool):
         return not value
+    if isinstance(value, tuple):
+        return value[1:]
     return value - 1 if isinstance(value, int) else value * 0.99 or 0.01
 
 
