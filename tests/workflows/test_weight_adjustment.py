@@ -506,17 +506,20 @@ async def test_the_policy_approves_only_what_is_supported(desk: Desk, book: str)
         }
         return close(name, f"h{i}", AS_OF - 25 * DAY * (i + 1) / 60, 1.0 if won else -1.0, scores)
 
-    every, some = f"{book}-every", f"{book}-some"
-    for name, domains in ((every, names), (some, names[:3])):
+    every, nothing = f"{book}-every", f"{book}-nothing"
+    for name in (every, nothing):
         await learn_from(desk, history(name, n=0))
-        await learn_from(desk, [row(name, i, domains) for i in range(60)])
+    await learn_from(desk, [row(every, i, names) for i in range(60)])
+    noise = [{"technical": ((i * 37) % 19) / 19 - 0.5} for i in range(60)]
+    rows = [close(nothing, f"h{i}", AS_OF - (i + 1) * 9 * HOUR, (-1.0) ** i, scores) for i, scores in enumerate(noise)]
+    await learn_from(desk, rows)
     handle = await start(desk, every, queue=WILLING)
-    waits = await start(desk, some, queue=WILLING)
+    waits = await start(desk, nothing, queue=WILLING)
     view = await desk.until(cycle_id(every), "applied")
     assert view.decided_by == "policy"
     assert await desk.weights(every) == view.new
     assert await eventually(lambda: keyword(handle, "Operator"), bool) == "policy"
-    await desk.until(cycle_id(some), "proposed")
+    await desk.until(cycle_id(nothing), "proposed")
     assert (await decide(waits, "reject")).accepted
     assert (await decide(handle, "revert", "ann")).accepted
     assert await desk.weights(every) == BALANCED
