@@ -24,7 +24,7 @@ async def test_causes_are_read_from_reasons(dsn: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         config.attributes["connection"] = connection
-        command.downgrade(config, "0014")
+        command.downgrade(config, "0018")
 
     async with scratch_database(dsn) as scratch, sessions_on(scratch) as sessions:
         engine = open_engine(scratch, pool_size=1)
