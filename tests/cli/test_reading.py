@@ -67,10 +67,14 @@ async def test_karma(stack: StackProcess, history: list[Trade]) -> None:
 async def test_karma_rebuild(stack: StackProcess, history: list[Trade]) -> None:
     await stack.sql("UPDATE producer_karma SET karma = 0, trades = 0 WHERE book_id = 'history' AND producer_id = 'ta'")
     await stack.sql("DELETE FROM producer_karma WHERE book_id = 'history' AND producer_id = 'flow'")
-    assert await stack.json("karma", "rebuild", "--book", "history") == {
+    rebuilt = await stack.json("karma", "rebuild", "--book", "history")
+    [worker] = (await stack.json("status"))["running_workers"]
+    assert rebuilt.pop("policy_hash") == worker["policy_hash"]
+    assert rebuilt == {
         "producers": {"history": 4},
         "unlisted": 0,
         "failed": {},
+        "karma": {"alpha": 0.05, "start": 1.0},
     }
     await assert_karma_in_order(stack, "history", history)
     everything = await stack.json("karma", "rebuild")
