@@ -12,6 +12,7 @@ from closeloop.activities.learners import Learner, learn_from
 from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 from closeloop.learning.karma import karma_step
 from closeloop.models.closes import differing
+from closeloop.models.convictions import ConvictionStatus
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
@@ -21,13 +22,13 @@ from closeloop.models.positions import (
     POSITION_REFUSED,
     AttributedClose,
     ClosedPosition,
-    ConvictionStatus,
     KarmaStep,
     LearnReport,
     PositionKey,
     PositionOutcome,
 )
 from closeloop.services.books import archived_sentence
+from closeloop.store.convictions import ConvictionTrade, RecordedScores
 
 CLOCK_TOLERANCE = timedelta(minutes=5)  # by which the clock of an engine or operator may be ahead of a worker's
 
@@ -185,28 +186,39 @@ async def _write_attributions(
     """The outcomes that this call wrote, by key; the other positions had an attribution on record."""
     positions = list(stored.values())
     convictions = store.convictions.recording([(p, outcome_sign(p.realized_pnl)) for p in positions])
-    recorded_scores: dict[PositionKey, dict[str, float]] = {}
+    recorded: dict[PositionKey, RecordedScores] = {}
     if unscored := [p for p in positions if p.conviction is not None and p.conviction.domain_scores is None]:
         await store.convictions.lock(session, positions)
         # Another close of this batch may bring the scores of a conviction that this one only names: convictions first.
         await store.rows.execute(session, *convictions)
-        convictions = []
-        recorded_scores = await store.convictions.recorded_scores(session, unscored)
-    outcomes = {key: _outcome(p, recorded_scores.get(key), policy, now, by) for key, p in stored.items()}
+        recorded = await store.convictions.recorded_scores(session, unscored)
+        write = store.convictions.setting_outcomes(
+            [
+                ConvictionTrade(
+                    p.book, p.conviction.conviction_id, outcome_sign(p.realized_pnl), p.opened_at, p.closed_at
+                )
+                for p in unscored
+                if p.conviction is not None
+            ]
+        )
+        convictions = [] if write is None else [write]
+    outcomes = {key: _outcome(p, recorded.get(key), policy, now, by) for key, p in stored.items()}
     written = await store.attributions.insert(session, list(outcomes.values()), together_with=convictions)
     return outcomes if len(written) == len(outcomes) else {key: o for key, o in outcomes.items() if key in written}
 
 
 def _outcome(
-    position: ClosedPosition, recorded_scores: dict[str, float] | None, policy: LearningPolicy, now: datetime, by: str
+    position: ClosedPosition, recorded: RecordedScores | None, policy: LearningPolicy, now: datetime, by: str
 ) -> PositionOutcome:
     conviction = position.conviction
     if conviction is None:
         status, scores = ConvictionStatus.none, None
     elif conviction.domain_scores is not None:
         status, scores = ConvictionStatus.inline, conviction.domain_scores
-    elif recorded_scores is not None:
-        status, scores = ConvictionStatus.recorded, recorded_scores
+    elif recorded is not None and recorded.formed_later:
+        status, scores = ConvictionStatus.formed_later, None
+    elif recorded is not None and recorded.scores is not None:
+        status, scores = ConvictionStatus.recorded, recorded.scores
     else:
         status, scores = ConvictionStatus.unknown, None
     # Not validated again: the values come from a validated message, and validating took a tenth of an import's time.
@@ -227,6 +239,7 @@ def _outcome(
         conviction_id=conviction.conviction_id if conviction else None,
         conviction_status=status,
         domain_scores_at_entry=scores,
+        cycle_id=recorded.cycle_id if recorded else None,
         producers=list(position.producers),
         attributed_at=now,
         attributed_by=by,

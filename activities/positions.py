@@ -19,6 +19,7 @@ from closeloop.activities.attribution import RefusedClose, attribute_and_learn
 from closeloop.activities.books import check_open, on_record
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
+from closeloop.models.convictions import RecordedConviction
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import (
@@ -28,9 +29,8 @@ from closeloop.models.positions import (
     CatchUpRequest,
     ClosedPosition,
     PositionKey,
-    RecordedConviction,
 )
-from closeloop.services import imports
+from closeloop.services import convictions, imports
 from closeloop.services.imports import STAGING_KEPT_HOURS
 from closeloop.services.positions import start_close
 from closeloop.store.database import Sessions
@@ -84,18 +84,19 @@ class PositionActivities:
 
     @activity.defn(name="record_conviction")
     async def record_conviction(self, conviction: RecordedConviction) -> bool:
-        """Record a conviction ahead of its position; False if it was on record (the first recording stands)."""
+        """Record a conviction and complete closes that wait for it; False if it was on record (the first stands)."""
         async with transaction(self._sessions) as session:
             await check_open(session, conviction.book)
-            return await store.convictions.record_ahead(session, [conviction]) == 1
+            return (await convictions.record(session, [conviction])).added == 1
 
     @activity.defn(name="start_unattributed")
     async def start_unattributed(self, request: CatchUpRequest) -> CatchUpReport:
         """Start the workflow of every closed position on record that has no attribution, the oldest first.
 
-        A row that cannot be read is told and remembered, and not read again until it changes.
+        Closes whose conviction came after them are completed first. A row that cannot be read is told and remembered,
+        and not read again until it changes.
         """
-        report = CatchUpReport()
+        report = CatchUpReport(completed=await self._complete_closes())
         async with transaction(self._sessions) as session:
             await store.unreadable.forget_changed(session)
             oldest = await store.positions.oldest_unattributed(session)
@@ -130,6 +131,20 @@ class PositionActivities:
             )
         report.imports = await self._start_imports()
         return report
+
+    async def _complete_closes(self) -> int:
+        """Complete closes whose conviction was recorded since the last look, page by page; how many they are."""
+        async with transaction(self._sessions) as session:
+            now, since = await store.late_convictions.next_look(session)
+        completed = 0
+        while True:
+            async with transaction(self._sessions) as session:
+                page = await convictions.complete_closes(session, since)
+                if page is None:
+                    await store.late_convictions.looked(session, now)
+                    return completed
+            completed += page
+            activity.heartbeat(completed)
 
     async def _start(self, row: UnattributedRow, report: CatchUpReport) -> Unreadable | None:
         """Start the workflow of a close on record, and count it; why it cannot be, where it cannot."""

@@ -1,4 +1,4 @@
-"""Recording convictions ahead of their positions."""
+"""Recording convictions, before their positions close or after."""
 
 import typer
 
@@ -6,7 +6,7 @@ from closeloop.cli.connections import database
 from closeloop.cli.console import AsJson, err, out, print_json, run
 from closeloop.cli.files import FileArgument, json_messages, read_messages
 from closeloop.gateways.json_messages import JsonMessages
-from closeloop.models.positions import ConvictionsReport, RecordedConviction, RejectedConviction
+from closeloop.models.convictions import ConvictionsReport, RecordedConviction, RejectedConviction
 from closeloop.services import convictions
 
 app = typer.Typer(help="Convictions.", no_args_is_help=True)
@@ -16,13 +16,16 @@ app = typer.Typer(help="Convictions.", no_args_is_help=True)
 def add(file: FileArgument, as_json: AsJson = False) -> None:
     """Record convictions (JSON, one a line or in an array), so that a close need only name its conviction_id.
 
-    Status 1 if any is refused. Rows are counted from 0: row 0 is the first line, or the first element of an array.
+    Closes on record that named one of them are completed with it. Status 1 if any is refused. Rows are counted from 0:
+    row 0 is the first line, or the first element of an array.
     """
     report = run(_record(json_messages(file)))
     if as_json:
         print_json(report)
     else:
         out.print(f"{report.added} convictions recorded, {report.already_recorded} were on record")
+        if report.completed:
+            out.print(f"{report.completed} closes had been waiting for them: they are completed")
     for item in report.rejected:
         err.print(f"refused: row {item.index}: {item.reason}")
     if report.rejected:
@@ -37,6 +40,6 @@ async def _record(messages: JsonMessages) -> ConvictionsReport:
             refused.append(RejectedConviction(index=index, reason=message))
         else:
             readable.append(message)
-    async with database() as session:
+    async with database() as session, session.begin():
         report = await convictions.record(session, readable)
     return report.model_copy(update={"rejected": refused})

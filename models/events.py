@@ -15,6 +15,7 @@ class EventType(StrEnum):
 
     learning_outcome = "learning.outcome.v1"
     attribution_outcome = "attribution.outcome.v1"
+    attribution_completed = "attribution.completed.v1"
     position_unattributable = "position.unattributable.v1"
     weights_proposed = "learning.weights.proposed.v1"
     weights_unchanged = "learning.weights.unchanged.v1"

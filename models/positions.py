@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_serializer, model_validator
@@ -14,7 +13,6 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Numeric,
-    SmallInteger,
     Text,
     text,
 )
@@ -22,18 +20,17 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
+from closeloop.models.convictions import Conviction, ConvictionStatus
 from closeloop.models.values import (
     MAX_MESSAGE_BYTES,
     BookId,
     Currency,
     Direction,
-    Finite,
     Identifier,
     Money,
     NonNegative,
     Plain,
     PositiveMoney,
-    Score,
     SignalDirection,
     UnitFloat,
     Utc,
@@ -57,26 +54,6 @@ class NotedField(BaseModel):
 
     field: PlainText
     reason: PlainText
-
-
-class Conviction(BaseModel):
-    """What was believed when the position was opened. May hold only its id, if it was recorded before."""
-
-    model_config = ConfigDict(frozen=True)
-
-    conviction_id: Identifier
-    cycle_id: Identifier | None = None
-    magnitude: Finite | None = None
-    domain_scores: Annotated[dict[Identifier, Score], Field(max_length=256)] | None = None
-
-
-class RecordedConviction(Conviction):
-    """A conviction sent ahead of its position, so that the close need only name its id."""
-
-    book: BookId
-    symbol: Identifier
-    cycle_id: Identifier
-    domain_scores: Annotated[dict[Identifier, Score], Field(min_length=1, max_length=256)]
 
 
 class AcceptedSignal(BaseModel):
@@ -163,15 +140,6 @@ class ClosedPosition(BaseModel):
         return tuple(sorted({signal.producer_id for signal in self.signals}))
 
 
-class ConvictionStatus(StrEnum):
-    """Where an attribution's domain scores came from."""
-
-    inline = "inline"
-    recorded = "recorded"
-    unknown = "unknown"
-    none = "none"
-
-
 class KarmaStep(BaseModel):
     """One producer's karma before and after one outcome."""
 
@@ -199,6 +167,12 @@ class PositionOutcome(BaseModel):
     conviction_id: str | None
     conviction_status: ConvictionStatus
     domain_scores_at_entry: dict[str, float] | None
+    cycle_id: str | None = Field(
+        default=None, description="Of the conviction, where the close did not bring its scores."
+    )
+    completed_at: datetime | None = Field(
+        default=None, description="When a conviction that came after its close was taken in; null where none did."
+    )
     producers: list[str]
     attributed_at: datetime
     attributed_by: str = Field(description="Id of the workflow run or import that wrote the attribution.")
@@ -264,21 +238,6 @@ class ClosesReport(BaseModel):
     rejected: list[RejectedClose] = []
 
 
-class RejectedConviction(BaseModel):
-    """A conviction that was refused. ``index`` is its place in what was sent."""
-
-    index: int
-    reason: str
-
-
-class ConvictionsReport(BaseModel):
-    """How many convictions were new, how many were on record (the first recording stands), and which were refused."""
-
-    added: int
-    already_recorded: int
-    rejected: list[RejectedConviction] = []
-
-
 class OutcomesSummary(BaseModel):
     """Outcomes of a book: counts, hit rate with its 95 % interval, money, R and hours."""
 
@@ -333,6 +292,7 @@ class CatchUpReport(BaseModel):
 
     ``unattributable``: all of these that there are; ``newly_unattributable`` those that this run found. ``imports``:
     those that were started because the command that staged them had died.
+    ``completed``: closes whose conviction had come after them.
     """
 
     started: int = 0
@@ -340,6 +300,7 @@ class CatchUpReport(BaseModel):
     unattributable: int = 0
     newly_unattributable: int = 0
     imports: int = 0
+    completed: int = 0
 
 
 class KarmaRebuildRequest(BaseModel):
@@ -423,7 +384,11 @@ class Position(SQLModel, table=True):
 
 
 class Attribution(SQLModel, table=True):
-    """The outcome of a closed position, matched with what was believed when it was opened. Written once."""
+    """The outcome of a closed position, matched with what was believed when it was opened.
+
+    Written once; what was believed is completed once, if the conviction comes after the close. ``cycle_id``: of the
+    conviction, where the close did not bring its scores.
+    """
 
     __tablename__ = "attributions"
     __table_args__ = (
@@ -437,6 +402,20 @@ class Attribution(SQLModel, table=True):
             "book_id",
             "attributed_at",
             postgresql_where=text("attributed_by LIKE '________-____-____-____-____________'"),
+        ),
+        # A conviction that comes finds the closes that wait for it.
+        Index(
+            "attributions_await_conviction",
+            "book_id",
+            "conviction_id",
+            postgresql_where=text("conviction_status = 'unknown'"),
+        ),
+        Index(
+            "attributions_await_scores",
+            "book_id",
+            "cycle_id",
+            "symbol",
+            postgresql_where=text("conviction_status = 'unknown'"),
         ),
     )
 
@@ -460,31 +439,8 @@ class Attribution(SQLModel, table=True):
     policy_hash: str = Col(sa_column=Column(Text, nullable=False))
     attributed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     attributed_by: str = Col(sa_column=Column(Text, nullable=False))
-
-
-class ConvictionScore(SQLModel, table=True):
-    """A conviction, and the outcome of the trade that it opened (+1 or -1; of several trades, the last to close)."""
-
-    __tablename__ = "conviction_scores"
-
-    book_id: str = Col(sa_column=Column(Text, primary_key=True))
-    id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    cycle_id: str | None = Col(default=None, sa_column=Column(Text))
-    symbol: str = Col(sa_column=Column(Text, nullable=False))
-    magnitude: float | None = Col(default=None, sa_column=Column(Double))
-    outcome: int | None = Col(default=None, sa_column=Column(SmallInteger))
-    outcome_ts: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
-
-
-class ConvictionLog(SQLModel, table=True):
-    """The domain scores of a cycle for a symbol, as they stood at entry. The first recording stands."""
-
-    __tablename__ = "conviction_log"
-
-    book_id: str = Col(sa_column=Column(Text, primary_key=True))
-    cycle_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    symbol: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    domain_scores: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+    cycle_id: str | None = Col(default=None, sa_column=Column(Text(collation="C")))
+    completed_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
 
 
 class ProducerKarma(SQLModel, table=True):

@@ -24,6 +24,8 @@ def closing_line(outcome: PositionOutcome, karma: Sequence[KarmaStep]) -> str:
         line += f"; karma {steps}" + (f" and {len(karma) - 10} more" if len(karma) > 10 else "")
     if outcome.conviction_status == "unknown":
         line += f"; conviction {outcome.conviction_id} is not on record"
+    elif outcome.conviction_status == "formed_later":
+        line += f"; conviction {outcome.conviction_id} was formed after the entry"
     elif outcome.conviction_status == "none":
         line += "; no conviction"
     return line

@@ -19,7 +19,7 @@ IS_LIVE = "attributed_by LIKE '________-____-____-____-____________'"
 _COLUMNS = (
     "book_id AS book, position_id, symbol, direction, opened_at, closed_at, realized_pnl, rr, time_held_hours, "
     "max_drawdown_pct, max_favorable_pct, direction_correct, regime_at_entry, conviction_id, conviction_status, "
-    "domain_scores_at_entry, producers, attributed_at, attributed_by, policy_hash"
+    "domain_scores_at_entry, cycle_id, completed_at, producers, attributed_at, attributed_by, policy_hash"
 )
 
 
@@ -124,6 +124,6 @@ async def summary(session: AsyncSession, book: str) -> OutcomeSums:
 
 
 def _row(outcome: PositionOutcome) -> dict[str, Any]:
-    row = outcome.model_dump()
+    row: dict[str, Any] = {"cycle_id": None} | outcome.model_dump()
     row["book_id"] = row.pop("book")
     return row

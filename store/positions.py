@@ -25,10 +25,13 @@ _IMPOSSIBLE = (
     "closed_at < '1800-01-01Z' OR opened_at < '1800-01-01Z' OR opened_at >= '9999-12-31Z' OR closed_at = 'infinity'"
 )
 _LEARNS = not_archived("p.book_id")
-_IDENTITY = ("symbol", "direction", "opened_at")
+# In what an open row and the close under its id must agree. Not in opened_at: an engine writes the row when it sends
+# the order, and its close says when the order was filled. The id alone says that they are one trade.
+_OPEN_AGREES_IN = ("symbol", "direction")
 # What two exports of one trade may tell differently: it is still the same trade.
 _OTHERWISE_DESCRIBED = frozenset(ClosedPosition.model_fields) - {
-    *_IDENTITY,
+    *_OPEN_AGREES_IN,
+    "opened_at",
     "closed_at",
     "entry_price",
     "exit_price",
@@ -39,7 +42,7 @@ _REPLACE_IF_OPEN = (
     "(book_id, position_id) DO UPDATE SET "
     + ", ".join(f"{c.strip()} = excluded.{c.strip()}" for c in _COLUMNS.split(",")[2:])
     + ", attributed = true WHERE positions.closed_at IS NULL AND "
-    + " AND ".join(f"positions.{c} = excluded.{c}" for c in _IDENTITY)
+    + " AND ".join(f"positions.{c} = excluded.{c}" for c in _OPEN_AGREES_IN)
 )
 
 
@@ -95,8 +98,8 @@ def _differing(row: RowMapping, sent: ClosedPosition) -> list[str]:
     if row["impossible"]:
         return ["opened_at or closed_at, which no message could carry"]
     if row["closed_at"] is None:
-        # An open row with the same symbol, side and time of opening would have been replaced: this one differs.
-        return [name for name in _IDENTITY if row[name] != getattr(sent, name)]
+        # An open row of the same symbol and side would have been replaced: this one differs.
+        return [name for name in _OPEN_AGREES_IN if row[name] != getattr(sent, name)]
     stored = _read({name: value for name, value in row.items() if name != "impossible"})
     if stored.position is None:
         return [f"the row on record cannot be read ({stored.reason})"]

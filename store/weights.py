@@ -131,11 +131,15 @@ async def first_close(session: AsyncSession, book: str, as_of: datetime) -> date
 async def closes_between(
     session: AsyncSession, book: str, after: datetime | None, until: datetime, opened_from: datetime | None
 ) -> list[CycleClose]:
-    """Positions closed in (after, until] and opened at or after ``opened_from``, by (closed_at, position_id)."""
+    """Positions closed in (after, until] and opened at or after ``opened_from``, by (closed_at, position_id).
+
+    Scores of a conviction that came after ``until`` were not known then, and are left out.
+    """
     result = await session.execute(
         text(
-            "SELECT direction, direction_correct, realized_pnl, rr, domain_scores_at_entry FROM attributions "
-            "WHERE book_id = :book AND closed_at <= :until "
+            "SELECT direction, direction_correct, realized_pnl, rr, "
+            "CASE WHEN completed_at IS NULL OR completed_at <= :until THEN domain_scores_at_entry END "
+            "FROM attributions WHERE book_id = :book AND closed_at <= :until "
             "AND (CAST(:after AS timestamptz) IS NULL OR closed_at > :after) "
             "AND (CAST(:opened_from AS timestamptz) IS NULL OR opened_at >= :opened_from) "
             "ORDER BY closed_at, position_id"

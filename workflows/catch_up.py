@@ -19,7 +19,8 @@ with workflow.unsafe.imports_passed_through():
 class CatchUpWorkflow:
     """Find closed positions without an attribution (an engine may write rows and die) and start their workflows.
 
-    Then let the learners take in the closes that they failed on.
+    The same activity completes closes whose conviction came after them. Then let the learners take in the closes that
+    they failed on.
     """
 
     @workflow.run
@@ -37,6 +38,8 @@ class CatchUpWorkflow:
         outcome = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
         if report.imports:
             outcome += f", {report.imports} imports started that were left behind"
+        if report.completed:
+            outcome += f"; {report.completed} closes completed by a conviction that came after them"
         if workflow.patched("learn-missed"):
             missed = await learn_missed(LearnMissed(), FIVE_ATTEMPTS)
             outcome += (

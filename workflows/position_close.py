@@ -16,6 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.positions import PositionActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.closes import read_close
+    from closeloop.models.convictions import RecordedConviction
     from closeloop.models.positions import (
         AttributedClose,
         ClosedPosition,
@@ -23,7 +24,6 @@ with workflow.unsafe.imports_passed_through():
         LearnReport,
         LearnRequest,
         PositionOutcome,
-        RecordedConviction,
     )
     from closeloop.models.sentences import closing_line, opening_line, short
 

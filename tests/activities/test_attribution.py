@@ -1,7 +1,7 @@
 """One close, one attribution: what is stored, what is answered, what is refused."""
 
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from closeloop import store
 from closeloop.activities.attribution import attribute
 from closeloop.models.positions import PositionKey
+from closeloop.models.values import utc_text
 from closeloop.store.database import Sessions
 from tests.activities.attributing import (
     NOW,
@@ -318,16 +319,31 @@ async def test_other_content_for_a_completed_row_is_refused(book: str, sessions:
     assert "realized_pnl" in refused(answer).reason
 
 
-IDENTITY = {"symbol": "ETH/USDT", "direction": "short", "opened_at": "2025-12-31T23:59:59Z"}
+@pytest.mark.parametrize("opened_at", ["2025-12-31T23:59:59.250Z", "2026-01-01T00:00:07Z"], ids=["before", "after"])
+async def test_an_open_row_is_replaced_also_where_the_close_says_another_time_of_opening(
+    opened_at: str, book: str, sessions: Sessions
+) -> None:
+    """The engine wrote the row when it sent the order; the close says when that was filled."""
+    await engine_writes(sessions, book, **AT_THE_OPEN)
+    for already in (False, True):
+        [answer] = await attributed(sessions, closed(book, opened_at=opened_at))
+        assert answer.already_attributed is already
+        assert utc_text(answer.outcome.opened_at) == utc_text(datetime.fromisoformat(opened_at))
+    row = await position_row(sessions, book)
+    assert (row["opened_at"], row["attributed"]) == (datetime.fromisoformat(opened_at), True)
+    assert (await tally(sessions, book)).positions == 1
 
 
-@pytest.mark.parametrize("field", IDENTITY)
+ANOTHER_TRADE = {"symbol": "ETH/USDT", "direction": "short"}
+
+
+@pytest.mark.parametrize("field", ANOTHER_TRADE)
 async def test_a_close_of_another_trade_does_not_complete_an_open_row(
     field: str, book: str, sessions: Sessions
 ) -> None:
     await engine_writes(sessions, book, **AT_THE_OPEN)
     before = await position_row(sessions, book)
-    [answer] = await attributing(sessions, closed(book, **{field: IDENTITY[field]}))
+    [answer] = await attributing(sessions, closed(book, **{field: ANOTHER_TRADE[field]}))
     assert refused(answer).kind == "PositionConflict"
     assert await position_row(sessions, book) == before
     assert (await tally(sessions, book)).attributions == 0

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from closeloop import store
-from closeloop.models.positions import ClosedPosition, ConvictionStatus, RecordedConviction
+from closeloop.models.convictions import ConvictionStatus, RecordedConviction
+from closeloop.models.positions import ClosedPosition
 from closeloop.store.database import Sessions
 from tests.activities.attributing import attributed, attributing, tally
 from tests.closes import closed

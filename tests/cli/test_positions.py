@@ -175,6 +175,7 @@ async def test_a_conviction_that_was_recorded_before(stack: StackProcess) -> Non
     assert await stack.json("convictions", "add", "-", stdin=line) == {
         "added": 1,
         "already_recorded": 0,
+        "completed": 0,
         "rejected": [],
     }
     row = close("pc-conviction", conviction={"conviction_id": "c-1"})
@@ -196,3 +197,15 @@ async def test_a_conviction_that_was_recorded_before(stack: StackProcess) -> Non
     assert (report["added"], report["already_recorded"]) == (0, 2)
     assert [r["index"] for r in report["rejected"]] == [3, 4]
     assert "conviction_id" in report["rejected"][1]["reason"]
+
+    came = conviction | {"conviction_id": "c-2", "cycle_id": "y-2", "domain_scores": {"onchain": -1.0}}
+    late = await stack.cli("convictions", "add", "-", stdin=json.dumps(came))
+    assert late.stdout.splitlines() == [
+        "1 convictions recorded, 0 were on record",
+        "1 closes had been waiting for them: they are completed",
+    ]
+    rows = await stack.json("outcomes", "list", "--book", "pc-conviction")
+    assert {r["position_id"]: r["conviction_status"] for r in rows} == {
+        row["position_id"]: "recorded",
+        "p-2": "recorded",
+    }

@@ -7,14 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from closeloop import store
+from closeloop.models.convictions import RecordedConviction
 from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
+from tests.activities.attributing import attributed
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
+from tests.closes import closed
 from tests.faults.learning_worker import READY
 from tests.store.databases import backend, query, scratch_database, wait_until_it_blocks
 from tests.waiting import PATIENCE
@@ -115,3 +119,41 @@ async def test_killed_while_lessons_are_written(
     assert len(await query(sessions, "SELECT 1 FROM lesson_runs")) == 1
     accepted = "SELECT 1 FROM learning_lessons WHERE status IN ('active', 'baseline')"
     assert len(await query(sessions, "SELECT 1 FROM lesson_history")) == len(await query(sessions, accepted))
+    assert len(await query(sessions, "SELECT 1 FROM lesson_history")) == len(
+        await query(sessions, "SELECT 1 FROM learning_lessons")
+    )
+
+
+@pytest.mark.parametrize("by", ["the conviction's workflow", "the catch-up"])
+async def test_killed_while_a_conviction_that_came_late_is_taken_in(
+    by: str, book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path
+) -> None:
+    """It waits to complete the attribution: with the conviction, in one transaction, or with what is on record."""
+    dsn, sessions = own
+    queue = f"late-{book}"
+    [position] = await attributed(sessions, closed(book, conviction={"conviction_id": "c-1"}))
+    came = RecordedConviction.model_validate(
+        {"book": book, "symbol": "BTC/USDT", "conviction_id": "c-1", "cycle_id": "c", "domain_scores": {"onchain": 0.5}}
+    )
+    if by == "the catch-up":
+        async with sessions.begin() as session:
+            await store.convictions.record_ahead(session, [came])
+    name, message = ("CatchUpWorkflow", CatchUpRequest()) if by == "the catch-up" else ("ConvictionWorkflow", came)
+    async with sessions() as holding:
+        await holding.execute(text("SELECT 1 FROM attributions FOR UPDATE"))
+        async with worker(client, dsn, queue, tmp_path) as process:
+            handle = await client.start_workflow(name, message, id=queue, task_queue=queue)
+            await wait_until_it_blocks(sessions, await backend(holding))
+            process.kill()
+            assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
+        await holding.rollback()
+    assert await query(sessions, "SELECT 1 FROM events WHERE type = 'attribution.completed.v1'") == []
+    assert (await query(sessions, "SELECT outcome FROM conviction_scores")) in ([], [{"outcome": None}])
+    async with worker(client, dsn, queue, tmp_path):
+        await asyncio.wait_for(handle.result(), PATIENCE)
+    [row] = await query(sessions, "SELECT conviction_status, domain_scores_at_entry FROM attributions")
+    assert dict(row) == {"conviction_status": "recorded", "domain_scores_at_entry": {"onchain": 0.5}}
+    assert [dict(row) for row in await query(sessions, "SELECT outcome, outcome_ts FROM conviction_scores")] == [
+        {"outcome": 1, "outcome_ts": position.outcome.closed_at}
+    ]
+    assert len(await query(sessions, "SELECT 1 FROM events WHERE type = 'attribution.completed.v1'")) == 1

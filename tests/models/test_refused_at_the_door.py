@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from closeloop.models.closes import read_close
+from closeloop.models.convictions import RecordedConviction
 from closeloop.models.launches import position_close_id
-from closeloop.models.positions import ClosedPosition, RecordedConviction
+from closeloop.models.positions import ClosedPosition
 from closeloop.models.refusals import describe
 from tests.closes import message
 from tests.models.doors import accept, accept_json, fields, json_with, refusal, refusal_of_json, refused_at
