@@ -25,7 +25,7 @@ def add(file: FileArgument, as_json: AsJson = False) -> None:
     else:
         out.print(f"{report.added} convictions recorded, {report.already_recorded} were on record")
         if report.completed:
-            out.print(f"{report.completed} closes had been waiting for them: they are completed")
+            out.print(f"completed {report.completed} positions that had closed before their conviction came")
     for item in report.rejected:
         err.print(f"refused: row {item.index}: {item.reason}")
     if report.rejected:

@@ -200,9 +200,9 @@ async def test_a_conviction_that_was_recorded_before(stack: StackProcess) -> Non
 
     came = conviction | {"conviction_id": "c-2", "cycle_id": "y-2", "domain_scores": {"onchain": -1.0}}
     late = await stack.cli("convictions", "add", "-", stdin=json.dumps(came))
-    assert late.stdout.splitlines() == [
+    assert late.out.splitlines() == [
         "1 convictions recorded, 0 were on record",
-        "1 closes had been waiting for them: they are completed",
+        "completed 1 positions that had closed before their conviction came",
     ]
     rows = await stack.json("outcomes", "list", "--book", "pc-conviction")
     assert {r["position_id"]: r["conviction_status"] for r in rows} == {
