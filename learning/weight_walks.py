@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -25,10 +25,15 @@ RULES: tuple[Rule, ...] = ("seed", "guarded", "none", "preset")
 
 @dataclass(frozen=True, kw_only=True)
 class DatedTrade(CycleTrade):
-    """A trade and when it was opened and closed."""
+    """A trade and its times. ``scored_at``: since when its scores are known, where they came after its close."""
 
     opened_at: datetime
     closed_at: datetime
+    scored_at: datetime | None = None
+
+    def as_known(self, at: datetime) -> "DatedTrade":
+        """Without its scores where those came after ``at``."""
+        return self if self.scored_at is None or self.scored_at <= at else replace(self, scores={})
 
 
 @dataclass
@@ -144,7 +149,7 @@ class _Past:
         """Closed in (after, until] and opened at or after ``opened_from``, as store.weights.closes_between has it."""
         begin = 0 if after is None else bisect_right(self._closes, after)
         trades = self._trades[begin : bisect_right(self._closes, until)]
-        return [trade for trade in trades if opened_from is None or trade.opened_at >= opened_from]
+        return [trade.as_known(until) for trade in trades if opened_from is None or trade.opened_at >= opened_from]
 
     def evidence(self, as_of: datetime, opened_from: datetime | None) -> tuple[int, Mapping[str, DomainCorrelation]]:
         """How many trades the window of ``as_of`` holds, and what they say of each domain."""

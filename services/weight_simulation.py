@@ -64,7 +64,7 @@ async def _trades(
     session: AsyncSession, book: str, as_of: datetime, domains: Weights, policy: WeightsPolicy, told: Told
 ) -> list[DatedTrade]:
     trades: list[DatedTrade] = []
-    async for close, opened_at, closed_at in store.weights.closes_until(session, book, as_of):
+    async for close, opened_at, closed_at, scored_at in store.weights.closes_until(session, book, as_of):
         if len(trades) == MOST_TRADES:
             raise NotAcceptable(
                 f"Book {book} has more than {MOST_TRADES:,} closed positions: simulate to an earlier time (--as-of)."
@@ -78,6 +78,7 @@ async def _trades(
                 scores={domain: score for domain, score in close.domain_scores.items() if domain in domains},
                 opened_at=opened_at,
                 closed_at=closed_at,
+                scored_at=scored_at,
             )
         )
         if len(trades) % 20_000 == 0:

@@ -150,25 +150,31 @@ async def closes_between(
 
 
 class DatedClose(NamedTuple):
-    """A close with its times, as a walk through a book's history reads it."""
+    """A close with its times, as a walk through a book's history reads it.
+
+    ``scored_at``: when its conviction came, where that was after the close.
+    """
 
     close: CycleClose
     opened_at: datetime
     closed_at: datetime
+    scored_at: datetime | None
 
 
 async def closes_until(session: AsyncSession, book: str, until: datetime) -> AsyncIterator[DatedClose]:
     """Every position closed by ``until``, by (closed_at, position_id), streamed."""
     result = await session.stream(
         text(
-            "SELECT direction, direction_correct, realized_pnl, rr, domain_scores_at_entry, opened_at, closed_at "
+            "SELECT direction, direction_correct, realized_pnl, rr, "
+            "CASE WHEN completed_at IS NULL OR completed_at <= :until THEN domain_scores_at_entry END, "
+            "opened_at, closed_at, completed_at "
             "FROM attributions WHERE book_id = :book AND closed_at <= :until ORDER BY closed_at, position_id"
         ),
         {"book": book, "until": until},
         execution_options={"yield_per": 1000},
     )
-    async for direction, right, pnl, rr, scores, opened_at, closed_at in result:
-        yield DatedClose(CycleClose(direction, right, float(pnl), rr, scores or {}), opened_at, closed_at)
+    async for direction, right, pnl, rr, scores, *times in result:
+        yield DatedClose(CycleClose(direction, right, float(pnl), rr, scores or {}), *times)
 
 
 _CYCLE = (

@@ -204,7 +204,7 @@ async def test_a_conviction_that_was_recorded_before(stack: StackProcess) -> Non
         "1 convictions recorded, 0 were on record",
         "completed 1 positions that had closed before their conviction came",
     ]
-    rows = await stack.json("outcomes", "list", "--book", "pc-conviction")
+    rows = await stack.json("outcomes", "--book", "pc-conviction")
     assert {r["position_id"]: r["conviction_status"] for r in rows} == {
         row["position_id"]: "recorded",
         "p-2": "recorded",

@@ -15,12 +15,13 @@ from closeloop import store
 from closeloop.activities.attribution import RefusedClose
 from closeloop.models.approvals import ApprovalState
 from closeloop.models.books import BookChanged
+from closeloop.models.convictions import RecordedConviction
 from closeloop.models.errors import BookArchived, NotOnRecord
 from closeloop.models.forecasts import Forecast
 from closeloop.models.launches import TASK_QUEUE
 from closeloop.models.overrides import OverrideStatus
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import BOOK_ARCHIVED, AttributedClose, RecordedConviction
+from closeloop.models.positions import BOOK_ARCHIVED, AttributedClose
 from closeloop.models.weights import CurrentCyclesRequest, CycleState, WeightsVerdict
 from closeloop.services import approvals, book_archive, books, convictions, forecasts, meta
 from closeloop.services.override_decisions import OverrideProposal
@@ -91,7 +92,7 @@ async def test_it_refuses_what_it_is_sent_and_keeps_what_it_has(desk: Desk, book
         with pytest.raises(BookArchived):
             await forecasts.record(session, forecast(book), NOW)
     said = RecordedConviction(book=book, conviction_id="c", cycle_id="y", symbol="X", domain_scores={"onchain": 1})
-    async with desk.sessions() as session:
+    async with desk.sessions.begin() as session:
         with pytest.raises(BookArchived):
             await convictions.record(session, [said])
     async with desk.sessions.begin() as session:
