@@ -40,7 +40,7 @@ together = +@$(MAKE) --no-print-directory -k -j$(words $(1)) $(1)
 prefixed = while IFS= read -r line; do printf '%s\n' "$(1)  $$line"; done
 pytest = set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest $(2) 2>&1 | $(call prefixed,$(1))
 
-COMMANDS := tests/activities tests/cli tests/faults tests/services
+COMMANDS := tests/cli tests/faults
 test: .venv/installed-dev
 	$(call together,test-commands test-others)
 

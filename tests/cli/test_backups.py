@@ -107,10 +107,10 @@ async def refused_by(dsn: str, statement: str) -> Exception | None:
 async def test_overlays_of_learned_weights_are_written_again(dsn: str, tmp_path: Path) -> None:
     """The home of the restored stack has no overlay file yet; that is no operator's deletion."""
     dump = tmp_path / "dump"
-    values = "'{\"onchain\": 1}', 'learned', now(), 'r', 'h', 'folder'"
+    values = "'{\"onchain\": 1}', 'learned', 'approved', now(), 'r', 'h', 'folder'"
     async with scratch_database(dsn) as source, scratch_database(dsn) as target:
         await with_books(source, 1)
-        columns = "book_id, version, overlay, weights, source, since, reason, policy_hash, overlay_folder"
+        columns = "book_id, version, overlay, weights, source, cause, since, reason, policy_hash, overlay_folder"
         for version, overlay in ((1, "written"), (2, "written")):
             await execute(
                 source, f"INSERT INTO weight_versions ({columns}) VALUES ('b1', {version}, '{overlay}', {values})"
