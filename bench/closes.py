@@ -13,12 +13,19 @@ TOKEN = ("curator", "chain", "mcap_bucket", "vol_bucket", "age_bucket", "intent"
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def closes(book: str, count: int, seed: int = 1, actions: bool = True) -> list[ClosedPosition]:
-    """``count`` closes, three minutes apart; without ``actions`` they have nothing to say of patterns."""
+def closes(
+    book: str,
+    count: int,
+    seed: int = 1,
+    actions: bool = True,
+    start: datetime = START,
+    apart: timedelta = timedelta(minutes=3),
+) -> list[ClosedPosition]:
+    """``count`` closes, the first opened at ``start``; without ``actions`` they have nothing to say of patterns."""
     rng = random.Random(seed)
     made = []
     for i in range(count):
-        opened = START + timedelta(minutes=3 * i)
+        opened = start + i * apart
         won = rng.random() < 0.55
         made.append(
             ClosedPosition.model_validate(
