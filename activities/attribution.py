@@ -275,9 +275,13 @@ async def _write_karma_and_events(
 
 
 async def _steps_on_record(session: AsyncSession, keys: Sequence[PositionKey]) -> dict[PositionKey, list[KarmaStep]]:
-    """The karma steps that were taken when these positions were attributed, from their events."""
+    """The karma steps that were taken when these positions were attributed, from their events.
+
+    None of a position whose event has left the database: they cannot be computed again.
+    """
     payloads = await store.events.payloads(session, EventType.attribution_outcome, [_about(key) for key in keys])
-    return {
+    steps: dict[PositionKey, list[KarmaStep]] = {key: [] for key in keys}
+    return steps | {
         PositionKey(payload["book"], payload["position_id"]): [
             KarmaStep.model_validate(step) for step in payload["producers"]
         ]

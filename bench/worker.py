@@ -29,6 +29,7 @@ async def main() -> None:
         concurrency=settings.worker_concurrency,
         overlay_folder=settings.overlay_folder(),
         corpus_folder=settings.corpus_folder(),
+        archive_folder=settings.archive_folder(),
         task_queue=TASK_QUEUE,
     )
     empty = Worker(

@@ -142,11 +142,10 @@ async def _fill(connection: asyncpg.Connection, first: datetime, begin: int, end
 
 async def _lessons(connection: asyncpg.Connection, first: datetime, day: int) -> None:
     """What four runs of a day leave where something of each accepted lesson changed."""
-    values = {"days": day, "books": BOOKS_WITH_ACTIONS, "lessons": LESSONS}
     runs = (
-        "SELECT 'book-' || lpad(b::text, 2, '0') AS book_id, $2::int * 4 + r AS version, "
+        "SELECT 'book-' || lpad(b::text, 2, '0') AS book_id, $2::int * 4 + r AS version, "  # noqa: S608
         "$1::timestamptz + $2::int * interval '1 day' + r * interval '6 hours' AS as_of "
-        f"FROM generate_series(0, {values['books'] - 1}) b, generate_series(0, 3) r"
+        f"FROM generate_series(0, {BOOKS_WITH_ACTIONS - 1}) b, generate_series(0, 3) r"
     )
     await connection.execute(
         "INSERT INTO lesson_runs (book_id, version, as_of, workflow_run, policy_hash, report) "  # noqa: S608
@@ -155,9 +154,7 @@ async def _lessons(connection: asyncpg.Connection, first: datetime, day: int) ->
         day,
     )
     said = "50, 0.4, 0.4, 0.3, 48, 0.001, 0.01, true, 'active', 0.2, 'bench'"
-    columns = (
-        "as_of, n, avg_rr, edge_raw, effect, half_life_hours, p, q, actionable, status, edge_score, policy_hash"
-    )
+    columns = "as_of, n, avg_rr, edge_raw, effect, half_life_hours, p, q, actionable, status, edge_score, policy_hash"
     await connection.execute(
         "INSERT INTO learning_lessons (lesson_id, book_id, pattern_key, action_category, scope, win_rate, factors, "  # noqa: S608
         f"newest_trade_at, version, {columns}) "

@@ -40,3 +40,8 @@ async def _list(kind: str | None, book: str | None, last: int | None, before: st
             out.print("No such events.")
         else:
             out.print(shown)
+        if until := await events.left_until(session):
+            out.print(
+                f"Events of closes and forecasts from before {at(until)} UTC have left: 'closeloop storage' says more.",
+                soft_wrap=True,
+            )

@@ -167,6 +167,10 @@ def _print_explanation(found: LessonExplanation) -> None:
             f"  v{past.version:<4} {past.status:<9} {past.n:>7} trades  mean {past.avg_rr:+.3f} R  "
             f"effect {number(past.effect)}  q {p_value(past.q)}"
         )
+    if found.history_left_before and found.history and found.history[0].as_of < found.history_left_before:
+        out.print(
+            f"  Other versions from before {at(found.history_left_before)} UTC may have left: 'closeloop storage'."
+        )
     arrived = found.inside.n - view.n
     if arrived and view.status != LessonStatus.retired:
         out.print(f"{arrived} of these trades arrived after it was mined.")

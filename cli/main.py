@@ -42,6 +42,10 @@ class Commands(LazyGroup):
             "closeloop.cli.backups:restore",
             "Read a backup into an empty database, such as a new stack's.",
         ),
+        "storage": LazyCommand(
+            "closeloop.cli.storage:storage",
+            "What takes how much, and what will leave the database.",
+        ),
         "db": LazyCommand("closeloop.cli.db:app", "The database: where it is, and its schema."),
         "positions": LazyCommand("closeloop.cli.positions:app", "Positions."),
         "convictions": LazyCommand("closeloop.cli.convictions:app", "Convictions."),

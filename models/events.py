@@ -54,6 +54,18 @@ class EventType(StrEnum):
     research_given_up = "learning.research.given_up.v1"
 
 
+LEAVING_TYPES = (
+    EventType.learning_outcome,
+    EventType.attribution_outcome,
+    EventType.forecast,
+    EventType.forecast_outcome,
+)
+"""Events that may leave the database: there is one for each close or forecast, and a row that stays says the same.
+
+All but the karma steps of ``attribution.outcome.v1``. The trigger ``events_leave`` has the same list.
+"""
+
+
 class EventView(BaseModel):
     """An event as it is shown. ``dedupe_key``: its type and what it is about; there is no second event with it."""
 

@@ -27,6 +27,7 @@ from closeloop.models.periods import PeriodicTask
 from closeloop.models.positions import ClosedPosition, CloseReport, KarmaRebuildReport, KarmaRebuildRequest
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchReport, ResearchRequest
+from closeloop.models.retention import RetentionReport, RetentionRequest
 from closeloop.models.search_attributes import BOOK, LIFECYCLE, position_attributes
 from closeloop.models.sentences import opening_line, short
 from closeloop.models.values import utc_text
@@ -205,10 +206,27 @@ def corpus(request: CorpusRequest) -> Launch:
     )
 
 
+def retention(request: RetentionRequest) -> Launch:
+    """Each run is a run of its own."""
+    return Launch(
+        workflow="RetentionWorkflow",
+        message=request,
+        id=f"retention/{_new()}",
+        summary="Let old events and lesson history leave the database",
+        result=RetentionReport,
+        attributes=_attributes("retention"),
+    )
+
+
 def periodic_work(task: PeriodicTask, as_of: datetime) -> Launch:
     """The work of a period runs once: again only where it failed or was ended."""
-    request = LessonRequest(as_of=as_of, by_schedule=True)
-    launch = lesson_building(request) if task is PeriodicTask.lessons else corpus(CorpusRequest(as_of=as_of))
+    match task:
+        case PeriodicTask.lessons:
+            launch = lesson_building(LessonRequest(as_of=as_of, by_schedule=True))
+        case PeriodicTask.corpus:
+            launch = corpus(CorpusRequest(as_of=as_of))
+        case PeriodicTask.retention:
+            launch = retention(RetentionRequest(as_of=as_of, by_schedule=True))
     return replace(
         launch, id=f"{task}/{as_of:%Y-%m-%dT%H:%M:%SZ}", reuse=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY
     )

@@ -209,6 +209,9 @@ class LessonExplanation(BaseModel):
     outside: TradesSummary = Field(serialization_alias="without")
     periods: list[LessonPeriod]
     history: list[LessonVersion] = Field(description="What each run said of it, the oldest first.")
+    history_left_before: datetime | None = Field(
+        default=None, description="Versions of lessons from before this have left the database; null: none has."
+    )
     trades: list[LessonTrade]
 
 

@@ -17,11 +17,12 @@ class PeriodicTask(StrEnum):
 
     corpus = "corpus"
     lessons = "lessons"
+    retention = "retention"
 
     @property
     def length(self) -> timedelta:
         """How long a period is; it divides a day, and a period begins at midnight UTC."""
-        return timedelta(days=1) if self is PeriodicTask.corpus else timedelta(hours=6)
+        return timedelta(hours=6) if self is PeriodicTask.lessons else timedelta(days=1)
 
     def begins(self, at: datetime) -> datetime:
         """When the period that an instant lies in began: the ``as_of`` of its work."""

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
+from closeloop.models.retention import Leaving
+
 
 class PolicySection(BaseModel):
     """Numbers that one rule reads."""
@@ -505,6 +507,35 @@ class ImportsPolicy(PolicySection):
     )
 
 
+class RetentionPolicy(PolicySection):
+    """For how long the database keeps what grows with every close and can be told from rows that stay."""
+
+    events_days: int | None = Field(
+        default=90,
+        ge=1,
+        le=36_500,
+        description="Days for which the events learning.outcome.v1, attribution.outcome.v1, forecast.v1 and "
+        "forecast.outcome.v1 are kept after they were appended. Null: for ever. 90: a quarter in which an engine may "
+        "send a close again and is answered with its karma steps of then.",
+    )
+    lesson_history_days: int | None = Field(
+        default=365,
+        ge=1,
+        le=36_500,
+        description="Days for which each version of an accepted lesson is kept; of older ones the newest stays. Null: "
+        "for ever. 365: a lesson of a season is seen beside that of the last one.",
+    )
+    archive: bool = Field(
+        default=True,
+        description="Whether what leaves is written to the archive (true) or is gone (false). True: events hold karma "
+        "steps, which cannot be computed again.",
+    )
+
+    def days_of(self, table: Leaving) -> int | None:
+        """Days for which a table's rows are kept; None: for ever."""
+        return self.events_days if table is Leaving.events else self.lesson_history_days
+
+
 class LearningPolicy(BaseModel):
     """What shapes learning. Overridden by a YAML file (``CLOSELOOP_POLICY``); unknown or impossible values are refused.
 
@@ -551,6 +582,11 @@ class LearningPolicy(BaseModel):
         default=ResearchPolicy(),
         description="What research tells of trades, and how much of them a prompt holds. No number learned depends on "
         "it.",
+    )
+
+    retention: RetentionPolicy = Field(
+        default=RetentionPolicy(),
+        description="What leaves the database, and when. No number learned depends on it.",
     )
 
     @model_validator(mode="before")

@@ -199,6 +199,8 @@ class LearnReport(BaseModel):
 class AttributedClose(BaseModel):
     """Answer of the attribution: the outcome, whether it had been written before, and what learners made of it.
 
+    ``karma`` is empty where the outcome had been written before and its event has left the database.
+
     Histories of 0.1 have no ``learning``: their learners ran afterwards, the named ``learners`` in an activity of their
     own, in the same workflow task if ``learn_at_once``.
     """

@@ -103,6 +103,15 @@ SCHEDULES = (
         summary="Every six hours: build the lessons of every book",
     ),
     ScheduledWorkflow(
+        id="closeloop/retention",
+        workflow="DueWorkWorkflow",
+        argument=DueWorkRequest(task=PeriodicTask.retention),
+        every=DISPATCH_EVERY,
+        offset=DISPATCH_OFFSET,
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next look asks the same
+        summary="Once a day: let old events and lesson history leave the database",
+    ),
+    ScheduledWorkflow(
         id="closeloop/overrides",
         workflow="OverrideMaterializationWorkflow",
         argument=OverrideRequest(),

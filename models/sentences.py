@@ -22,6 +22,8 @@ def closing_line(outcome: PositionOutcome, karma: Sequence[KarmaStep]) -> str:
     if karma:
         steps = ", ".join(f"{s.producer_id} {s.before:.4g}→{s.after:.4g}" for s in karma[:10])
         line += f"; karma {steps}" + (f" and {len(karma) - 10} more" if len(karma) > 10 else "")
+    elif outcome.producers:
+        line += "; its karma steps have left the database with their event"
     if outcome.conviction_status == "unknown":
         line += f"; conviction {outcome.conviction_id} is not on record"
     elif outcome.conviction_status == "formed_later":

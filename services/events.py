@@ -1,13 +1,20 @@
 """The append-only record of what happened."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.events import EventView
+from closeloop.models.retention import Leaving
 from closeloop.services import books
+
+
+async def left_until(session: AsyncSession) -> datetime | None:
+    """Events of closes and forecasts from before this have left the database; None where none has."""
+    return await store.retention.left_until(session, Leaving.events)
 
 
 async def listing(

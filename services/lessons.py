@@ -20,6 +20,7 @@ from closeloop.models.lessons import (
     LessonView,
     TradesSummary,
 )
+from closeloop.models.retention import Leaving
 from closeloop.services import books
 from closeloop.services.launching import run
 
@@ -79,6 +80,7 @@ async def explain(session: AsyncSession, lesson_id: str) -> LessonExplanation:
         outside=_summary(outside),
         periods=_periods(inside, outside),
         history=await store.lessons.history(session, lesson_id),
+        history_left_before=await store.retention.left_until(session, Leaving.lesson_history),
         trades=inside,
     )
 

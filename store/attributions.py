@@ -58,16 +58,23 @@ async def listing(
     session: AsyncSession, book: str | None, last: int | None = None, before: PositionOutcome | None = None
 ) -> AsyncIterator[PositionOutcome]:
     """Outcomes by (closed_at, book, position_id), streamed: all, or the ``last`` of those before the given one."""
-    query = (
-        f"SELECT {_COLUMNS} FROM attributions WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "  # noqa: S608
-        "AND (CAST(:closed_at AS timestamptz) IS NULL OR (closed_at, book_id, position_id) < "
-        '(CAST(:closed_at AS timestamptz), CAST(:before_book AS text), CAST(:before_id AS text) COLLATE "C")) ORDER BY '
+    before_it = (
+        "(CAST(:closed_at AS timestamptz) IS NULL OR (closed_at, book_id, position_id) < "
+        '(CAST(:closed_at AS timestamptz), CAST(:before_book AS text), CAST(:before_id AS text) COLLATE "C")) '
     )
+    of_books = "(CAST(:book AS text) IS NULL OR book_id = :book)"
     if last is None:
-        query += "closed_at, book_id, position_id"
-    else:
         query = (
-            f"SELECT * FROM ({query} closed_at DESC, book_id DESC, position_id DESC LIMIT :last) newest "  # noqa: S608
+            f"SELECT {_COLUMNS} FROM attributions WHERE {of_books} AND {before_it}"  # noqa: S608
+            "ORDER BY closed_at, book_id, position_id"
+        )
+    else:
+        # The last of each book, by the index of each, and the last of those: no index over all books is needed.
+        query = (
+            f"SELECT * FROM (SELECT {_COLUMNS} FROM (SELECT book_id AS of_book FROM books WHERE {of_books}) b "  # noqa: S608
+            f"CROSS JOIN LATERAL (SELECT * FROM attributions WHERE book_id = b.of_book AND {before_it}"
+            "ORDER BY closed_at DESC, position_id DESC LIMIT :last) a "
+            "ORDER BY closed_at DESC, book_id DESC, position_id DESC LIMIT :last) newest "
             "ORDER BY closed_at, book, position_id"
         )
     result = await session.stream(

@@ -13,6 +13,8 @@ CORPUS = "495723310188"
 # One call of the language model is reserved at a time: two reservations that did not see each other could exceed the
 # budget together.
 MODEL_BUDGET = "7105645"
+# One run at a time lets rows leave the database. Whoever has it knows what became of the run before.
+RETENTION = "hashtextextended('closeloop/retention', 0)"
 # One resolution of forecasts writes at a time.
 FORECAST_RESOLUTION = "hashtextextended('closeloop/forecast-resolution', 0)"
 

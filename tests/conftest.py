@@ -138,7 +138,15 @@ async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterat
     """A worker with every workflow and activity, polling for the whole session."""
     policy = LearningPolicy()
     async with (
-        build_worker(client, engine, policy, concurrency=16, overlay_folder=home, corpus_folder=home / "corpus"),
+        build_worker(
+            client,
+            engine,
+            policy,
+            concurrency=16,
+            overlay_folder=home,
+            corpus_folder=home / "corpus",
+            archive_folder=home / "archive",
+        ),
         build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
     ):
         yield

@@ -119,6 +119,7 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     for task, work in (
         (PeriodicTask.corpus, "CorpusWorkflow.of-a-day"),
         (PeriodicTask.lessons, "LessonBuildingWorkflow.of-six-hours"),
+        (PeriodicTask.retention, "RetentionWorkflow.of-a-day"),
     ):
         due = await client.start_workflow(
             "DueWorkWorkflow",
@@ -373,6 +374,7 @@ async def main() -> None:
             concurrency=8,
             overlay_folder=home,
             corpus_folder=home,
+            archive_folder=home,
             learners=[FailsOnce(), *learners_of(LearningPolicy())],
         ):
             await record(client, sessions_of(engine), stack)

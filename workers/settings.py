@@ -48,6 +48,16 @@ class Settings(BaseSettings):
     corpus: Path | None = Field(
         default=None, description="Folder of the corpus: its skills/ holds the skills. Default: corpus in the home."
     )
+    archive: Path | None = Field(
+        default=None,
+        description="Folder of the archives, into which old events leave. Default: archive in the home.",
+    )
+    temporal_retention_days: int = Field(
+        default=30,
+        ge=1,
+        le=3650,
+        description="Days for which the local stack's Temporal server keeps the history of what has ended.",
+    )
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     otlp_endpoint: str | None = Field(
         default=None,
@@ -154,7 +164,7 @@ class Settings(BaseSettings):
             raise SettingsError(f"A setting cannot be used: {describe(error)}") from None
         resolved = {
             name: path.expanduser().resolve()
-            for name in ("home", "policy", "overlays", "corpus", "anthropic_api_key_file", "token_file")
+            for name in ("home", "policy", "overlays", "corpus", "archive", "anthropic_api_key_file", "token_file")
             if isinstance(path := home if name == "home" and home else getattr(settings, name), Path)
         }
         return settings.model_copy(update=resolved)
@@ -170,6 +180,10 @@ class Settings(BaseSettings):
     def corpus_folder(self) -> Path:
         """Where the corpus is."""
         return self.corpus or self.home / "corpus"
+
+    def archive_folder(self) -> Path:
+        """Where the archives are."""
+        return self.archive or self.home / "archive"
 
     def api_key(self) -> SecretStr | None:
         """The key of the language model; None where there is none. Raises SettingsError."""

@@ -28,9 +28,11 @@ from closeloop.activities.positions import PositionActivities
 from closeloop.activities.prices import PriceActivities
 from closeloop.activities.producers import ProducerActivities
 from closeloop.activities.research import ResearchActivities
+from closeloop.activities.retention import RetentionActivities
 from closeloop.activities.weight_cycles import WeightCycleActivities
 from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.activities.weights_0_1 import WeightsOf01
+from closeloop.gateways.archive import ArchiveFolder
 from closeloop.gateways.binance import Binance
 from closeloop.gateways.language_model import AnthropicModel, LanguageModel, TokenPrices
 from closeloop.gateways.overlay import OverlayFolder
@@ -60,6 +62,7 @@ from closeloop.workflows.meta import MetaForecastWorkflow
 from closeloop.workflows.override_materialization import OverrideMaterializationWorkflow
 from closeloop.workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
 from closeloop.workflows.results import AnswerSize
+from closeloop.workflows.retention import RetentionWorkflow
 from closeloop.workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
 
 WORKFLOWS = [
@@ -73,6 +76,7 @@ WORKFLOWS = [
     OverlayWatchWorkflow,
     DueWorkWorkflow,
     CorpusWorkflow,
+    RetentionWorkflow,
     LlmResearchWorkflow,
     ApprovalWorkflow,
     LessonBuildingWorkflow,
@@ -163,6 +167,7 @@ def build_workers(client: Client, engine: AsyncEngine, policy: LearningPolicy, s
             overlay_folder=settings.overlay_folder(),
             overlay_mode=settings.overlay_file_mode(),
             corpus_folder=settings.corpus_folder(),
+            archive_folder=settings.archive_folder(),
         ),
         build_market_worker(client, engine, policy, binance_url=settings.binance_url),
         build_llm_worker(
@@ -179,6 +184,7 @@ def build_worker(
     concurrency: int,
     overlay_folder: Path,
     corpus_folder: Path,
+    archive_folder: Path,
     overlay_mode: int | None = None,
     learners: Sequence[Learner] | None = None,
     task_queue: str = TASK_QUEUE,
@@ -196,6 +202,7 @@ def build_worker(
         KarmaActivities(sessions, policy),
         CorpusActivities(sessions, policy, SkillFolder(corpus_folder)),
         PeriodicActivities(sessions),
+        RetentionActivities(sessions, policy, ArchiveFolder(archive_folder)),
         WeightCycleActivities(sessions, policy, load_preset(policy.weights.default_preset)),
         OverlayActivities(sessions, OverlayFolder(overlay_folder, overlay_mode), client),
         approvals,

@@ -78,6 +78,7 @@ class Desk:
             concurrency=12,
             overlay_folder=self.folder,
             corpus_folder=self.folder / "corpus",
+            archive_folder=self.folder / "archive",
             task_queue=queue,
         )
 

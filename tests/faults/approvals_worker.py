@@ -54,7 +54,15 @@ async def main(address: str, namespace: str, dsn: str, folder: str, hours: str, 
     policy = LearningPolicy(approval_hours=float(hours), meta_approval_hours=float(hours))
     if mode == "lives":
         home = Path(folder)
-        worker = build_worker(client, engine, policy, concurrency=8, overlay_folder=home, corpus_folder=home / "corpus")
+        worker = build_worker(
+            client,
+            engine,
+            policy,
+            concurrency=8,
+            overlay_folder=home,
+            corpus_folder=home / "corpus",
+            archive_folder=home / "archive",
+        )
     else:
         approvals = ApprovalActivities(sessions_of(engine), [SUBJECTS[mode]()], client, policy.approvals)
         worker = Worker(

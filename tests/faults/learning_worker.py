@@ -75,6 +75,7 @@ async def main(address: str, dsn: str, queue: str, folder: str, mode: str) -> No
         concurrency=4,
         overlay_folder=Path(folder),
         corpus_folder=Path(folder),
+        archive_folder=Path(folder),
         learners=LEARNERS[mode],
         task_queue=queue,
     )

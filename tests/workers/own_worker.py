@@ -29,6 +29,7 @@ def own_worker(
         concurrency=8,
         overlay_folder=folder,
         corpus_folder=folder / "corpus",
+        archive_folder=folder / "archive",
         learners=learners,
         task_queue=task_queue,
     )

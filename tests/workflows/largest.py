@@ -30,6 +30,7 @@ from closeloop.models.positions import (
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import PerformanceReport
 from closeloop.models.research import BooksToStudy, ResearchReport, Studied
+from closeloop.models.retention import Leaving, LeftBatch, RetentionReport, TableLeft
 from closeloop.models.values import MAX_MESSAGE_BYTES
 from closeloop.models.weights import (
     CurrentCycle,
@@ -179,6 +180,12 @@ def largest() -> list[Any]:
         _overrides(),
         LearnMissedReport(learned=dict.fromkeys(IDS[:2], COUNT), failed=learning.failed),
         DueAnswer(as_of=AT, done=AT),
+        LeftBatch(rows=COUNT, bytes=COUNT, more=True),
+        RetentionReport(
+            as_of=AT,
+            left={table: TableLeft(rows=COUNT, batches=COUNT, bytes=COUNT) for table in Leaving},
+            failed=dict.fromkeys(Leaving, LONG[:REASON]),
+        ),
         DueWorkReport(task=PeriodicTask.lessons, as_of=AT, workflow_id=WORKFLOW),
         AttributedClose(
             outcome=outcome, already_attributed=False, karma=_steps(outcome), learning=learning, learners=IDS[:2]

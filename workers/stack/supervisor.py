@@ -7,6 +7,7 @@ import pwd
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -97,7 +98,11 @@ class LocalStack:
             None
             if external
             else LocalTemporal(
-                self._home, self._ports.temporal, self._ports.ui, settings.temporal().get("namespace", "default")
+                self._home,
+                self._ports.temporal,
+                self._ports.ui,
+                settings.temporal().get("namespace", "default"),
+                timedelta(days=settings.temporal_retention_days),
             )
         )
         ports = self._ports

@@ -16,18 +16,16 @@ from temporalio.service import RPCError
 from closeloop.workers.stack.home import Home, StackError
 from closeloop.workers.stack.process import Child, end_leftovers, until_up
 
-# How long the histories of workflows that have ended are kept; the server's default is one day.
-RETENTION = timedelta(days=90)
-
 
 class LocalTemporal:
     """Temporal's development server, with its web UI, on loopback ports, keeping its data in a file."""
 
-    def __init__(self, home: Home, port: int, ui_port: int, namespace: str) -> None:
+    def __init__(self, home: Home, port: int, ui_port: int, namespace: str, retention: timedelta) -> None:
         self.namespace = namespace
         self._home = home
         self._port = port
         self._ui_port = ui_port
+        self._retention = retention
 
     @property
     def address(self) -> str:
@@ -70,7 +68,7 @@ class LocalTemporal:
             if not child.running:
                 raise StackError(f"Temporal did not start ({child.end_of_log()}): see {child.log}.")
             try:
-                await _keep_history(await Client.connect(self.address, namespace=self.namespace))
+                await _keep_history(await Client.connect(self.address, namespace=self.namespace), self._retention)
             except (RuntimeError, RPCError):
                 await asyncio.sleep(0.1)
                 continue
@@ -91,9 +89,10 @@ def binary() -> Path:
     )
 
 
-async def _keep_history(client: Client) -> None:
+async def _keep_history(client: Client, duration: timedelta) -> None:
+    """Keep what has ended for so long; the server's default is one day."""
     retention = Duration()
-    retention.FromTimedelta(RETENTION)
+    retention.FromTimedelta(duration)
     await client.workflow_service.update_namespace(
         UpdateNamespaceRequest(
             namespace=client.namespace, config=NamespaceConfig(workflow_execution_retention_ttl=retention)
