@@ -58,7 +58,7 @@ def replacing() -> str:
         f"LOCK TABLE {', '.join(tables)} IN ACCESS EXCLUSIVE MODE;\n"
         f"DO $$ BEGIN\n{looks}\nEND $$;\n"
         f"DROP TABLE {', '.join(tables)};\n"
-        "DROP FUNCTION events_are_append_only();"
+        "DROP FUNCTION events_are_append_only(), events_leave();"
     )
 
 
