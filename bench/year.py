@@ -23,10 +23,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from bench.closes import closes
 from closeloop import store
 from closeloop.activities.attribution import attribute_and_learn
+from closeloop.activities.retention import RetentionActivities
+from closeloop.gateways.archive import ArchiveFolder
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.retention import Leaving, LeavingBatch
 from closeloop.models.weights import CurrentCyclesRequest
-from closeloop.services import periods, workers
+from closeloop.services import periods, storage, workers
 from closeloop.services.producers import listing as producers_listing
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.workers.stack.home import Home
@@ -38,6 +41,7 @@ BOOKS_WITH_ACTIONS = 2  # the closes of the others say nothing of patterns
 LESSONS = 20  # accepted lessons of a book; each run of six hours changes something of all of them
 ROUNDS = 5
 WEEK = 7
+BATCHES = 10
 # The tables that a close has rows in; a table comes after those that it refers to.
 TABLES = ("positions", "attributions", "conviction_scores", "conviction_log", "pattern_trade_events", "events")
 KEYS = {"position_id", "conviction_id", "cycle_id", "id", "dedupe_key"}
@@ -73,6 +77,7 @@ async def main(days: int, closes_a_day: int) -> None:
         for name, before in measured[0].items():
             after = measured[1][name]
             print(f"{name:<58}{before:>10.2f}{after:>10.2f}{after / before:>8.1f}")
+        await _let_leave(sessions_of(engine), folder / "archive", first + timedelta(days=days))
         await connection.close()
         await engine.dispose()
     finally:
@@ -169,6 +174,29 @@ async def _lessons(connection: asyncpg.Connection, first: datetime, day: int) ->
         f"SELECT book_id || '-' || l, version, as_of, {said} FROM ({runs}) r, generate_series(1, {LESSONS}) l",
         first,
         day,
+    )
+
+
+async def _let_leave(sessions: Sessions, folder: Path, now: datetime) -> None:
+    """Let a few batches of events leave, and count what would leave at once."""
+    policy = LearningPolicy()
+    activities = RetentionActivities(sessions, policy, ArchiveFolder(folder))
+    rows = size = 0
+    started = time.perf_counter()
+    for _ in range(BATCHES):
+        left = await activities.let_leave(LeavingBatch(table=Leaving.events, as_of=now))
+        rows, size = rows + left.rows, size + left.bytes
+    seconds = time.perf_counter() - started
+    print(
+        f"\nretention: {rows:,} events left in {BATCHES} batches, {rows / seconds:,.0f}/s, {size / rows:.0f} bytes of "
+        "archive each"
+    )
+    async with sessions() as session:
+        started = time.perf_counter()
+        report = await storage.report(session, policy.retention, now, None)
+        seconds = time.perf_counter() - started
+    print(
+        f"storage: told in {seconds * 1000:.0f} ms; " + "; ".join(f"{one.table} {one.rows:,}" for one in report.leaving)
     )
 
 

@@ -7,8 +7,8 @@ of four types from before the instant that it says, and of none younger than a d
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0020"
-down_revision = "0019"
+revision = "0021"
+down_revision = "0020"
 branch_labels = None
 depends_on = None
 
