@@ -29,7 +29,7 @@ from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.retention import Leaving, LeavingBatch
 from closeloop.models.weights import CurrentCyclesRequest
-from closeloop.services import periods, storage, workers
+from closeloop.services import convictions, periods, storage, workers
 from closeloop.services.producers import listing as producers_listing
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.workers.stack.home import Home
@@ -126,7 +126,7 @@ async def _fill(connection: asyncpg.Connection, first: datetime, begin: int, end
             names.append(name)
             if row["type"] == "timestamp with time zone":
                 value = f"{name} + $1::int * interval '1 day'"
-                if table == "events":  # an event is appended when its close is
+                if name in ("ts", "recorded_at", "attributed_at"):  # when a close was taken in
                     value = "$2::timestamptz + ($1::int + 0.9) * interval '1 day'"
             elif name in KEYS:
                 value = f"{name} || '-' || $1::int"
@@ -187,10 +187,8 @@ async def _let_leave(sessions: Sessions, folder: Path, now: datetime) -> None:
         left = await activities.let_leave(LeavingBatch(table=Leaving.events, as_of=now))
         rows, size = rows + left.rows, size + left.bytes
     seconds = time.perf_counter() - started
-    print(
-        f"\nretention: {rows:,} events left in {BATCHES} batches, {rows / seconds:,.0f}/s, {size / rows:.0f} bytes of "
-        "archive each"
-    )
+    print(f"\nretention: {rows:,} events left in {BATCHES} batches, {rows / seconds:,.0f}/s", end="")
+    print(f", {size / max(rows, 1):.0f} bytes of archive each")
     async with sessions() as session:
         started = time.perf_counter()
         report = await storage.report(session, policy.retention, now, None)
@@ -254,6 +252,7 @@ async def _ask(sessions: Sessions, now: datetime) -> dict[str, float]:
         await store.positions.oldest_unattributed(session)
         await store.positions.impossible(session, 200)
         await store.positions.unattributed(session, None, 200)
+        await convictions.complete_closes(session, datetime.now(UTC))
         await store.imports.drop_older_than(session, 30)
         await store.imports.drop_abandoned(session, 24)
         for learner in learners:

@@ -195,7 +195,7 @@ async def test_when_work_was_done_last_and_is_due_next(desk: Desk) -> None:
             return {one.work: one for one in await periods.standing(session, NOW)}
 
     before = await standing()
-    assert list(before) == ["weights", "corpus", "lessons"]
+    assert list(before) == ["weights", "corpus", "lessons", "retention"]
     assert {one.last_done_at for one in before.values()} == {None}
     assert (before["weights"].due, before["weights"].next_at) == (0, MONDAY + 7 * DAY)  # there is no book
     midnight = PeriodicTask.corpus.begins(NOW)

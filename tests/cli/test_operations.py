@@ -49,7 +49,7 @@ async def test_status(stack: StackProcess) -> None:
     assert status["missing_search_attributes"] == []
     assert [one["id"] for one in status["schedules"]] == [schedule.id for schedule in SCHEDULES]
     assert all(one["there"] and one["as_applied"] and one["next_at"] for one in status["schedules"])
-    assert [one["work"] for one in status["periodic"]] == ["weights", "corpus", "lessons"]
+    assert [one["work"] for one in status["periodic"]] == ["weights", "corpus", "lessons", "retention"]
     # Other tests of this stack let workflows fail.
     assert [trouble for trouble in status["troubles"] if trouble["about"] != "failed workflows"] == []
     assert "closeloop/weights" in text.out

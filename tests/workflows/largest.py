@@ -91,6 +91,8 @@ def _outcome() -> PositionOutcome:
         producers=producers,
         attributed_at=AT,
         attributed_by=TEXT,
+        cycle_id=TEXT,
+        completed_at=AT,
         policy_hash=HASH,
     )
 

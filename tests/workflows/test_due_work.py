@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import (
     Client,
@@ -28,6 +29,7 @@ from closeloop.models.corpus import CorpusRequest
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.periods import DueWorkReport, PeriodicTask, WorkDone
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.retention import Leaving, RetentionReport, RetentionRequest, TableLeft
 from closeloop.models.schedules import DISPATCH_EVERY, DISPATCH_OFFSET
 from closeloop.models.weights import Cadence, DispatchReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
@@ -108,10 +110,10 @@ async def machine(dsn: str, client: Client, tmp_path: Path) -> AsyncIterator[Mac
     async with scratch_database(dsn) as scratch:
         engine = open_engine(scratch, pool_size=10)
         made = Machine(own, engine, sessions_of(engine), tmp_path)
-        for name in ("weights", "corpus", "lessons"):
+        for name in ("weights", "corpus", "lessons", "retention"):
             await made.schedule(name).pause()
         yield made
-        for name in ("weights", "corpus", "lessons"):
+        for name in ("weights", "corpus", "lessons", "retention"):
             await made.schedule(name).delete()
         await engine.dispose()
 
@@ -183,6 +185,49 @@ async def test_lessons_that_somebody_built_since_the_period_began_stand(machine:
     assert built["failed"] == {}
     assert await query(machine.sessions, "SELECT 1 FROM failing_work") == []
     assert len(await query(machine.sessions, "SELECT 1 FROM lesson_runs")) == 1
+
+
+async def test_old_events_leave_once_a_day(machine: Machine) -> None:
+    """As of midnight, by the policy of the worker: what is 90 days old then, and not what became so since."""
+    midnight = PeriodicTask.retention.begins(NOW)
+    woke = midnight + DISPATCH_OFFSET
+    await machine.learn("b", old=NOW - DAY, young=NOW - DAY)
+    async with machine.sessions.begin() as session:
+        await session.execute(text("SET LOCAL session_replication_role = replica"))  # events are append-only
+        age = text("UPDATE events SET ts = :at WHERE dedupe_key LIKE :about")
+        await session.execute(age, {"at": midnight - 90 * DAY - timedelta(seconds=1), "about": "%/old"})
+        await session.execute(age, {"at": midnight - 90 * DAY, "about": "%/young"})
+    async with own_worker(machine.client, machine.engine, machine.folder):
+        [report] = await machine.reports(await machine.tick("retention", woke, woke), DueWorkReport)
+        handle = machine.client.get_workflow_handle(report.workflow_id, result_type=RetentionReport)
+        done = await handle.result()
+    assert report.workflow_id == f"retention/{midnight:%Y-%m-%dT%H:%M:%SZ}"
+    assert (done.as_of, done.failed, done.left[Leaving.events].rows) == (midnight, {}, 2)
+    assert {row["about"] for row in await query(machine.sessions, "SELECT dedupe_key AS about FROM events")} == {
+        "learning.outcome.v1/b/young",
+        "attribution.outcome.v1/b/young",
+    }
+    assert len(list((machine.folder / "archive").iterdir())) == 1
+    [row] = await query(machine.sessions, "SELECT as_of FROM periodic_work WHERE task = 'retention'")
+    assert row["as_of"] == midnight
+
+
+async def test_retention_goes_on_where_the_run_before_stopped(machine: Machine) -> None:
+    """What the run before a continue-as-new did is in the report; a table that it had done is not asked for again."""
+    so_far = RetentionReport(as_of=NOW, left={Leaving.events: TableLeft(rows=7, batches=1, bytes=70)})
+    request = RetentionRequest(as_of=NOW, by_schedule=True, so_far=so_far, done=[Leaving.events])
+    await machine.learn("b", old=NOW - DAY)
+    async with machine.sessions.begin() as session:
+        await session.execute(text("SET LOCAL session_replication_role = replica"))  # events are append-only
+        await session.execute(text("UPDATE events SET ts = :at"), {"at": NOW - 91 * DAY})
+    async with own_worker(machine.client, machine.engine, machine.folder):
+        report: RetentionReport = await machine.client.execute_workflow(
+            "RetentionWorkflow", request, id="goes-on", task_queue="closeloop", result_type=RetentionReport
+        )
+    assert report == so_far
+    assert report.sentence == "7 rows of events left, 70 bytes of archive"
+    assert len(await query(machine.sessions, "SELECT 1 FROM events")) == 2
+    assert len(await query(machine.sessions, "SELECT 1 FROM periodic_work WHERE task = 'retention'")) == 1
 
 
 async def test_a_week_at_whose_beginning_the_machine_was_off(machine: Machine) -> None:
