@@ -11,7 +11,7 @@ from closeloop.models.events import LEAVING_TYPES
 from closeloop.models.retention import ArchivesOf, Leaving
 
 ROWS_PER_FETCH = 200
-LOOKED_AT_BEYOND = 1_000
+LOOKED_AT_BEYOND = 20_000
 """Events are read in the order in which they were appended. So many with a later time, because of a clock that was
 wrong, do not hide the older ones behind them."""
 FOLDERS_LISTED = 10
