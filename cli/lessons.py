@@ -186,7 +186,7 @@ def _standing(view: LessonView, explaining: LessonView | None) -> str:
     if view.status == LessonStatus.baseline:
         return "The group's baseline: what its trades came to on average. It never sizes anything."
     if view.status == LessonStatus.shadow:
-        by = f"by {_scope(explaining.scope)} ({explaining.lesson_id})" if explaining else "by the luck of a few days"
+        by = f"by {_scope(explaining.scope)} ({explaining.lesson_id})" if explaining else "by what was accepted in all"
         return f"A shadow: it looked significant at first, and is explained {by}. It never sizes anything."
     if view.actionable:
         return "Accepted and actionable: 'closeloop overrides materialize' makes an override of it."

@@ -1,22 +1,28 @@
 """Tests of all candidates of a cube, within the cells into which the trades are split so far.
 
 Stratified Welch and pooled tests of every candidate at once, from sums of rr by candidate and cell; and, for those
-that look significant, standard errors clustered by entry day (Liang & Zeger 1986).
+that look significant, standard errors clustered by entry day (Liang & Zeger 1986) and with the luck of periods and of
+symbols (``luck``).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from closeloop.learning import luck
+from closeloop.learning.contrasts import Clusters, Contrasts
 from closeloop.learning.cube import Cube
 from closeloop.learning.group_by import Branch
 from closeloop.learning.intervals import t_half_width
 from closeloop.learning.significance import Difference, Moments, clustered_error, difference_of_means, student_p
-from closeloop.learning.trades import Floats, Ints
+from closeloop.learning.trades import Bools, Floats, Ints
 from closeloop.models.policy import MiningPolicy
 
 INTERVAL_LEVEL = 0.95  # at which effects have their intervals (share of 1)
+SUMS_AT_ONCE = 500_000  # clusters of candidates that are added up at a time
+WEEKS = {"week": 1, "four_weeks": 4, "quarter": 12}  # in a period
 ROUNDING_SHARE = 1e-12  # share of a cell's sum of squares below which what is left of a variance is rounding
 
 
@@ -48,15 +54,65 @@ def compare(inside: Floats, cells: Floats, mining: MiningPolicy) -> Difference:
         np.where(sound, found.t, 0.0),
         np.where(sound, found.p, 1.0),
         np.where(sound, found.half_width, np.nan),
+        *found[4:],
     )
+
+
+@dataclass(frozen=True)
+class Periods:
+    """Periods of entry: the place of each trade's ``day`` among the ``days`` on which the group has trades, and, by the
+    name of a longer period, the days with which its blocks start."""
+
+    day: Ints
+    days: int
+    starts: Mapping[str, Ints]
+
+    @classmethod
+    def of(cls, days: Ints, mining: MiningPolicy) -> "Periods":
+        """Of UTC days counted from 1970 (n,). Weeks are those of ISO 8601: they start on Mondays."""
+        there, day = np.unique(days, return_inverse=True)
+        starts = {}
+        for name, weeks in WEEKS.items():
+            if name != "quarter" or (len(there) and there[-1] - there[0] + 1 >= 7 * mining.quarter_weeks):
+                block = (there + 3) // (7 * weeks)
+                starts[name] = np.flatnonzero(np.diff(block, prepend=block[:1] - 1))
+        return cls(day, len(there), starts)
+
+
+class ByDay(NamedTuple):
+    """Tests with errors clustered by day, arrays (m,): ``days`` that the comparison rests on, error, p, half-width."""
+
+    days: Ints
+    error: Floats
+    p: Floats
+    half_width: Floats
+
+
+class ByLuck(NamedTuple):
+    """Tests with the luck of ``symbols`` and of each of the ``periods`` by name, arrays (m,); ``few_symbols``: confined
+    to too few of them."""
+
+    symbols: luck.Part
+    periods: Mapping[str, luck.Part]
+    few_symbols: Bools
+    found: luck.Luck
+
+
+class Weighed(NamedTuple):
+    """What one candidate is weighed against; clusters with trades ``inside`` and ``outside``, by clustering."""
+
+    by_day: ByDay
+    by_luck: ByLuck
+    inside: Mapping[str, int]
+    outside: Mapping[str, int]
 
 
 class CandidateTests:
     """What the tests say of the candidates of a cube in the present cells; :meth:`run` tests, :meth:`split` splits.
 
-    Arrays (candidates,): ``effect``, ``t``, ``p`` and ``half_width`` as :func:`compare` gives them; ``clustered``:
-    whose p has been raised by :meth:`cluster`. ``sums`` (3, candidates): count, sum and sum of squares of rr less
-    ``middle``, in all cells together.
+    Arrays (candidates,): ``effect``, ``t``, ``p``, ``half_width`` and the others of :func:`compare`; p and half_width
+    are raised by :meth:`raise_p`. ``sums`` (3, candidates): count, sum and sum of squares of rr less ``middle``, in all
+    cells together.
     """
 
     def __init__(self, cube: Cube, mining: MiningPolicy) -> None:
@@ -67,7 +123,7 @@ class CandidateTests:
         self.sums = np.zeros((3, cube.size))
         self._y = group.rr - self.middle
         self._yy = self._y * self._y
-        self._day: Ints = np.unique(group.days, return_inverse=True)[1]
+        self._periods = Periods.of(group.days, mining)
         self._whole = True  # nothing is split yet
         self._cell = np.zeros(group.n, np.int64)
         self._seen = np.ones(group.n, np.bool_)  # trades of cells that can still be compared
@@ -88,19 +144,15 @@ class CandidateTests:
         self._cell = np.where(self._seen, (np.cumsum(usable) - 1)[cell], 0)
         self._width = max(int(usable.sum()), 1)
         rows = np.flatnonzero(self._seen)
-        days, cell = self._day[rows], self._cell[rows]
-        spread, size = days * self._width + cell, (int(self._day.max()) + 1) * self._width
+        self._rows, cell = rows, self._cell[rows]
         self._cells = np.array(
             [np.bincount(cell, each, self._width) for each in (None, self._y[rows], self._yy[rows])], np.float64
         )
-        self._by_day = np.array(
-            [np.bincount(spread, each, size).reshape(-1, self._width) for each in (None, self._y[rows])], np.float64
-        )
+        self._clusters: dict[str, Clusters] = {}
         m = self.cube.size
         self.effect, self.half_width = np.full(m, np.nan), np.full(m, np.nan)
         self.t, self.p = np.zeros(m), np.ones(m)
-        self.clustered = np.zeros(m, np.bool_)
-        self._p_by_day, self._half_width_by_day = np.full(m, np.nan), np.full(m, np.nan)
+        self.variance, self.freedom, self.scatter = np.full(m, np.nan), np.full(m, np.nan), np.full(m, np.nan)
         self._run_below(self.cube.branches, self._seen.astype(np.int64), 2)
 
     def _run_below(self, branches: Sequence[Branch], ids: Ints, radix: int) -> None:
@@ -131,6 +183,7 @@ class CandidateTests:
             found = compare(inside, self._cells, self.mining)
             self.effect[some], self.t[some] = found.effect, found.t
             self.p[some], self.half_width[some] = found.p, found.half_width
+            self.variance[some], self.freedom[some], self.scatter[some] = found[4:]
         for branch in branches:
             if branch.deeper:
                 self._run_below(branch.deeper, columns.refined(branch, ids, radix), branch.radix)
@@ -139,52 +192,112 @@ class CandidateTests:
         """Numbers of the candidates that a branch found, -1 where one is none."""
         return self.cube.candidate_of[branch.first : branch.first + len(branch.kept)]
 
-    def cluster(self, candidate: int) -> None:
-        """Raise the candidate's p to the one with errors clustered by day, if that is larger."""
-        self.clustered[candidate] = True
-        if math.isnan(self._p_by_day[candidate]):
-            self._cluster(self.cube.home(candidate))
-        self.p[candidate] = max(self.p[candidate], self._p_by_day[candidate])
-        self.half_width[candidate] = np.fmax(self.half_width[candidate], self._half_width_by_day[candidate])
+    def raise_p(self, candidates: Ints, limit: float) -> None:
+        """Raise the p of these candidates (ascending) to the largest one of their own, the one with errors clustered by
+        day, and the one with the luck of periods and symbols; and their half-widths likewise.
 
-    def _cluster(self, branch: Branch) -> None:
-        """Compute p and interval of every candidate of a branch with errors clustered by day.
-
-        t has g - 1 degrees of freedom, where g is the number of days with trades of the candidate, or of the days with
-        others if these are fewer: where all days but nine have only trades of the candidate, the comparison rests on
-        those nine days.
+        A p above ``limit`` is not raised further.
         """
-        ids, radix, width = self._seen.astype(np.int64), 2, self._width
-        for part in branch.path:
-            ids, radix = self.cube.columns.refined(part, ids, radix), part.radix
-        spread, shape = ids * width + self._cell, (radix, width)
-        n1 = np.bincount(spread, minlength=radix * width).reshape(shape).astype(np.float64)
-        s1 = np.bincount(spread, self._y, radix * width).reshape(shape)
-        n, s, _ = self._cells
-        n0 = n - n1
-        least = self.mining.min_cell_trades
-        usable = (n1 >= least) & (n0 >= least)
-        usable[0] = False
-        n1, n0 = np.where(usable, n1, 1.0), np.where(usable, n0, 1.0)
-        w = np.where(usable, n1 * n0 / n, 0.0)
-        total = w.sum(axis=1, keepdims=True)
-        share = w / np.where(total > 0, total, 1.0)
-        m1, m0 = s1 / n1, (s - s1) / n0
-        # What a day adds: its selected trades, less its others, which are all of its trades less its selected ones.
-        slope, shift = share * (1 / n1 + 1 / n0), share * (m1 / n1 + m0 / n0)
-        by_day, days = ids * len(self._by_day[0]) + self._day, len(self._by_day[0])
-        adds = np.bincount(by_day, slope.ravel()[spread] * self._y - shift.ravel()[spread], radix * days)
-        adds = adds.reshape(radix, days) - np.einsum("kc,gc->kg", share / n0, self._by_day[1])
-        adds += np.einsum("kc,gc->kg", share * m0 / n0, self._by_day[0])
-        inside = np.bincount(by_day, usable.ravel()[spread], radix * days).reshape(radix, days)
-        outside = np.einsum("kc,gc->kg", usable.astype(np.float64), self._by_day[0]) - inside
+        found_as = self.cube.found_as[candidates]
+        order = np.argsort(found_as)  # a branch found its candidates one after the other
+        branch_of = self.cube.branch_numbers(found_as[order])
+        for part in np.split(order, np.flatnonzero(np.diff(branch_of)) + 1):
+            if len(part):
+                for some, contrasts in self._contrasts(candidates[part]):
+                    by_day = self._by_day(contrasts)
+                    self._raise(some, by_day.p, by_day.half_width)
+                    left = np.flatnonzero(self.p[some] <= limit)
+                    if len(left):
+                        by_luck = self._by_luck(some[left], contrasts, left).found
+                        self._raise(some[left], by_luck.p, by_luck.half_width)
+
+    def _contrasts(self, candidates: Ints) -> Iterator[tuple[Ints, Contrasts]]:
+        """Contrasts of candidates of one branch, so many at a time that their clusters fit into memory."""
+        branch = self.cube.home(int(candidates[0]))
+        ids, radix = self._seen.astype(np.int64), 2
+        for step in branch.path:
+            ids, radix = self.cube.columns.refined(step, ids, radix), step.radix
+        of_candidates = self.cube.found_as[candidates] - branch.first + 1
+        most = max(1, SUMS_AT_ONCE // max(self._periods.days, len(self.cube.group.symbols.values)))
+        for start in range(0, len(candidates), most):
+            some = candidates[start : start + most]
+            place = np.full(radix, -1, np.int64)
+            place[of_candidates[start : start + most]] = np.arange(len(some))
+            place[0] = -1
+            which = place[ids]
+            rows = np.flatnonzero(which >= 0)
+            yield (
+                some,
+                Contrasts(
+                    rows,
+                    which[rows],
+                    len(some),
+                    self._y[rows],
+                    self._cell[rows],
+                    self._cells[0],
+                    self._cells[1],
+                    self.mining.min_cell_trades,
+                ),
+            )
+
+    def _clusters_of(self, name: str, code: Ints) -> Clusters:
+        if name not in self._clusters:
+            rows = self._rows
+            self._clusters[name] = Clusters.of(code, rows, self._y[rows], self._cell[rows], self._width)
+        return self._clusters[name]
+
+    @property
+    def _days(self) -> Clusters:
+        return self._clusters_of("day", self._periods.day)
+
+    @property
+    def _symbols(self) -> Clusters:
+        return self._clusters_of("symbol", self.cube.group.symbols.codes.astype(np.int64))
+
+    def weighed(self, candidate: int) -> Weighed:
+        """What a candidate that can be compared is weighed against, in the present cells."""
+        some, contrasts = next(self._contrasts(np.array([candidate])))
+        one = np.zeros(1, np.int64)
+        inside = {"day": contrasts.inside(self._days), "symbol": contrasts.inside(self._symbols)}
+        compared = {"day": contrasts.compared(self._days), "symbol": contrasts.compared(self._symbols)}
+        for name, starts in self._periods.starts.items():
+            inside[name], compared[name] = (np.add.reduceat(x["day"], starts, axis=1) for x in (inside, compared))
+        return Weighed(
+            self._by_day(contrasts),
+            self._by_luck(some, contrasts, one),
+            {name: int((each > 0).sum()) for name, each in inside.items()},
+            {name: int((compared[name] > each).sum()) for name, each in inside.items()},
+        )
+
+    def _by_day(self, contrasts: Contrasts) -> ByDay:
+        """t has g - 1 degrees of freedom, where g is the number of days with trades of the candidate, or of the days
+        with others if these are fewer: where all days but nine have only trades of the candidate, the comparison rests
+        on those nine days."""
+        inside = contrasts.inside(self._days)
+        outside = contrasts.compared(self._days) - inside
         g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
         with np.errstate(all="ignore"):
-            error = clustered_error(adds, g)
-            effect = (share * (m1 - m0)).sum(axis=1)
-            p = np.where(g >= self.mining.min_days, student_p(effect / error, g - 1), 1.0)
+            error = clustered_error(contrasts.added(self._days), g)
+            p = np.where(g >= self.mining.min_days, student_p(contrasts.effect / error, g - 1), 1.0)
             half_width = t_half_width(error, g - 1, INTERVAL_LEVEL)
-        numbers = self._candidates(branch)
-        wanted = numbers >= 0
-        self._p_by_day[numbers[wanted]] = np.where(np.isnan(p), 1.0, p)[1:][wanted]
-        self._half_width_by_day[numbers[wanted]] = half_width[1:][wanted]
+        return ByDay(g, error, np.where(np.isnan(p), 1.0, p), half_width)
+
+    def _by_luck(self, some: Ints, contrasts: Contrasts, chosen: Ints) -> ByLuck:
+        base = luck.Base(
+            contrasts.effect[chosen],
+            self.variance[some],
+            self.freedom[some],
+            self.scatter[some],
+            contrasts.squares[chosen],
+        )
+        by_symbol, by_day = contrasts.sums(self._symbols, chosen), contrasts.sums(self._days, chosen)
+        symbols = luck.part(by_symbol, base, self.mining)
+        few = luck.confined(by_symbol, symbols, base, self.mining)
+        periods = {"day": luck.part(by_day, base, self.mining)}
+        for name, starts in self._periods.starts.items():
+            periods[name] = luck.part(by_day.merged(starts), base, self.mining)
+        return ByLuck(symbols, periods, few, luck.weighed(base, symbols, few, list(periods.values()), INTERVAL_LEVEL))
+
+    def _raise(self, some: Ints, p: Floats, half_width: Floats) -> None:
+        self.p[some] = np.maximum(self.p[some], p)
+        self.half_width[some] = np.fmax(self.half_width[some], half_width)

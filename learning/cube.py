@@ -54,7 +54,11 @@ class Cube:
 
     def home(self, candidate: int) -> Branch:
         """The branch that found a candidate."""
-        return self.homes[int(np.searchsorted(self._firsts, self.found_as[candidate], side="right")) - 1]
+        return self.homes[int(self.branch_numbers(self.found_as[candidate]))]
+
+    def branch_numbers(self, found_as: Ints | np.int64) -> Ints:
+        """Numbers, among ``homes``, of the branches that found these."""
+        return np.searchsorted(self._firsts, found_as, side="right") - 1
 
     @cached_property
     def _firsts(self) -> list[int]:

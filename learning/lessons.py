@@ -19,8 +19,9 @@ class Lesson:
     ``n``, ``avg_rr``, ``variance`` (n - 1; None for one trade), ``win_rate`` (share of rr > 0) and ``edge_raw``
     (avg_rr - baseline) describe the trades inside. ``effect`` is the conditional difference to the trades outside with
     its 95 % interval, ``p`` and ``q`` belong to it: as at its acceptance, or, of a shadow, given everything that was
-    accepted (None where nothing comparable is left). ``explained_by``: conditions of the accepted lesson of the same
-    group that explains a shadow; None of a shadow that was only the luck of a few days.
+    accepted (None where nothing comparable is left; no interval where too few periods or symbols tell of luck).
+    ``explained_by``: conditions of the accepted lesson of the same group that explains a shadow; None of a shadow that
+    fell out as the family of tests changed.
 
     The baseline of a group has no conditions; its effect is its edge, its p that of Student's t test; it has no q.
     """
@@ -96,8 +97,8 @@ def candidate_lesson(
         win_rate=float(cube.wins[candidate]) / n,
         edge_raw=average - tests.mining.baseline_rr,
         effect=effect if compared else None,
-        effect_low=effect - half_width if compared else None,
-        effect_high=effect + half_width if compared else None,
+        effect_low=effect - half_width if math.isfinite(half_width) else None,
+        effect_high=effect + half_width if math.isfinite(half_width) else None,
         p=float(tests.p[candidate]),
         q=q,
         explained_by=explained_by,

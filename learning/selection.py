@@ -1,8 +1,9 @@
 """Forward selection: which candidates of all groups are lessons, and which are only shadows of these.
 
 Benjamini & Hochberg's (1995) q over the candidates of all groups together, with the p of whatever is significant raised
-to the one with errors clustered by day. The best is accepted and splits its group into cells; everything is tested
-again within these, so that what only followed from the accepted lesson, its shadows, disappears.
+to the one with errors clustered by day and the one with the luck of periods and symbols. The best is accepted and
+splits its group into cells; everything is tested again within these, so that what only followed from the accepted
+lesson, its shadows, disappears.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,22 +61,20 @@ class Selection:
             yield candidate_lesson(tests, candidate, LessonStatus.shadow, float(self._q[number]), explained_by)
 
     def _qualifying(self) -> Bools:
-        """What is significant and large enough when days are taken into account; sets q.
+        """What is significant and large enough when days, and the luck of periods and symbols, are taken into account;
+        sets q.
 
-        The p of every candidate that is significant is raised to the one clustered by day, until no other one becomes
-        significant. A significant p that were not raised would count as a rank, and so raise the threshold for
-        candidates that are significant by the luck of a few days.
+        The p of every candidate that is significant is raised. A significant p that were not raised would count as a
+        rank, and so raise the threshold for candidates that are significant by luck. As every p only rises, none
+        becomes significant by that; and one that has risen above the largest that was significant never is again.
         """
-        while True:
-            self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))
-            significant = self._q <= self.mining.max_q
-            raised = False
-            for tests, part in zip(self.groups, np.split(significant, self._starts[1:-1]), strict=False):
-                for candidate in np.flatnonzero(part & ~tests.clustered).tolist():
-                    tests.cluster(candidate)
-                    raised = True
-            if not raised:
-                break
+        self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))
+        significant = self._q <= self.mining.max_q
+        limit = max((float(p) for p in _joined(tests.p for tests in self.groups)[significant]), default=0.0)
+        for tests, part in zip(self.groups, np.split(significant, self._starts[1:-1]), strict=False):
+            tests.raise_p(np.flatnonzero(part), limit)
+        self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))
+        significant = self._q <= self.mining.max_q
         large: Bools = np.abs(_joined(tests.effect for tests in self.groups)) >= self.mining.min_effect
         return significant & large
 

@@ -74,12 +74,17 @@ class Moments(NamedTuple):
 
 class Difference(NamedTuple):
     """Tested differences of means, arrays (m,): ``effect``, the size of Welch's ``t``, the two-sided ``p`` (the larger
-    one of two tests), and ``half_width`` of the effect's interval."""
+    one of two tests), and ``half_width`` of the effect's interval; ``variance`` of the effect (the larger one of both
+    tests'), Welch's degrees of ``freedom``, and ``scatter``, the variance of the values about the means of their sides.
+    """
 
     effect: Floats
     t: Floats
     p: Floats
     half_width: Floats
+    variance: Floats
+    freedom: Floats
+    scatter: Floats
 
 
 def difference_of_means(inside: Moments, outside: Moments, usable: Bools, rounding: float, level: float) -> Difference:
@@ -116,4 +121,7 @@ def difference_of_means(inside: Moments, outside: Moments, usable: Bools, roundi
         z = np.where(size <= rounding, 0.0, size / error_z)
         p = np.maximum(student_p(t, free), normal_p(z))
         half_width = np.maximum(t_half_width(error_t, free, level), normal_half_width(error_z, level))
-    return Difference(effect, t, p, half_width)
+        variance = np.square(np.maximum(error_t, error_z))
+        residual = np.where(usable, n1 + n0 - 2, 0.0).sum(axis=1)
+        scatter = np.where(usable, d1 + d0, 0.0).sum(axis=1) / residual
+    return Difference(effect, t, p, half_width, variance, free, scatter)

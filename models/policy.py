@@ -262,6 +262,31 @@ class MiningPolicy(PolicySection):
         description="UTC entry days with selected trades below which a lesson cannot be told from the luck of a day "
         "(count).",
     )
+    luck_variance: float = Field(
+        default=0.05,
+        gt=0.0,
+        description="Variance of the luck of a period or a symbol that the weights of their means presume (share of "
+        "the variance of a trade). 0.05: more than about 20 trades say little more of one of them.",
+    )
+    quarter_weeks: int = Field(
+        default=48,
+        ge=0,
+        description="Weeks that a group's trades must span for the luck of blocks of 12 weeks to be weighed (count). "
+        "48: four blocks; fewer say nothing of their variance.",
+    )
+    min_symbol_freedom: float = Field(
+        default=4.0,
+        ge=0.0,
+        description="Degrees of freedom of the luck of symbols below which a lesson that is confined to some of them "
+        "cannot be told from it (count). 4: three symbols inside and three outside, five inside where very many are "
+        "outside.",
+    )
+    max_symbol_share: float = Field(
+        default=0.1,
+        ge=0.0,
+        description="Share of a difference that lies between symbols, not within them, from which a lesson is confined "
+        "to them (share of the sum of squared weights of trades). Chance alone gives symbols / trades.",
+    )
     max_dimensions: int = Field(
         default=40,
         ge=1,

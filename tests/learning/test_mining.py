@@ -17,6 +17,7 @@ from closeloop.learning.mining import is_due, mine
 from closeloop.learning.trades import Trade, group_of
 from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
+from tests.learning.plain_luck import PlainLuck, plain_luck
 from tests.learning.trades import DAY, grouped, planted, trades_of
 
 SMALL = MiningPolicy(min_trades=12, min_cell_trades=3, min_days=4)
@@ -71,6 +72,17 @@ class Oracle:
         sizes = [sum(len(side[k]) for side in cells) for k in (0, 1)]
         if min(sizes) < self.mining.min_trades:
             return 1.0, math.nan
+        effect, welch, pooled, freedom = self._errors(cells)
+        p = 2 * stats.t.sf(abs(effect) / math.sqrt(welch), freedom)
+        return max(float(p), 2 * float(stats.norm.sf(abs(effect) / math.sqrt(pooled)))), effect
+
+    def by_luck(self, conditions: Conditions) -> PlainLuck:
+        cells = self._usable(conditions)
+        _, welch, pooled, freedom = self._errors(cells)
+        return plain_luck(cells, self.trades, max(welch, pooled), freedom, self.mining)
+
+    def _errors(self, cells: list[tuple[list[Trade], list[Trade]]]) -> tuple[float, float, float, float]:
+        """(effect, Welch's variance, the pooled variance, Welch's degrees of freedom)."""
         weights = [len(a) * len(b) / (len(a) + len(b)) for a, b in cells]
         total, effect, welch, pooled, below = sum(weights), 0.0, 0.0, 0.0, 0.0
         for w, (a, b) in zip(weights, cells, strict=True):
@@ -82,8 +94,7 @@ class Oracle:
             below += ex**2 / (len(x) - 1) + ey**2 / (len(y) - 1)
             both = ((len(x) - 1) * vx + (len(y) - 1) * vy) / (len(x) + len(y) - 2)
             pooled += (w / total) ** 2 * both * (1 / len(x) + 1 / len(y))
-        p = 2 * stats.t.sf(abs(effect) / math.sqrt(welch), welch**2 / below)
-        return max(float(p), 2 * float(stats.norm.sf(abs(effect) / math.sqrt(pooled)))), effect
+        return effect, welch, pooled, welch**2 / below
 
     def by_day(self, conditions: Conditions) -> float:
         cells = self._usable(conditions)
@@ -113,7 +124,7 @@ class Oracle:
             new = {each for each in self.candidates if q[each] <= self.mining.max_q} - self.raised
             for each in new:
                 p, effect = self.tests[each]
-                self.tests[each] = max(p, self.by_day(each)), effect
+                self.tests[each] = max(p, self.by_day(each), self.by_luck(each).p), effect
             self.raised |= new
             if not new:
                 least = self.mining.min_effect
