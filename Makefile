@@ -4,7 +4,7 @@ BIN := .venv/bin
 SHELL := bash
 PARTS := test-commands test-others quick-lint quick-pure quick-others
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test quick check lint bench chaos lock clean $(PARTS)
+.PHONY: help demo dev test quick check lint bench chaos simulate lock clean $(PARTS)
 
 help:
 	@echo "make demo   a simulated engine through the real stack, in about a minute"
@@ -15,6 +15,7 @@ help:
 	@echo "make lint   ruff, mypy, import layers, container files"
 	@echo "make bench  speed, as ratios measured side by side"
 	@echo "make chaos  an hour of random faults, then an independent recomputation: make chaos SECONDS=3600 SEED=7"
+	@echo "make simulate  what mining makes of markets without an edge, and of planted edges: make simulate SEEDS=20 FIRST=0"
 	@echo "make lock   pin the dependencies again"
 
 .venv/installed: requirements.lock pyproject.toml
@@ -74,6 +75,12 @@ bench: .venv/installed-dev
 SECONDS ?= 3600
 chaos: .venv/installed-dev
 	$(BIN)/python -m tests.faults.campaign --pause 20 --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+
+# FIRST=1000: fresh seeds.
+SEEDS ?= 20
+FIRST ?= 0
+simulate: .venv/installed-dev
+	$(BIN)/python -m tests.simulate --seeds $(SEEDS) --first $(FIRST)
 
 # uv resolves for every platform and Python at once; it is needed only here. Releases younger than two weeks are left out.
 lock:

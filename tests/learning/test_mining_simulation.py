@@ -12,19 +12,17 @@ from closeloop.learning.significance import benjamini_hochberg
 from closeloop.learning.trades import Group
 from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
+from tests.learning import simulated
+from tests.learning.simulated import accepted
 from tests.learning.trades import EIGHT, noise, planted
 
 SEEDS = range(20)
 UNLIMITED = MiningPolicy(max_conditions=None)
 
 
-def accepted(group: Group, mining: MiningPolicy = UNLIMITED) -> list[dict[str, str]]:
-    return [dict(each.conditions) for each in mine([group], mining).lessons if each.status is LessonStatus.active]
-
-
 @pytest.mark.parametrize("kind", ["normal", "skewed", "day"])
 def test_noise_gives_no_lessons(kind: str) -> None:
-    found = [len(accepted(noise(kind, seed))) for seed in SEEDS]
+    found = [len(accepted(noise(kind, seed), UNLIMITED)) for seed in SEEDS]
     assert np.median(found) == 0, found
     assert np.mean(found) <= 0.5, found
 
@@ -33,6 +31,19 @@ def test_days_make_no_lessons_where_most_dimensions_are_regimes() -> None:
     """Half of 16 dimensions are constant within a day: the significant luck of days must not lend its rank."""
     found = [len(accepted(noise("day", seed, n=6000, dimensions=16), MiningPolicy())) for seed in range(4)]
     assert found == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("name", sorted(simulated.PERSISTING.keys() - simulated.HARDER))
+def test_a_market_that_persists_without_an_edge_gives_no_lessons(name: str) -> None:
+    """Clustering by day alone gives 1 to 8 lessons a run in these (docs/patterns.md)."""
+    found = [len(accepted(simulated.PERSISTING[name](seed))) for seed in SEEDS]
+    assert np.mean(found) <= 0.1, found
+
+
+@pytest.mark.parametrize(("n", "conditions", "lift"), simulated.POWER)
+def test_an_edge_that_varies_within_days_and_symbols_is_found_as_before(n: int, conditions: int, lift: float) -> None:
+    found = [simulated.found_exactly(seed, n, conditions, lift) for seed in SEEDS]
+    assert np.mean(found) >= 0.8, found
 
 
 class TestPlanted:

@@ -37,14 +37,19 @@ def grouped(
 
 
 def columns_of(
-    codes: NDArray[np.int64], rr: NDArray[np.float64], day: NDArray[np.int64], names: Sequence[str] = EIGHT
+    codes: NDArray[np.int64],
+    rr: NDArray[np.float64],
+    day: NDArray[np.int64],
+    names: Sequence[str] = EIGHT,
+    symbol: NDArray[np.int64] | None = None,
 ) -> Group:
-    """The same without a detour over trades, for many."""
+    """The same without a detour over trades, for many; of five symbols where none are given."""
     n, values = len(rr), tuple(f"v{code}" for code in range(int(codes.max()) + 1))
     columns = {name: Column(codes[:, place].astype(np.int32), values) for place, name in enumerate(names)}
     ids = tuple(f"t{number:07d}" for number in range(n))
     entered = 20_000 * DAY + day * DAY + np.arange(n) % 1000
-    symbols = Column((np.arange(n) % 5).astype(np.int32), ("S0", "S1", "S2", "S3", "S4"))
+    symbol = np.arange(n) % 5 if symbol is None else symbol
+    symbols = Column(symbol.astype(np.int32), tuple(f"S{number:02d}" for number in range(int(symbol.max()) + 1)))
     return Group("k", "entry", ids, rr, entered, 1.0 + np.arange(n) % 7, symbols, dict(sorted(columns.items())))
 
 

@@ -1,0 +1,79 @@
+"""``make simulate``: false lessons of markets that persist without an edge, and which planted edges are found."""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from closeloop.learning.trades import Group
+from closeloop.models.policy import MiningPolicy
+from tests.learning import simulated
+
+LIFTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+WEEKS = (30, 48, 60, 100)
+
+
+def false_lessons(name: str, case: Callable[[int], Group], seeds: Sequence[int]) -> None:
+    """Print how many lessons a case without an edge gives."""
+    found = [len(simulated.accepted(case(seed))) for seed in seeds]
+    print(f"{name:<52}{np.mean(found):>10.2f}{max(found):>6}", flush=True)
+
+
+def power(n: int, conditions: int, seeds: Sequence[int]) -> None:
+    """Print how often an edge of each size is found exactly as planted."""
+    shares = [np.mean([simulated.found_exactly(seed, n, conditions, lift) for seed in seeds]) for lift in LIFTS]
+    smallest = next((f"{lift:g} R" for lift, share in zip(LIFTS, shares, strict=True) if share >= 0.8), "none")
+    row = "".join(f"{share:>7.0%}" for share in shares)
+    print(f"{n:>6} trades, {conditions} conditions{row}   {smallest}", flush=True)
+
+
+def quarters(seeds: Sequence[int]) -> None:
+    """Print what blocks of 12 weeks change, never and always weighed: false lessons, and edges of a regime found."""
+    print(f"\n{'12-week blocks weighed':<40}{'false: mean':>24}{'edge of .8 R found':>24}")
+    print(f"{'':<40}{'never':>12}{'always':>12}{'never':>12}{'always':>12}")
+    policies = [MiningPolicy(quarter_weeks=weeks) for weeks in (10**6, 0)]
+    for weeks in WEEKS:
+        cases: dict[str, Callable[[int], Group]] = {
+            "random walk, calendar": lambda seed, weeks=weeks: simulated.random_walk(seed, days=7 * weeks),
+            "AR .98, regimes of 30 days": lambda seed, weeks=weeks: simulated.regimes(
+                seed, 5_000, 7 * weeks, 0.98, 0.5, 30.0
+            ),
+        }
+        for name, case in cases.items():
+            false = [np.mean([len(simulated.accepted(case(seed), each)) for seed in seeds]) for each in policies]
+            found = [
+                np.mean([simulated.regime_edge_found(seed, 7 * weeks, 0.8, each) for seed in seeds])
+                for each in policies
+            ]
+            print(
+                f"{f'{weeks} weeks: {name}':<40}" + "".join(f"{x:>12.2f}" for x in (*false, *found)),
+                flush=True,
+            )
+
+
+def main() -> None:
+    """Everything, in one run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20, help="How many seeds of each case.")
+    parser.add_argument("--first", type=int, default=0, help="The first of them; another one: fresh ones.")
+    parser.add_argument("--only", choices=("false", "power", "quarters"), help="One of the tables.")
+    asked = parser.parse_args()
+    seeds = range(asked.first, asked.first + asked.seeds)
+    started = time.process_time()
+    print(f"{asked.seeds} seeds from {asked.first}; 8 dimensions of 4 values")
+    if asked.only in (None, "false"):
+        print(f"\n{'no edge, 5,000 trades':<52}{'false: mean':>11}{'max':>5}")
+        for name, case in {**simulated.INDEPENDENT, **simulated.PERSISTING}.items():
+            false_lessons(name, case, seeds)
+    if asked.only in (None, "power"):
+        print("\nfound exactly as planted  " + "".join(f"{f'{lift:g} R':>7}" for lift in LIFTS) + "   80 % from")
+        for n, conditions, _ in simulated.POWER:
+            power(n, conditions, seeds)
+    if asked.only in (None, "quarters"):
+        quarters(seeds)
+    print(f"\n{time.process_time() - started:.0f} s of processor time")
+
+
+if __name__ == "__main__":
+    main()
