@@ -28,7 +28,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError
 
 from tests.faults import recomputation
-from tests.faults.campaign_data import ASSET, BEGIN, GOVERNED_DAYS, Message, Told, csv
+from tests.faults.campaign_data import ASSET, BEGIN, GOVERNED_DAYS, Message, Told, csv, only_named
 from tests.faults.stack_process import RunningCommand, StackProcess, alive
 from tests.faults.trades import assert_karma_steps_chain, jsonl, start_close
 from tests.waiting import PATIENCE, eventually, until
@@ -59,6 +59,8 @@ class Figures:
     faults: Counter[str] = field(default_factory=Counter)
     closes: Counter[str] = field(default_factory=Counter)
     """By door: of each position, the first; ``again`` counts those sent once more."""
+    late_convictions: int = 0
+    """Closes whose conviction came after them."""
     refused_conflicts: int = 0
     commands: Counter[str] = field(default_factory=Counter)
     forecasts: int = 0
@@ -83,7 +85,8 @@ class Campaign:
         self._chance = random.Random(f"faults {seed}")
         self._over = asyncio.Event()
         self._accepted: dict[str, dict[str, Message]] = {LIVE: {}, MIXED: {}}
-        self._whole: dict[str, Message] = {}  # with the conviction that a message may only name
+        self._told_apart: dict[str, Message] = {}  # convictions, by the position whose message only names its own
+        self._untold: list[Message] = []  # of those, the ones that come after their close
         self._conflicts: set[str] = set()
         self._again: list[Message] = []
         self._forecasts: list[Message] = []
@@ -99,6 +102,7 @@ class Campaign:
             *(self._engine(client, MIXED) for _ in range(2)),
             self._rows(client),
             self._imports(),
+            self._convictions(),
             self._resolutions(),
             self._operator(client),
         ]
@@ -153,16 +157,38 @@ class Campaign:
 
     def _new(self, book: str, door: str) -> Message:
         row = self._told.trade(book)
-        self._whole[row["position_id"]] = row
         self._accepted[book][row["position_id"]] = row
         self.figures.closes[door] += 1
         return row
+
+    def _sent(self, row: Message) -> Message:
+        """The close as it is sent: some only name their conviction, which is told after them."""
+        if self._chance.random() < 0.7:
+            return row
+        self._untold.append(self._tell_apart(row))
+        return only_named(row)
+
+    def _tell_apart(self, row: Message) -> Message:
+        self._told_apart[row["position_id"]] = self._told.conviction(row)
+        return self._told_apart[row["position_id"]]
+
+    async def _convictions(self) -> None:
+        """Those of closes that were sent a while ago: some come before their close is attributed, most after."""
+        while not self._over.is_set():
+            await _sleep(self._over, self._chance.uniform(1, 6))
+            untold, self._untold = self._untold, []
+            await self._tell(untold, killed=0.3)
+
+    async def _tell(self, convictions: list[Message], killed: float = 0.0) -> None:
+        if convictions:
+            told = jsonl(convictions)
+            await self._command("late convictions add", "convictions", "add", "-", stdin=told, killed=killed)
 
     async def _engine(self, client: Client, book: str) -> None:
         """Starts closes by name with JSON; some twice, some of them once more with other content."""
         chance = random.Random(f"engine {book} {self._chance.random()}")
         while not self._over.is_set():
-            row = self._new(book, "Temporal")
+            row = self._sent(self._new(book, "Temporal"))
             handle = await self._again_until(lambda row=row: start_close(client, row))
             if chance.random() < 0.1:
                 self.figures.closes["again"] += 1
@@ -189,7 +215,7 @@ class Campaign:
     async def _rows(self, client: Client) -> None:
         """An engine that writes into ``positions`` and no more; what finds them runs more often here."""
         while not self._over.is_set():
-            rows = [self._new(MIXED, "positions") for _ in range(20)]
+            rows = [self._sent(self._new(MIXED, "positions")) for _ in range(20)]
             await self._again_until(lambda rows=rows: self._insert(rows))
             with contextlib.suppress(*_AWAY):
                 await client.get_schedule_handle("closeloop/catch-up").trigger()
@@ -213,16 +239,10 @@ class Campaign:
         """Batches, among which are closes that came through Temporal; their convictions were told before."""
         while not self._over.is_set():
             rows = [self._new(MIXED, "import") for _ in range(BATCH)]
-            named = [row for row in rows if self._chance.random() < 0.3]
-            told = [row["conviction"] | {"book": MIXED, "symbol": row["symbol"]} for row in named]
+            ahead = {row["position_id"] for row in rows if self._chance.random() < 0.3}
+            told = [self._tell_apart(row) for row in rows if row["position_id"] in ahead]
             await self._command("convictions add", "convictions", "add", "-", stdin=jsonl(told))
-            only_id = {row["position_id"] for row in named}
-            sent = [
-                row | {"conviction": {"conviction_id": row["conviction"]["conviction_id"]}}
-                if row["position_id"] in only_id
-                else row
-                for row in rows
-            ]
+            sent = [only_named(row) if row["position_id"] in ahead else self._sent(row) for row in rows]
             again, self._again = self._again, []
             self.figures.closes["again"] += len(again)
             report = await self._command("import", "import", "jsonl", "-", stdin=jsonl([*sent, *again]), killed=0.3)
@@ -378,7 +398,8 @@ class Campaign:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     async def _settle(self, client: Client) -> None:
-        """Until everything accepted is attributed and nothing is owed to a learner."""
+        """Until everything accepted is attributed, no conviction waited for and nothing owed to a learner."""
+        await self._tell(self._untold)
         wanted = {book: len(rows) for book, rows in self._books().items()}
 
         async def left() -> dict[str, int]:
@@ -388,8 +409,10 @@ class Campaign:
             rows = await self.stack.sql("SELECT book_id, count(*) FROM attributions GROUP BY 1")
             found = dict(map(tuple, rows))
             [[owed]] = await self.stack.sql("SELECT count(*) FROM unlearned")
+            [[waits]] = await self.stack.sql("SELECT count(*) FROM attributions WHERE conviction_status = 'unknown'")
             missing = {book: count - found.get(book, 0) for book, count in wanted.items()}
-            return {book: count for book, count in missing.items() if count} | ({"owed": owed} if owed else {})
+            waiting = {"owed": owed, "without conviction": waits}
+            return {name: count for name, count in (missing | waiting).items() if count}
 
         seen = await eventually(left, lambda found: not found, seconds=COMMAND_PATIENCE)
         assert not seen, f"not attributed, or doubled where negative: {seen}"
@@ -417,8 +440,8 @@ class Campaign:
     async def _compare(self) -> None:
         worst = [await recomputation.forecasts(self.stack, self._forecasts, self._candles)]
         for book, rows in self._books().items():
-            worst.append(await recomputation.attributions(self.stack, book, rows))
-            await recomputation.convictions(self.stack, book, rows)
+            worst.append(await recomputation.attributions(self.stack, book, rows, self._told_apart))
+            await recomputation.convictions(self.stack, book, rows, self._told_apart)
             await recomputation.karma_counts(self.stack, book, rows)
             if book == LIVE:
                 await assert_karma_steps_chain(self.stack, book)
@@ -427,6 +450,8 @@ class Campaign:
             worst.append(await recomputation.coefficients(self.stack, book, rows))
         for book, (rows, kept) in self._governed.items():
             worst.append(await recomputation.governed(self.stack, book, rows, kept))
+        [[late]] = await self.stack.sql("SELECT count(*) FROM attributions WHERE completed_at IS NOT NULL")
+        self.figures.late_convictions = late
         self.figures.worst_difference = max(worst)
 
 

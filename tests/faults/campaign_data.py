@@ -26,7 +26,7 @@ class Told:
         self._count = 0
 
     def trade(self, book: str) -> Message:
-        """A close; two in five name a conviction that is told apart, before it or after it."""
+        """A close with the conviction that it was opened on."""
         chance, i = self.chance, self._count
         self._count += 1
         opened = BEGIN + timedelta(minutes=5 * i + chance.randrange(5))
@@ -59,6 +59,12 @@ class Told:
                 ],
             },
         )
+
+    def conviction(self, row: Message) -> Message:
+        """A close's conviction told apart: most say when it was formed, by the entry or, of one in five, after it."""
+        formed = when(row["opened_at"]) + timedelta(minutes=self.chance.choice((-60, -1, 0, 0, 1)))
+        told: Message = row["conviction"] | {"book": row["book"], "symbol": row["symbol"]}
+        return told if self.chance.random() < 0.2 else told | {"formed_at": formed.isoformat()}
 
     def history(self, book: str, count: int) -> list[Message]:
         """Trades over ``GOVERNED_DAYS``, in which the score of ``onchain`` told something; the first is the oldest."""
@@ -102,6 +108,16 @@ class Told:
                 }
             )
         return made
+
+
+def when(text: str) -> datetime:
+    """The instant that a message states."""
+    return datetime.fromisoformat(text)
+
+
+def only_named(row: Message) -> Message:
+    """The close as a message that names its conviction, which is told apart."""
+    return row | {"conviction": {"conviction_id": row["conviction"]["conviction_id"]}}
 
 
 def csv(candles: list[tuple[datetime, float]]) -> str:

@@ -11,17 +11,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tests.faults.campaign_data import CANDLE, DOMAINS, Message
+from tests.faults.campaign_data import CANDLE, DOMAINS, Message, when
 from tests.faults.stack_process import StackProcess
 
 TAU_DAYS = {"short": 14.0, "long": 90.0}
 CLOSENESS = 1e-9
 HORIZONS = {"15m": 15, "1h": 60, "4h": 240, "1d": 1440}
 BALANCED = {"curator": 0.25, "onchain": 0.25, "tradfi": 0.20, "social": 0.15, "technical": 0.10, "events": 0.05}
-
-
-def when(text: str) -> datetime:
-    return datetime.fromisoformat(text)
 
 
 def outcome(row: Message) -> int:
@@ -42,8 +38,21 @@ def close_to(differences: Iterable[float], what: str) -> float:
     return worst
 
 
-async def attributions(stack: StackProcess, book: str, rows: Sequence[Message]) -> float:
-    """One attribution, one fact an action and one event of each type for each close; every field of it."""
+def believed(row: Message, told_apart: Mapping[str, Message]) -> str:
+    """What a close's attribution says of its conviction; what was formed after the entry was not believed then."""
+    if (conviction := told_apart.get(row["position_id"])) is None:
+        return "inline"
+    formed = conviction.get("formed_at")
+    return "formed_later" if formed is not None and when(formed) > when(row["opened_at"]) else "recorded"
+
+
+async def attributions(
+    stack: StackProcess, book: str, rows: Sequence[Message], told_apart: Mapping[str, Message]
+) -> float:
+    """One attribution, one fact an action and one event of each type for each close; every field of it.
+
+    ``told_apart``: the convictions that came without their close, before it or after it, by position.
+    """
     told = {row["position_id"]: row for row in rows}
     stored = await stack.sql("SELECT * FROM attributions WHERE book_id = $1", book)
     found = {row["position_id"]: row for row in stored}
@@ -52,6 +61,12 @@ async def attributions(stack: StackProcess, book: str, rows: Sequence[Message]) 
     [[positions]] = await stack.sql("SELECT count(*) FROM positions WHERE book_id = $1", book)
     assert positions == len(told), f"{book}: {positions} positions"
     worst = close_to((_attributed(found[name], row) for name, row in told.items()), f"attributions of {book}")
+    for name, row in told.items():
+        status, scores = believed(row, told_apart), found[name]["domain_scores_at_entry"]
+        assert found[name]["conviction_status"] == status, (name, found[name]["conviction_status"], status)
+        wanted = None if status == "formed_later" else row["conviction"]["domain_scores"]
+        assert (scores and json.loads(scores)) == wanted, name
+        assert found[name]["completed_at"] is None or name in told_apart, name
     for kind in ("attribution.outcome.v1", "learning.outcome.v1"):
         events = await stack.sql(
             "SELECT payload ->> 'position_id' AS name FROM events WHERE type = $1 AND payload ->> 'book' = $2",
@@ -59,6 +74,13 @@ async def attributions(stack: StackProcess, book: str, rows: Sequence[Message]) 
             book,
         )
         assert Counter(row["name"] for row in events) == dict.fromkeys(told, 1), f"{kind} of {book}"
+    completed = await stack.sql(
+        "SELECT payload ->> 'position_id' AS name FROM events WHERE type = $1 AND payload ->> 'book' = $2",
+        "attribution.completed.v1",
+        book,
+    )
+    late = [name for name in told if found[name]["completed_at"] is not None]
+    assert Counter(row["name"] for row in completed) == dict.fromkeys(late, 1), f"completed of {book}"
     facts = await stack.sql("SELECT position_id FROM pattern_trade_events WHERE book_id = $1", book)
     actions = {name: len(row["entry_context"]["actions"]) for name, row in told.items()}
     assert Counter(row["position_id"] for row in facts) == actions, f"facts of {book}"
@@ -72,7 +94,6 @@ def _attributed(found: Mapping[str, Any], row: Message) -> float:
     assert found["realized_pnl"] == Decimal(row["realized_pnl"])
     assert found["direction_correct"] is (outcome(row) > 0)
     assert set(found["producers"]) == {signal["producer_id"] for signal in row["signals"]}
-    assert json.loads(found["domain_scores_at_entry"]) == row["conviction"]["domain_scores"]
     return max(
         apart(found["rr"], float(Decimal(row["realized_pnl"]) / Decimal(row["risk"])) if "risk" in row else None),
         apart(found["time_held_hours"], (closed - opened) / timedelta(hours=1)),
@@ -80,10 +101,17 @@ def _attributed(found: Mapping[str, Any], row: Message) -> float:
     )
 
 
-async def convictions(stack: StackProcess, book: str, rows: Sequence[Message]) -> None:
-    """Each conviction has the outcome of its close, once."""
+async def convictions(
+    stack: StackProcess, book: str, rows: Sequence[Message], told_apart: Mapping[str, Message]
+) -> None:
+    """Each conviction has the outcome of its close, once; none where it was formed after the entry."""
     stored = await stack.sql("SELECT id, outcome, outcome_ts FROM conviction_scores WHERE book_id = $1", book)
-    wanted = {row["conviction"]["conviction_id"]: (outcome(row), when(row["closed_at"])) for row in rows}
+    wanted = {
+        row["conviction"]["conviction_id"]: (None, None)
+        if believed(row, told_apart) == "formed_later"
+        else (outcome(row), when(row["closed_at"]))
+        for row in rows
+    }
     assert {row["id"]: (row["outcome"], row["outcome_ts"]) for row in stored} == wanted, f"convictions of {book}"
     assert len(stored) == len(rows)
 
@@ -183,11 +211,14 @@ async def governed(stack: StackProcess, book: str, rows: Sequence[Message], kept
             continue
         wanted = _proposal(old, rows, cycle["as_of"])
         differences += [apart(new[domain], wanted[domain]) for domain in DOMAINS]
-        applied = [row for row in versions if row["cycle_id"] == cycle["cycle_id"] and row["source"] == "learned"]
+        of = [row for row in versions if row["cycle_id"] == cycle["cycle_id"]]
+        applied = [row for row in of if row["cause"] == "approved"]
         decided = cycle["state"] in ("applied", "reverted", "closed")
-        assert len(applied) == decided, (cycle["cycle_id"], cycle["state"], [row["source"] for row in applied])
+        assert len(applied) == decided, (cycle["cycle_id"], cycle["state"], [row["cause"] for row in of])
         for version in applied:
             assert json.loads(version["weights"]) == new
+        for version in (row for row in of if row["source"] == "learned" and row["cause"] == "reverted"):
+            assert json.loads(version["weights"]) == old, "the weights that it had replaced, to the last bit"
     for version in versions:
         if version["source"] == "preset":
             weights = json.loads(version["weights"])
