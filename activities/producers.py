@@ -19,14 +19,13 @@ from closeloop.learning.recalibration import Recalibration, recalibrate
 from closeloop.models.bounded import BOOKS
 from closeloop.models.events import EventType
 from closeloop.models.policy import LearningPolicy, ProducersPolicy
-from closeloop.models.producers import PerformanceReport, PerformanceRequest, SliceScores
+from closeloop.models.producers import HEARTBEATS_KEPT_DAYS, PerformanceReport, PerformanceRequest, SliceScores
 from closeloop.services.producers import plain_number, scores_of_slices
 from closeloop.store.database import Sessions
 from closeloop.store.performance import PairCounts, Window
 
 MAX_RECALIBRATION_OUTCOMES = 200_000  # the newest of a producer, to which its map is fitted
 CONCURRENT_BATCHES = 2  # of days of a book that are added up at the same time
-HEARTBEATS_KEPT_DAYS = 30  # for which a heartbeat that is sent again is recognised
 
 
 class ProducerActivities:

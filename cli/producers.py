@@ -30,6 +30,7 @@ from closeloop.cli.console import (
 from closeloop.cli.reliability_diagram import draw
 from closeloop.models.producers import (
     CalibrationView,
+    HealthView,
     Heartbeat,
     HeartbeatReceipt,
     PairView,
@@ -70,7 +71,7 @@ def producers(
 ) -> None:
     """Each producer's forecasts over the rolling window: how often right, how well calibrated, and its health.
 
-    --as-of computes the window that ended then; karma and health are those of now.
+    --as-of computes the window that ended then, and health as it was then; karma is not kept by time.
     """
     if context.invoked_subcommand is None:
         rows = run(_list(book, as_of, last, before, asset=asset, horizon=horizon, regime=regime))
@@ -113,12 +114,12 @@ async def _list(
 
 def _print(views: list[ProducerView]) -> None:
     numbers = ("n", "right (95 %)", "Brier", "=REL", "-RES", "+UNC", "log", "ECE (perfect)", "corr", "karma")
-    shown = table("book", "producer", *numbers, "health", numbers=numbers)
+    shown = table("book", "producer", *numbers, "health", "failed", numbers=(*numbers, "failed"))
     for v in views:
         shown.add_row(
             v.book, v.producer_id, str(v.outcomes), _interval(v), number(v.brier), number(v.reliability),
             number(v.resolution), number(v.uncertainty), number(v.log_score), _ece(v),
-            number(v.correlation, 2), number(v.karma), v.health.state,
+            number(v.correlation, 2), number(v.karma), _health(v.health), _failed(v.health),
         )  # fmt: skip
     out.print(_as_of_line({v.book: v.as_of for v in views}))
     out.print(shown)
@@ -129,8 +130,21 @@ def _print(views: list[ProducerView]) -> None:
         "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
         "log: log score in nats. "
         "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
-        "interval counts outcomes that do not overlap in time."
+        "interval counts outcomes that do not overlap in time. health: with its score; failed: share of the "
+        f"attempts of the last\n{views[0].health.window_days} days, and of all ever (heartbeats)."
     )
+
+
+def _health(health: HealthView) -> str:
+    return health.state if health.score is None else f"{health.state} {health.score:.2f}"
+
+
+def _failed(health: HealthView) -> str:
+    """The recent share of failures, and that of the lifetime."""
+    if health.lifetime_error_rate is None:
+        return ""
+    recent = "-" if health.error_rate is None else f"{health.error_rate:.1%}"
+    return f"{recent} ({health.lifetime_error_rate:.1%})"
 
 
 def _as_of_line(books: Mapping[str, datetime | None]) -> str:

@@ -171,6 +171,19 @@ class ProducersPolicy(PolicySection):
     health_min_observations: int = Field(
         default=20, ge=1, description="Heartbeats below which a producer's health has no score (count)."
     )
+    health_window_days: int = Field(
+        default=7,
+        ge=1,
+        le=21,
+        description="Days of heartbeats that a producer's health looks at: long enough for 20 of one that speaks a few "
+        "times a day, short enough that years of successes do not hide a week of failures. Heartbeats are kept for 30.",
+    )
+    health_failing_share: float = Field(
+        default=0.5,
+        gt=0.0,
+        le=1.0,
+        description="Share of failures within the window above which, with 95 % confidence, a producer is failing.",
+    )
     health_stale_minutes: int = Field(
         default=60, ge=1, le=60 * 24 * 30, description="Minutes without a success after which a producer is stale."
     )

@@ -26,6 +26,9 @@ from sqlmodel import SQLModel
 from closeloop.models.values import BookId, Identifier, NotBoolean, Utc
 from closeloop.models.values import Text as PlainText
 
+HEARTBEATS_KEPT_DAYS = 30
+"""For so long a heartbeat that is sent again is recognised, and health of an earlier time can be told."""
+
 
 class PerformanceRequest(BaseModel):
     """Bring performance, agreement and recalibration up to date, as of an instant."""
@@ -104,19 +107,25 @@ class ReliabilityBin(BaseModel):
 
 
 class HealthView(BaseModel):
-    """A producer's health (learning/health.py), and the heartbeats that it is computed from."""
+    """A producer's health (learning/health.py) over ``window_days``, and beside it the heartbeats of its lifetime.
 
-    state: Literal["unknown", "healthy", "stale"]
-    observations: int
+    ``observations`` and the error rate are of the window; ``successes``, ``failures``, ``lifetime_error_rate`` and what
+    follows of all heartbeats.
+    """
+
+    state: Literal["unknown", "healthy", "failing", "stale"]
+    window_days: int
+    observations: int | None
     error_rate: float | None
     error_low: float | None
     error_high: float | None
     staleness_minutes: float | None
-    freshness: float
+    freshness: float | None
     score: float | None
     reason: str
     successes: int | None
     failures: int | None
+    lifetime_error_rate: float | None
     last_success_at: datetime | None
     last_failure_at: datetime | None
     last_error: str | None
@@ -133,7 +142,8 @@ class SpokenOf(BaseModel):
 class ProducerView(Scores):
     """A producer over the rolling window, of a slice (null: of all assets, horizons or regimes), and its health.
 
-    ``as_of``: the end of the window, null where none was scored yet. Karma and health are those of now.
+    ``as_of``: the end of the window, null where none was scored yet. Karma is that of now, and null where another time
+    was asked for: it is not kept by time. Health is of the time that was asked for.
     """
 
     id: str = Field(description="The book and the producer: default/ta.")
@@ -408,11 +418,20 @@ class ProducerHealth(SQLModel, table=True):
 
 
 class ProducerHeartbeat(SQLModel, table=True):
-    """Ids of heartbeats that were counted: one that arrives again changes nothing."""
+    """Heartbeats that were counted, for ``HEARTBEATS_KEPT_DAYS``: one that arrives again changes nothing.
+
+    ``at``: when it came. ``happened_at``, ``successes``, ``failures``, ``error``: what it said; null in those that came
+    before these were kept.
+    """
 
     __tablename__ = "producer_heartbeats"
+    __table_args__ = (Index("producer_heartbeats_at", "at"),)
 
     book_id: str = Col(sa_column=Column(Text, primary_key=True))
     producer_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
     heartbeat_id: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
     at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
+    happened_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    successes: int | None = Col(default=None, sa_column=Column(Integer))
+    failures: int | None = Col(default=None, sa_column=Column(Integer))
+    error: str | None = Col(default=None, sa_column=Column(Text))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from closeloop.models.errors import NotAcceptable, NotOnRecord
 from closeloop.models.forecasts import canonical_length
 from closeloop.models.policy import LearningPolicy, ProducersPolicy
 from closeloop.models.producers import (
+    HEARTBEATS_KEPT_DAYS,
     CalibrationView,
     HealthView,
     Heartbeat,
@@ -51,7 +52,7 @@ async def listing(
     last: int | None = None,
     before: str | None = None,
 ) -> list[ProducerView]:
-    """Producers of a book or of all over the rolling window, of a slice, with their health at ``now``.
+    """Producers of a book or of all over the rolling window, of a slice, with their health at ``as_of``, else ``now``.
 
     ``as_of`` computes the window that ended then instead of showing the last one that was written. Any spelling of an
     asset or horizon selects it. Only the ``last`` of those before the producer ``before`` (see ``cursors.in_book``).
@@ -62,7 +63,15 @@ async def listing(
     if before is not None:
         before = await _cursor(session, book, before)
     known = await store.producers.listing(
-        session, book, asset=asset, horizon=horizon, regime=regime, as_of=as_of, last=last, before=before
+        session,
+        book,
+        asset=asset,
+        horizon=horizon,
+        regime=regime,
+        as_of=as_of,
+        heartbeats_since=_health_window(as_of or now, policy.producers),
+        last=last,
+        before=before,
     )
     if as_of is not None:
         known = await _as_of(session, policy, known, as_of, asset=asset, horizon=horizon, regime=regime)
@@ -79,8 +88,8 @@ async def listing(
             as_of=one.as_of,
             policy_hash=one.policy_hash,
             last_outcome_at=one.last_outcome_at,
-            karma=one.karma,
-            health=_health(one.heartbeats, policy.producers, now),
+            karma=one.karma if as_of is None else None,
+            health=_health(one.heartbeats, policy.producers, now, as_of),
         )
         for one in known
     ]
@@ -242,12 +251,32 @@ def _bins(sums: Sequence[Sequence[float]]) -> list[ReliabilityBin]:
     return [ReliabilityBin(**asdict(b)) for b in reliability(np.array(sums, dtype=np.float64))] if sums else []
 
 
-def _health(counts: HeartbeatCounts, policy: ProducersPolicy, now: datetime) -> HealthView:
-    found = assess(
-        counts.successes or 0,
-        counts.failures or 0,
-        counts.last_success_at,
-        now,
-        policy,
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _health_window(until: datetime, policy: ProducersPolicy) -> datetime:
+    """Where the window of health that ends at ``until`` begins."""
+    return max(until, EARLIEST) - timedelta(days=policy.health_window_days)
+
+
+def _health(counts: HeartbeatCounts, policy: ProducersPolicy, now: datetime, as_of: datetime | None) -> HealthView:
+    days = policy.health_window_days
+    gone = _health_window(as_of or now, policy) < now - timedelta(days=HEARTBEATS_KEPT_DAYS)
+    if gone or (as_of is not None and counts.uncounted):
+        nothing = dict.fromkeys(HealthView.model_fields)
+        why = (
+            f"how heartbeats had gone by then is not on record any more: they are kept for {HEARTBEATS_KEPT_DAYS} days"
+        )
+        return HealthView.model_validate(nothing | {"state": "unknown", "window_days": days, "reason": why})
+    found = assess(counts.recent_successes, counts.recent_failures, counts.last_success_at, as_of or now, policy)
+    ever = (counts.successes or 0) + (counts.failures or 0)
+    return HealthView(
+        **asdict(found),
+        window_days=days,
+        successes=counts.successes,
+        failures=counts.failures,
+        lifetime_error_rate=(counts.failures or 0) / ever if ever else None,
+        last_success_at=counts.last_success_at,
+        last_failure_at=counts.last_failure_at,
+        last_error=counts.last_error,
     )
-    return HealthView(**asdict(found), **counts._asdict())

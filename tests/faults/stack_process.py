@@ -208,11 +208,16 @@ class StackProcess:
 
     async def kill_everything(self) -> None:
         """SIGKILL to the supervisor and every process of the home at once; commands of the test live on."""
-        for process in self.family():
+        await until("all killed", lambda: not self._killed())
+        await self.result()
+
+    def _killed(self) -> list[psutil.Process]:
+        """Kill what there is: also what was being started while the others were killed."""
+        found = self.family()
+        for process in found:
             with contextlib.suppress(psutil.Error):
                 process.kill()
-        await self.result()
-        await until("all killed", lambda: not self.family())
+        return found
 
     async def close(self) -> None:
         """End whatever is left, and take the temporary folder away."""

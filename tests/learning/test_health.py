@@ -23,7 +23,7 @@ def test_the_score_is_the_lower_end_of_success_times_freshness(successes: int, f
     found = health(successes, failures, minutes)
     n = successes + failures
     if n < 20:
-        assert (found.state, found.score) == ("unknown", None)
+        assert (found.state, found.score) == ("stale" if successes and minutes > 60 else "unknown", None)
         return
     low = binomtest(successes, n).proportion_ci(method="wilson").low
     fresh = 0 if successes == 0 else min(1, 60 / minutes) if minutes else 1
@@ -51,7 +51,7 @@ def test_silence_makes_stale_after_an_hour_and_keeps_lowering_the_score() -> Non
 
 def test_a_producer_that_never_succeeded_scores_nothing() -> None:
     found = health(0, 50)
-    assert (found.state, found.score, found.staleness_minutes) == ("stale", 0.0, None)
+    assert (found.state, found.score, found.staleness_minutes) == ("failing", 0.0, None)
     assert "no success yet" in found.reason
 
 
@@ -61,12 +61,24 @@ def test_more_of_the_same_earns_more_trust() -> None:
     assert scores[0] < scores[-1] < 0.9
 
 
+@pytest.mark.parametrize(
+    ("successes", "failures", "state"), [(60, 40, "healthy"), (45, 55, "healthy"), (40, 61, "failing")]
+)
+def test_failing_where_surely_more_than_half_fail(successes: int, failures: int, state: str) -> None:
+    assert health(successes, failures).state == state
+
+
+def test_who_was_last_heard_before_the_window_is_stale() -> None:
+    found = assess(0, 0, NOW - timedelta(days=8), NOW, ProducersPolicy())
+    assert (found.state, found.score) == ("stale", None)
+
+
 def test_a_clock_that_runs_ahead_is_fresh() -> None:
     assert health(30, 0, -5).staleness_minutes == 0
     assert health(30, 0, -5).score == health(30, 0).score
 
 
-@pytest.mark.parametrize(("successes", "failures", "last"), [(-1, 0, None), (0, -1, None), (0, 5, NOW), (5, 0, None)])
+@pytest.mark.parametrize(("successes", "failures", "last"), [(-1, 0, None), (0, -1, None), (5, 0, None)])
 def test_impossible_counts_are_refused(successes: int, failures: int, last: datetime | None) -> None:
-    with pytest.raises(ValueError, match=r"heartbeats cannot|one of the two"):
+    with pytest.raises(ValueError, match=r"heartbeats cannot|no time of the last one"):
         assess(successes, failures, last, NOW, ProducersPolicy())
