@@ -63,7 +63,7 @@ def assess(
         freshness = 1.0 if staleness <= allowed else allowed / staleness
     state: HealthState
     score = None
-    silent = "no success yet" if staleness is None else f"last success {staleness:.0f} min ago"
+    silent = "no success on record" if staleness is None else f"last success {staleness:.0f} min ago"
     if observations < producers.health_min_observations or error_low is None or error_high is None:
         needed = producers.health_min_observations
         state = "stale" if staleness is not None and freshness < 1.0 else "unknown"

@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import RowMapping
+from sqlalchemy import RowMapping, text
 
 from closeloop import store
 from closeloop.activities.forecasts import ForecastActivities
 from closeloop.learning.calibration import reliability
 from closeloop.models.forecasts import Forecast
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.producers import Heartbeat
+from closeloop.models.producers import HealthView, Heartbeat
+from closeloop.services.producers import listing
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, every, floor_on, forecast
 from tests.learning.plain_scores import bin_of, confidence_correlation, scores, standard_error
 
@@ -459,3 +460,42 @@ async def test_a_heartbeat_counts_once(floor: Floor) -> None:
     assert row["last_error"] == "refused"
     assert await activities.record_heartbeat(beat("1", 5)) is False
     assert await activities.record_heartbeat(beat("1", 5).model_copy(update={"producer_id": "flow"})) is True
+
+
+async def test_health_is_of_the_last_days_and_as_of_a_time_of_what_had_come_by_then(floor: Floor) -> None:
+    """Years of successes do not hide a day of failures."""
+    activities = ForecastActivities(floor.sessions, POLICY)
+    now = datetime.now(UTC)
+    beats = [(20 * DAY, 100_000, 0, None), (3 * HOUR, 30, 0, None), (2 * HOUR, 0, 500, "refused")]
+    for ago, successes, failures, error in beats:
+        one = Heartbeat(
+            heartbeat_id=str(ago), book="b", producer_id="ta", successes=successes, failures=failures, at=now - ago,
+            error=error,
+        )  # fmt: skip
+        assert await activities.record_heartbeat(one)
+    async with floor.sessions.begin() as session:
+        await session.execute(text("UPDATE producer_heartbeats SET at = happened_at WHERE book_id = 'b'"))
+
+    async def health(as_of: datetime | None = None) -> HealthView:
+        async with floor.sessions() as session:
+            [view] = await listing(session, POLICY, now, "b", as_of=as_of)
+            return view.health
+
+    found = await health()
+    assert (found.state, found.observations, found.error_rate) == ("failing", 530, pytest.approx(500 / 530))
+    assert found.score is not None
+    assert found.score < 0.1
+    assert (found.successes, found.failures, found.lifetime_error_rate) == (100_030, 500, pytest.approx(500 / 100_530))
+    then = await health(now - timedelta(hours=2.5))
+    assert (then.state, then.observations, then.error_rate) == ("healthy", 30, 0.0)
+    assert (then.successes, then.failures, then.last_failure_at, then.last_error) == (100_030, 0, None, None)
+    assert then.last_success_at == now - 3 * HOUR
+    silent = await health(now - 12 * DAY)
+    assert (silent.state, silent.observations, silent.successes) == ("stale", 0, 100_000)
+    gone = await health(now - 29 * DAY)
+    assert (gone.state, gone.successes) == ("unknown", None)
+    assert "kept for 30 days" in gone.reason
+    async with floor.sessions.begin() as session:  # as the upgrade leaves what came before it
+        await session.execute(text("UPDATE producer_heartbeats SET successes = NULL, failures = NULL"))
+    assert (await health(now - HOUR)).successes is None
+    assert (await health()).successes == 100_030

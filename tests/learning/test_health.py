@@ -52,7 +52,7 @@ def test_silence_makes_stale_after_an_hour_and_keeps_lowering_the_score() -> Non
 def test_a_producer_that_never_succeeded_scores_nothing() -> None:
     found = health(0, 50)
     assert (found.state, found.score, found.staleness_minutes) == ("failing", 0.0, None)
-    assert "no success yet" in found.reason
+    assert "no success on record" in found.reason
 
 
 def test_more_of_the_same_earns_more_trust() -> None:
