@@ -130,8 +130,9 @@ def _print(views: list[ProducerView]) -> None:
         "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
         "log: log score in nats. "
         "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
-        "interval counts outcomes that do not overlap in time. health: with its score; failed: share of the "
-        f"attempts of the last\n{views[0].health.window_days} days, and of all ever (heartbeats)."
+        "interval counts outcomes that overlap in time as fewer: each as the time since the one before, in horizons.\n"
+        f"health: with its score; failed: share of the attempts of the last {views[0].health.window_days} days, and of "
+        "all ever (heartbeats)."
     )
 
 

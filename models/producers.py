@@ -49,8 +49,8 @@ class PerformanceReport(BaseModel):
 class Scores(BaseModel):
     """Scores over the outcomes of a slice (learning/calibration.py); null where undefined, or on too few outcomes.
 
-    ``independent``: outcomes that do not overlap in time, which intervals (95 %) and standard errors count;
-    ``abstentions`` are no outcomes.
+    ``independent``: the time that outcomes cover together, in horizons (see there), which intervals (95 %) and standard
+    errors count; ``abstentions`` are no outcomes.
     """
 
     outcomes: int = 0

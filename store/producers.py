@@ -53,7 +53,8 @@ _BEATS = (
     "max(happened_at) FILTER (WHERE NOT later AND successes > 0) AS last_success_at, "
     "max(happened_at) FILTER (WHERE NOT later AND failures > 0) AS last_failure_at, "
     "(array_agg(error ORDER BY happened_at DESC) FILTER (WHERE NOT later AND failures > 0 AND error IS NOT NULL "
-    "AND CAST(:as_of AS timestamptz) IS NOT NULL))[1] AS last_error, bool_or(successes IS NULL) FILTER (WHERE at > :since) AS uncounted "
+    "AND CAST(:as_of AS timestamptz) IS NOT NULL))[1] AS last_error, "
+    "bool_or(successes IS NULL) FILTER (WHERE at > :since) AS uncounted "
     "FROM (SELECT *, coalesce(at > :as_of, false) AS later FROM producer_heartbeats "
     "WHERE at > CAST(:since AS timestamptz) OR CAST(:as_of AS timestamptz) IS NOT NULL) b GROUP BY 1, 2)"
 )
