@@ -13,7 +13,7 @@ SMALL = 100_000  # bytes; smaller tables are one line together
 
 
 def storage(as_json: AsJson = False) -> None:
-    """Show what takes how much: tables, archives, Temporal's file; and what will leave the database, and when."""
+    """What takes how much, and what will leave the database."""
     report = run(_report())
     if as_json:
         return print_json(report)
