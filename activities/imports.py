@@ -19,7 +19,7 @@ from closeloop.activities.transactions import transaction
 from closeloop.models.closes import read_close
 from closeloop.models.imports import BookCounts, ImportReport, ImportRequest, book_of
 from closeloop.models.policy import LearningPolicy
-from closeloop.models.positions import ClosedPosition, NotedField
+from closeloop.models.positions import ClosedPosition, NotedField, PositionKey
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow
@@ -137,6 +137,7 @@ class ImportActivities:
 
     async def _settle(self, session: AsyncSession, import_id: str, rows: Sequence[ReadRow]) -> Counter[str]:
         accepted: Counter[tuple[str, str]] = Counter()
+        new: list[PositionKey] = []
         refused = [_refusal(row, row.reason) for row in rows if row.position is None]
         readable = [(row, row.position) for row in rows if row.position is not None]
         positions = [position for _, position in readable]
@@ -155,9 +156,13 @@ class ImportActivities:
                 ]
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
                 accepted[position.book, outcome] += 1
+                if not answer.already_attributed:
+                    new.append(position.key)
         counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for (book, outcome), number in accepted.items():
             counts[book].update({"read": number, outcome: number})
+        for book, number in (await store.repeats.count(session, self._policy.mining.same_trade, new)).items():
+            counts[book]["repeated"] += number
         await store.imports.settle(session, import_id, len(rows), counts, refused, notes)
         return sum(counts.values(), Counter())
 

@@ -93,10 +93,10 @@ class LessonActivities:
                         policy_hash = mining_hash(self._policy)
                         return BuiltLessons(book=request.book, as_of=request.as_of, policy_hash=policy_hash)
                     raise _refused(f"as_of: must not be before that of the last run, {last.as_of.isoformat()}")
-                counts = {
-                    (g.pattern_key, g.action_category): g.trades
-                    for g in await store.patterns.groups(session, request.book, request.as_of)
-                }
+                found = await store.patterns.groups(
+                    session, request.book, request.as_of, self._policy.mining.same_trade
+                )
+                counts = {(g.pattern_key, g.action_category): g.trades for g in found}
                 before = {
                     (g.pattern_key, g.action_category): g for g in await store.lessons.groups(session, request.book)
                 }
@@ -107,11 +107,15 @@ class LessonActivities:
                     as_of=request.as_of,
                     skipped=len(skipped),
                     skipped_groups=skipped[:SKIPPED_GROUPS_LISTED],
+                    same_trade=self._policy.mining.same_trade,
+                    repeated=sum(g.repeated for g in found if (g.pattern_key, g.action_category) in wanted),
                     policy_hash=mining_hash(self._policy),
                 )
                 if not wanted:
                     return report
-                batches = store.patterns.trades(session, request.book, request.as_of, wanted)
+                batches = store.patterns.trades(
+                    session, request.book, request.as_of, wanted, self._policy.mining.same_trade
+                )
                 groups = await asyncio.to_thread(_groups_of, _rows_for_a_thread(batches))
             return await self._write(request, report, run, last.version if last else 0, groups)
 

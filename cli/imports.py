@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 
 PROGRESS_EVERY_SECONDS = 0.3
-COLUMNS = ("read", "attributed", "were attributed", "still open", "corrected", "refused", "noted")
+COLUMNS = ("read", "attributed", "were attributed", "still open", "corrected", "again", "refused", "noted")
 
 AddOption = Annotated[
     bool,
@@ -149,7 +149,7 @@ def _show(report: ImportReport, excerpt: ImportExcerpt) -> None:
     shown = table("book", *COLUMNS, numbers=COLUMNS)
     for name, b in report.books.items():
         noted = excerpt.notes.get(name, 0)
-        counts = (b.read, b.attributed, b.already_attributed, b.still_open, b.corrected, b.refused, noted)
+        counts = (b.read, b.attributed, b.already_attributed, b.still_open, b.corrected, b.repeated, b.refused, noted)
         shown.add_row(name, *map(str, counts))
     if report.books:
         out.print(shown)
@@ -157,6 +157,13 @@ def _show(report: ImportReport, excerpt: ImportExcerpt) -> None:
         err.print(f"corrected: the PnL of {_trades(corrected)} in the file was before fees; the net value was taken")
     if still_open := sum(b.still_open for b in report.books.values()):
         err.print(f"still open: {_trades(still_open)} had not closed when the file was written, and were left out")
+    if repeated := sum(b.repeated for b in report.books.values()):
+        err.print(
+            f"again: {_trades(repeated)} of the same symbol, direction, size, PnL, time held, prices and scope "
+            f"{'is' if repeated == 1 else 'are'} on record under another id: lessons are mined from each once, karma "
+            "and weights count all of them",
+            soft_wrap=True,
+        )
     for book, row in excerpt.rejected:
         err.print(f"refused: book {book or '-'}, row {row.index}: {row.reason}")
     if (more := report.rejected - len(excerpt.rejected)) > 0:

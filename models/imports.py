@@ -22,7 +22,8 @@ class ImportRequest(BaseModel):
 class BookCounts(BaseModel):
     """What became of one book's rows. ``read`` counts all of them; ``still_open`` ones are no closes, and left out.
 
-    ``corrected``: the file's own PnL was before fees, and the net one was taken.
+    ``corrected``: the file's own PnL was before fees, and the net one was taken. ``repeated``: attributed, and another
+    trade again under another id (policy ``mining.same_trade``).
     """
 
     read: int = 0
@@ -30,6 +31,7 @@ class BookCounts(BaseModel):
     already_attributed: int = 0
     still_open: int = 0
     corrected: int = 0
+    repeated: int = 0
 
     @property
     def refused(self) -> int:

@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 
 from closeloop.models.bounded import BOOKS
 from closeloop.models.patterns import Scope
+from closeloop.models.policy import SameTrade
 from closeloop.models.values import BookId, Plain, Utc
 
 BOOKS_WITH_GROUPS = 40  # of a report, with the groups that were left
@@ -56,12 +57,18 @@ class SkippedGroup(BaseModel):
 
 
 class BuiltLessons(BaseModel):
-    """What a run did in one book; ``version`` is null where no group was due. ``skipped_groups`` names at most 20."""
+    """What a run did in one book; ``version`` is null where no group was due. ``skipped_groups`` names at most 20.
+
+    ``repeated``: trades of the mined groups that are another one again under another id, by the rule ``same_trade``,
+    and were left out.
+    """
 
     book: str
     version: int | None = None
     as_of: datetime
     trades: int = 0
+    repeated: int = 0
+    same_trade: SameTrade = "never"  # as before there was a rule
     groups: int = 0
     candidates: int = 0
     lessons: int = 0
@@ -82,6 +89,8 @@ class BuiltLessons(BaseModel):
         return (
             f"{self.book} v{self.version}: {self.groups} groups of {self.trades} trades, {self.candidates} candidates, "
             f"{self.lessons} lessons ({self.actionable} actionable), {self.shadows} shadows, {self.retired} retired"
+            + f"; {self.repeated} more trades are one of these again under another id: mined once"
+            * bool(self.repeated)
         )
 
 

@@ -251,6 +251,10 @@ class PatternsPolicy(PolicySection):
         return self
 
 
+SameTrade = Literal["exact", "result", "never"]
+"""When two trades of a book with different ids are one trade; see ``mining.same_trade``."""
+
+
 class MiningPolicy(PolicySection):
     """Which circumstances become lessons."""
 
@@ -311,6 +315,12 @@ class MiningPolicy(PolicySection):
         ge=0.0,
         description="New trades after which a group is mined again (share of the trades it was last mined with). "
         "Repeated looks find noise sooner or later.",
+    )
+    same_trade: SameTrade = Field(
+        default="exact",
+        description="When a trade is another one again under another id, so that both are mined as one: 'exact', same "
+        "symbol, direction, size, PnL, time held, prices and scope; 'result', whatever prices and scope; 'never'. "
+        "A bot of fixed size and fixed take-profits repeats results, seldom with the same prices and scope.",
     )
     max_q: float = Field(
         default=0.05, gt=0.0, lt=1.0, description="Highest Benjamini-Hochberg q of an accepted lesson (probability)."

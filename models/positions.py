@@ -344,6 +344,15 @@ class Book(SQLModel, table=True):
     archived_by: str | None = Col(default=None, sa_column=Column(Text))
 
 
+# SQL of what a trade and its repeats share, as 64 bits: symbol, direction, size, PnL, time held ({0}: a table alias and
+# its dot, or nothing). Null where one of them is. hash_numeric_extended knows 1.0 and 1.00 as one number.
+SAME_RESULT = (
+    "hash_numeric_extended({0}size, hash_numeric_extended({0}realized_pnl, "
+    "hash_numeric_extended(EXTRACT(epoch FROM {0}closed_at - {0}opened_at), "
+    "hashtextextended({0}symbol, hashtextextended({0}direction, 0)))))"
+)
+
+
 class Position(SQLModel, table=True):
     """A position as the engine reported it. Engines may also insert rows themselves; a catch-up attributes them."""
 
@@ -356,6 +365,15 @@ class Position(SQLModel, table=True):
             "book_id",
             "position_id",
             postgresql_where=text("closed_at IS NOT NULL AND NOT attributed"),
+        ),
+        # Of attributed ones alone: their times are finite, whatever an engine may have written into others.
+        Index(
+            "positions_same_result",
+            "book_id",
+            text(SAME_RESULT.format("")),
+            "entry_price",  # of a grid there are few results and many prices
+            "exit_price",
+            postgresql_where=text("attributed"),
         ),
     )
 

@@ -68,7 +68,9 @@ async def explain(session: AsyncSession, lesson_id: str) -> LessonExplanation:
     explained_by = await store.lessons.find(session, view.explained_by) if view.explained_by else None
     inside: list[LessonTrade] = []
     outside: list[float] = []
-    async for row in store.patterns.trades_of(session, view.book, view.pattern_key, view.action_category, view.as_of):
+    rule = await store.lessons.same_trade(session, view.book, view.version)
+    group = view.book, view.pattern_key, view.action_category
+    async for row in store.patterns.trades_of(session, *group, view.as_of, rule):
         if _in_scope(row, view.scope):
             inside.append(LessonTrade.model_validate(dict(row)))
         else:

@@ -17,6 +17,7 @@ from closeloop.models.lessons import (
     LessonVersion,
     LessonView,
 )
+from closeloop.models.policy import SameTrade
 from closeloop.store import locks
 from closeloop.store.pages import page
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
@@ -73,6 +74,16 @@ async def report_of(session: AsyncSession, book: str, workflow_run: str) -> Buil
     )
     report = result.scalar_one_or_none()
     return None if report is None else BuiltLessons.model_validate(report)
+
+
+async def same_trade(session: AsyncSession, book: str, version: int) -> SameTrade:
+    """By which rule a version took trades for the same one."""
+    result = await session.execute(
+        text("SELECT report FROM lesson_runs WHERE book_id = :book AND version = :version"),
+        {"book": book, "version": version},
+    )
+    report = result.scalar_one_or_none()
+    return BuiltLessons.model_validate(report).same_trade if report else "never"
 
 
 async def groups(session: AsyncSession, book: str) -> list[LessonGroup]:

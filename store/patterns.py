@@ -7,9 +7,11 @@ from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.patterns import Coefficients, LearningConfig, PatternTradeEvent, Unlearned
+from closeloop.models.policy import SameTrade
 from closeloop.models.positions import PositionKey
 from closeloop.store.books import not_archived
 from closeloop.store.pages import page
+from closeloop.store.repeats import repeated_in_groups
 from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 ROWS_PER_FETCH = 2_000
@@ -97,12 +99,18 @@ def storing_actions(rows: Sequence[Mapping[str, Any]]) -> Write | None:
     return insertion(PatternTradeEvent, rows, on_conflict="(book_id, position_id, action_index) DO NOTHING")
 
 
-async def groups(session: AsyncSession, book: str, as_of: Any) -> Sequence[Row[Any]]:
-    """(pattern_key, action_category, distinct trades with R) of a book's groups, closed by ``as_of``, by key."""
+async def groups(session: AsyncSession, book: str, as_of: Any, rule: SameTrade) -> Sequence[Row[Any]]:
+    """(pattern_key, action_category, trades, repeated) of a book's groups, closed by ``as_of``, by key.
+
+    ``trades``: distinct ones with R, each once. ``repeated``: how many others are one of them again.
+    """
     result = await session.execute(
         text(
-            "SELECT pattern_key, action_category, count(DISTINCT position_id) AS trades FROM pattern_trade_events "
-            "WHERE book_id = :book AND closed_at <= :as_of AND rr IS NOT NULL GROUP BY 1, 2 ORDER BY 1, 2"
+            "SELECT pattern_key, action_category, count(DISTINCT position_id) - coalesce(repeated, 0) AS trades, "  # noqa: S608
+            "coalesce(repeated, 0) AS repeated FROM pattern_trade_events LEFT JOIN "
+            f"(SELECT pattern_key, action_category, count(*) AS repeated FROM ({repeated_in_groups(rule)}) again "
+            "GROUP BY 1, 2) counted USING (pattern_key, action_category) "
+            "WHERE book_id = :book AND closed_at <= :as_of AND rr IS NOT NULL GROUP BY 1, 2, repeated ORDER BY 1, 2"
         ),
         {"book": book, "as_of": as_of},
     )
@@ -110,15 +118,21 @@ async def groups(session: AsyncSession, book: str, as_of: Any) -> Sequence[Row[A
 
 
 async def trades(
-    session: AsyncSession, book: str, as_of: Any, wanted: Sequence[tuple[str, str]]
+    session: AsyncSession, book: str, as_of: Any, wanted: Sequence[tuple[str, str]], rule: SameTrade
 ) -> AsyncIterator[Sequence[Row[Any]]]:
-    """Actions of trades with R in these groups, closed by ``as_of``, group after group, in batches off the server."""
+    """Actions of trades with R in these groups, closed by ``as_of``, group after group, in batches off the server.
+
+    A trade that is on record again under other ids comes once.
+    """
     rows = [{"pattern_key": pattern, "action_category": action} for pattern, action in wanted]
     result = await session.stream(
         text(
-            "SELECT e.pattern_key, e.action_category, e.position_id, e.symbol, e.rr, e.opened_at, e.closed_at, e.scope "  # noqa: S608
+            f"WITH again AS MATERIALIZED ({repeated_in_groups(rule)}) "  # noqa: S608
+            "SELECT e.pattern_key, e.action_category, e.position_id, e.symbol, e.rr, e.opened_at, e.closed_at, e.scope "
             f"FROM pattern_trade_events e JOIN {recordset(PatternTradeEvent)} r USING (pattern_key, action_category) "
             "WHERE e.book_id = :book AND e.closed_at <= :as_of AND e.rr IS NOT NULL "
+            "AND NOT EXISTS (SELECT FROM again a WHERE (a.pattern_key, a.action_category, a.position_id) = "
+            "(e.pattern_key, e.action_category, e.position_id)) "
             "ORDER BY e.pattern_key, e.action_category"
         ),
         {"book": book, "as_of": as_of, "rows": as_json(rows)},
@@ -182,14 +196,18 @@ async def configs(
 
 
 async def trades_of(
-    session: AsyncSession, book: str, pattern_key: str, action_category: str, as_of: Any
+    session: AsyncSession, book: str, pattern_key: str, action_category: str, as_of: Any, rule: SameTrade
 ) -> AsyncIterator[RowMapping]:
     """Trades with R of a group, each once, in the order in which they closed, streamed."""
     result = await session.stream(
         text(
-            "SELECT position_id, symbol, scope, rr, pnl, opened_at, closed_at FROM (SELECT DISTINCT ON (position_id) * "
-            "FROM pattern_trade_events WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action "
+            f"WITH again AS MATERIALIZED ({repeated_in_groups(rule)}) "  # noqa: S608
+            "SELECT once.position_id, symbol, scope, rr, pnl, opened_at, closed_at FROM "
+            "(SELECT DISTINCT ON (position_id) * FROM pattern_trade_events "
+            "WHERE book_id = :book AND pattern_key = :pattern AND action_category = :action "
             "AND closed_at <= :as_of AND rr IS NOT NULL ORDER BY position_id, action_index) once "
+            "WHERE NOT EXISTS (SELECT FROM again a WHERE (a.pattern_key, a.action_category, a.position_id) = "
+            "(once.pattern_key, once.action_category, once.position_id)) "
             "ORDER BY closed_at, position_id"
         ),
         {"book": book, "pattern": pattern_key, "action": action_category, "as_of": as_of},

@@ -65,6 +65,7 @@ def series(book: str, count: int, producers: tuple[str, ...] = ("ta", "flow")) -
                 f"p-{i:06}",
                 opened_at=opened.isoformat(),
                 closed_at=(opened + timedelta(hours=2)).isoformat(),
+                entry_price=str(50_000 + i),  # each is a trade of its own
                 realized_pnl="-4" if i % 3 == 0 else "6",
                 signals=[{"signal_id": f"s-{i}-{name}", "producer_id": name} for name in names],
             )

@@ -121,7 +121,7 @@ async def test_built_again_from_the_same_facts_it_says_the_same(book: str, sessi
 
 async def test_a_trade_counts_once_however_many_actions_it_had(book: str, sessions: Sessions) -> None:
     actions = [{"pattern_key": PATTERN, "action_category": "add"}] * 3
-    await learn(sessions, [trade(book, f"p-{i}", i % 3, {}, FIRST, actions=actions) for i in range(40)])
+    await learn(sessions, [trade(book, f"p-{i}", i / 7, {}, FIRST, actions=actions) for i in range(40)])
     await build(sessions, book)
     [baseline] = await lessons(sessions, book)
     assert (baseline.n, baseline.action_category) == (40, "add")
@@ -207,7 +207,7 @@ async def test_only_the_groups_that_are_due_are_mined(book: str, sessions: Sessi
     await learn(sessions, trades(book, 100))
     await build(sessions, book)
     other = [{"pattern_key": "another", "action_category": "exit"}]
-    await learn(sessions, [trade(book, f"o-{i}", i % 5, {}, FIRST, actions=other) for i in range(50)])
+    await learn(sessions, [trade(book, f"o-{i}", i / 7, {}, FIRST, actions=other) for i in range(50)])
     report = await build(sessions, book)
     assert (report.version, report.groups, report.trades, report.skipped) == (2, 1, 50, 1)
     assert {view.pattern_key: view.version for view in await lessons(sessions, book)} == {PATTERN: 1, "another": 2}

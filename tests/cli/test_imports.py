@@ -101,7 +101,7 @@ async def test_the_real_freqtrade_export(
     every = json.loads(file.read_bytes())["strategy"]["StrategyTestV3"]["trades"]
     trades_ = [trade for trade in every if trade["exit_reason"] != "force_exit"]
     first = await stack.json("import", "freqtrade", file)
-    book = {"read": 179, "attributed": 176, "already_attributed": 0, "still_open": 3, "corrected": 176}
+    book = {"read": 179, "attributed": 176, "already_attributed": 0, "still_open": 3, "corrected": 176, "repeated": 0}
     book |= {"rejected": [], "noted": []}
     assert first["books"] == {"StrategyTestV3": book}
     packed = tmp_path / "backtest.zip"
@@ -231,7 +231,7 @@ async def test_what_an_operator_reads_of_two_backtests(stack: StackProcess) -> N
     shown = await stack.cli("import", "freqtrade", "-", stdin=first)
     assert shown.status == 0, shown.err
     counts = [cell.strip() for cell in shown.out.splitlines()[-2].strip("│").split("│")]
-    assert counts == ["im.run", "3", "2", "0", "1", "1", "0", "1"], shown.out
+    assert counts == ["im.run", "3", "2", "0", "1", "1", "0", "0", "1"], shown.out
     assert "the PnL of 1 trade in the file was before fees; the net value was taken" in shown.err
     assert "still open: 1 trade had" in shown.err
     assert "noted: book im.run, row 0: enter_tag: " in shown.err

@@ -30,7 +30,8 @@ def other(value: Any) -> Any:
     if value is None:
         return 0.01
     if isinstance(value, str):
-        return {"market": "trade", "decayed_mean": "seed", "seed": "guarded"}.get(value, f"{value}2")
+        words = {"market": "trade", "decayed_mean": "seed", "seed": "guarded", "exact": "result"}
+        return words.get(value, f"{value}2")
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):

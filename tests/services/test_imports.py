@@ -86,13 +86,14 @@ async def test_the_report_has_all_keys_for_every_book(book: str, client: Client,
         FileTrade("no book's name", 7, close(book, 4).message),
     ]
     first = await take(client, sessions, source(trades, book, opened, bad, empty))
-    nothing = dict.fromkeys(("read", "attributed", "already_attributed", "still_open", "corrected"), 0)
+    nothing = dict.fromkeys(("read", "attributed", "already_attributed", "still_open", "corrected", "repeated"), 0)
     none = nothing | {"rejected": [], "noted": []}
     assert first["books"][book] == none | {
         "read": 4,
         "attributed": 3,
         "still_open": 1,
         "corrected": 1,
+        "repeated": 2,  # the three are one trade under three ids
         "noted": [{"index": 2, "field": "enter_tag", "reason": "too long"}],
     }
     assert first["books"][opened] == none | {"read": 1, "still_open": 1}
@@ -102,7 +103,7 @@ async def test_the_report_has_all_keys_for_every_book(book: str, client: Client,
     assert [row["index"] for row in refused] == [0, 1]
     assert [row["index"] for row in first["rejected"]] == [7]
     again = await take(client, sessions, source(trades, book, opened, bad, empty))
-    assert again["books"][book] == first["books"][book] | {"attributed": 0, "already_attributed": 3}
+    assert again["books"][book] == first["books"][book] | {"attributed": 0, "already_attributed": 3, "repeated": 0}
 
 
 async def test_a_longer_range_of_a_run_adds_to_it(book: str, client: Client, sessions: Sessions) -> None:

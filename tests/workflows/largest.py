@@ -152,7 +152,9 @@ def largest() -> list[Any]:
     """One answer of each type, or several where a type's parts cannot all be largest together."""
     outcome, failed = _outcome(), _failed()
     learning = LearnReport(learned=IDS[:2], failed=dict.fromkeys(IDS[:2], LONG[:REASON_CHARACTERS]))
-    counts = BookCounts(read=COUNT, attributed=COUNT, already_attributed=COUNT, still_open=COUNT, corrected=COUNT)
+    counts = BookCounts(
+        read=COUNT, attributed=COUNT, already_attributed=COUNT, still_open=COUNT, corrected=COUNT, repeated=COUNT
+    )
     waits = [CurrentCycle(book=book, cycle_id=f"{book}/2026-W01", as_of=AT) for book in MANY_BOOKS[:DUE_PAGE]]
     return [
         ApprovalAnswer(

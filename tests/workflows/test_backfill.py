@@ -91,8 +91,8 @@ async def test_rows_are_counted_by_book_and_the_refused_are_named(
     import_id = await stage(sessions, rows, [RefusedImportRow(100, 1000, None, "too long to be read")])
     report = await backfill(client, import_id)
     assert report.books == {
-        book: BookCounts(read=7, attributed=1, already_attributed=2),
-        other: BookCounts(read=3, attributed=2),
+        book: BookCounts(read=7, attributed=1, already_attributed=2, repeated=1),
+        other: BookCounts(read=3, attributed=2, repeated=2),
     }
     found = await rejections(sessions, import_id)
     assert [(index, name) for index, name, _ in found] == [
@@ -222,7 +222,8 @@ async def test_a_row_that_the_database_cannot_hold_does_not_stop_the_rest(
 ) -> None:
     async def one(number: int, change: dict[str, Any]) -> str:
         name = f"{book}-{number}"
-        import_id = await stage(sessions, [message(name, "good"), message(name, "bad", **change), message(name, "too")])
+        good, too = message(name, "good", size="1"), message(name, "too", size="2")
+        import_id = await stage(sessions, [good, message(name, "bad", **change), too])
         try:
             report = await backfill(client, import_id)
         except (TimeoutError, WorkflowFailureError) as error:
@@ -244,7 +245,9 @@ async def test_rows_that_pass_the_door_and_not_the_database_are_refused_one_by_o
     async with scratch_database(dsn) as scratch, sessions_on(scratch) as sessions:
         await query(sessions, "ALTER TABLE positions ADD CONSTRAINT whim CHECK (exit_reason <> 'poison')")
         bad = (1, 6, 7, 20, 38)
-        rows = [message("b", f"p-{i:02}", exit_reason="poison" if i in bad else "roi") for i in range(40)]
+        rows = [
+            message("b", f"p-{i:02}", size=f"{i + 1}", exit_reason="poison" if i in bad else "roi") for i in range(40)
+        ]
         import_id = await stage(sessions, rows)
         activities = ImportActivities(sessions, LearningPolicy(), [])
         request = ImportRequest(import_id=import_id)
