@@ -21,7 +21,7 @@ from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.books import known_book, on_record
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
-from closeloop.learning.decay import half_life
+from closeloop.learning.decay import fading
 from closeloop.learning.edge import SignatureWeights, edge_score, factors, signature_weights, weights_of
 from closeloop.learning.lessons import Lesson
 from closeloop.learning.mining import is_due, mine
@@ -207,9 +207,11 @@ class LessonActivities:
     ) -> LearningLesson:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
-        half_life_hours, score, of_lesson = None, None, {}
+        half_life_hours, now, score, of_lesson = None, None, None, {}
         if lesson.status is not LessonStatus.shadow:  # of shadows there are thousands, and nothing is decided by them
-            half_life_hours = half_life(group.entered_at[rows], self._excess(group, rows), policy.decay)
+            if found_fading := fading(group.entered_at[rows], self._excess(group, rows), policy.decay):
+                half_life_hours = found_fading.half_life_hours
+                now = found_fading.left(request.as_of.timestamp(), policy.decay.interval)
             found = factors(group, rows)
             of_lesson = asdict(found)
             if lesson.effect is not None:
@@ -232,6 +234,9 @@ class LessonActivities:
             effect_low=lesson.effect_low,
             effect_high=lesson.effect_high,
             half_life_hours=half_life_hours,
+            effect_now=now.effect if now else None if lesson.status is LessonStatus.shadow else lesson.effect,
+            effect_now_low=now.low if now else None,
+            effect_now_high=now.high if now else None,
             p=lesson.p,
             q=lesson.q,
             actionable=is_actionable(
@@ -239,6 +244,7 @@ class LessonActivities:
                 lesson.q,
                 lesson.effect,
                 half_life_hours,
+                now,
                 policy.mining,
                 policy.decay,
             ),

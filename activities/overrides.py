@@ -125,8 +125,8 @@ class OverrideActivities:
         return plan
 
     def _proposed(self, lesson: LessonView, as_of: datetime, run: str) -> ProposedOverride:
-        assert lesson.effect is not None, "an actionable lesson has an effect"
-        size = sizing(lesson.effect, lesson.n, lesson.action_category, self._policy.overrides)
+        assert lesson.effect_now is not None, "an actionable lesson has an effect"
+        size = sizing(lesson.effect_now, lesson.n, lesson.action_category, self._policy.overrides)
         identity = to_json([lesson.lesson_id, lesson.version, run])
         return ProposedOverride(
             override_id=hashlib.sha256(identity).hexdigest()[:16],

@@ -96,7 +96,7 @@ def lessons_list(
         )
     shown = table(
         "lesson", "book", "pattern", "scope", "status", "trades", "mean R", "effect R (95 %)", "q", "half-life h",
-        numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h"), whole=("lesson",),
+        "left R", numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h", "left R"), whole=("lesson",),
     )  # fmt: skip
     for view in views:
         shown.add_row(
@@ -110,6 +110,7 @@ def lessons_list(
             _effect(view),
             p_value(view.q),
             number(view.half_life_hours, 0),
+            number(view.effect_now, 2),
         )
     return out.print(shown)
 
@@ -155,7 +156,11 @@ def _print_explanation(found: LessonExplanation) -> None:
     half_life = view.half_life_hours
     decay = "no decay seen" if half_life is None else f"half of the edge is gone after {half_life:.0f} hours"
     decay = "not fitted to shadows" if view.status == LessonStatus.shadow else decay
-    out.print(f"Decay: {decay}. By time, mean R above the trades outside:")
+    if half_life is not None and view.effect_now is not None:
+        decay += f"; {view.effect_now:+.3f} R of it was left as of {at(view.as_of)} UTC"
+    if view.effect_now_low is not None and view.effect_now_high is not None:
+        decay += f" (interval {view.effect_now_low:+.3f} to {view.effect_now_high:+.3f})"
+    out.print(f"Decay: {decay}. By time, mean R above the trades outside:", soft_wrap=True)
     for period in found.periods:
         out.print(f"  {at(period.start)} to {at(period.end)}  {period.n:>6} trades  {period.excess_rr:+.3f}")
     if view.edge_score is not None:
@@ -190,7 +195,7 @@ def _standing(view: LessonView, explaining: LessonView | None) -> str:
         return f"A shadow: it looked significant at first, and is explained {by}. It never sizes anything."
     if view.actionable:
         return "Accepted and actionable: 'closeloop overrides materialize' makes an override of it."
-    return "Accepted, but not acted on: its edge fades too fast."
+    return "Accepted, but not acted on: its edge fades too fast, or too little of it is left."
 
 
 def _scope(scope: dict[str, str]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from closeloop.learning.decay import EffectNow
 from closeloop.models.overrides import MatchedOverride, OverrideMatch
 from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
 
@@ -25,22 +26,29 @@ def is_actionable(
     q: float | None,
     effect: float | None,
     half_life_hours: float | None,
+    now: EffectNow | None,
     mining: MiningPolicy,
     decay: DecayPolicy,
 ) -> bool:
-    """Whether a lesson may change sizes: accepted, significant, large enough, and not gone too soon."""
+    """Whether a lesson may change sizes: accepted, significant, large enough, and neither faded nor gone too soon.
+
+    ``now``: what is left of an effect that fades, None of one that does not. It has to be large enough, of the sign of
+    the effect, and its interval without 0.
+    """
+    if not accepted or q is None or effect is None or q > mining.max_q:
+        return False
+    if half_life_hours is None or now is None:
+        return abs(effect) >= mining.min_effect
     return (
-        accepted
-        and q is not None
-        and effect is not None
-        and q <= mining.max_q
-        and abs(effect) >= mining.min_effect
-        and (half_life_hours is None or half_life_hours >= decay.min_half_life_hours)
+        half_life_hours >= decay.min_half_life_hours
+        and abs(now.effect) >= mining.min_effect
+        and now.effect * effect > 0
+        and now.low * now.high > 0
     )
 
 
-def sizing(effect: float, n: int, action_category: str, overrides: OverridesPolicy) -> Sizing:
-    """What a lesson of ``n`` trades with this effect (R) changes.
+def sizing(effect_now: float, n: int, action_category: str, overrides: OverridesPolicy) -> Sizing:
+    """What a lesson of ``n`` trades with this effect (R), as far as it has not faded, changes.
 
     The effect is shrunk by n / (n + shrink_trades), as if that many trades without any had been seen before (a normal
     prior).
@@ -49,7 +57,7 @@ def sizing(effect: float, n: int, action_category: str, overrides: OverridesPoli
     Sizing(size_multiplier=1.15, threshold_adjustments={}, confidence=0.75)
     """
     confidence = n / (n + overrides.shrink_trades)
-    shrunk = effect * confidence
+    shrunk = effect_now * confidence
     multiplier = _clamp(1.0 + overrides.size_slope * shrunk, overrides.min_size, overrides.max_size)
     limit = overrides.threshold_limit
     lowered = _clamp(overrides.threshold_slope * shrunk, -limit, limit)
@@ -66,10 +74,13 @@ def needs_approval(size_multiplier: float, overrides: OverridesPolicy) -> bool:
 
 
 def expires_at(newest_trade: datetime, half_life_hours: float | None, overrides: OverridesPolicy) -> datetime:
-    """When an override ends unless its lesson is renewed: counted from the entry of the lesson's newest trade."""
+    """When an override ends unless its lesson is renewed: counted from the entry of the lesson's newest trade.
+
+    A slowly fading edge is trusted no longer than one of which no decay was seen.
+    """
     hours = 24.0 * overrides.days_without_decay
     if half_life_hours is not None:
-        hours = overrides.half_lives * half_life_hours
+        hours = min(hours, overrides.half_lives * half_life_hours)
     return newest_trade + timedelta(hours=hours)
 
 

@@ -132,7 +132,8 @@ class LessonView(BaseModel):
     """A lesson: the trades of a group in a scope, against those outside it. Means and effects in R.
 
     ``effect`` is the mean difference within cells of the lessons accepted before it; ``edge_raw`` is against the
-    baseline. Decay and edge score are not computed of shadows (null).
+    baseline. ``effect_now`` is what is left of it at ``as_of``, with its interval where it fades (null where no decay
+    was seen: nothing of the effect is gone). Decay and edge score are not computed of shadows (null).
     """
 
     lesson_id: str
@@ -149,6 +150,9 @@ class LessonView(BaseModel):
     effect_low: float | None
     effect_high: float | None
     half_life_hours: float | None
+    effect_now: float | None
+    effect_now_low: float | None
+    effect_now_high: float | None
     p: float | None
     q: float | None
     actionable: bool
@@ -282,6 +286,9 @@ class LearningLesson(SQLModel, table=True):
     effect_low: float | None = Col(default=None, sa_column=Column(Double))
     effect_high: float | None = Col(default=None, sa_column=Column(Double))
     half_life_hours: float | None = Col(default=None, sa_column=Column(Double))
+    effect_now: float | None = Col(default=None, sa_column=Column(Double))
+    effect_now_low: float | None = Col(default=None, sa_column=Column(Double))
+    effect_now_high: float | None = Col(default=None, sa_column=Column(Double))
     p: float | None = Col(default=None, sa_column=Column(Double))
     q: float | None = Col(default=None, sa_column=Column(Double))
     actionable: bool = Col(sa_column=Column(Boolean, nullable=False))

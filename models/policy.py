@@ -349,6 +349,13 @@ class DecayPolicy(PolicySection):
     min_half_life_hours: float = Field(
         default=72.0, ge=0.0, description="Half-life below which a lesson is gone too soon to be acted on (hours)."
     )
+    interval: float = Field(
+        default=0.90,
+        gt=0.0,
+        lt=1.0,
+        description="Level of the interval of what is left of a fading edge (probability); a lesson whose interval has "
+        "0 in it is not acted on.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -409,7 +416,8 @@ class OverridesPolicy(PolicySection):
         default=30.0,
         gt=0.0,
         le=3650.0,
-        description="Days after its lesson's newest trade at which an override ends where no decay was seen.",
+        description="Days after its lesson's newest trade at which an override ends where no decay was seen, and at "
+        "the latest.",
     )
     specificity_power: float = Field(
         default=1.5,

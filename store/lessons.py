@@ -24,8 +24,8 @@ from closeloop.store.rows import Write, as_json, execute, insertion, recordset
 
 _VIEW = (
     "lesson_id, book_id AS book, pattern_key, action_category, scope, n, avg_rr, variance, win_rate, edge_raw, effect, "
-    "effect_low, effect_high, half_life_hours, p, q, actionable, explained_by, status, edge_score, factors, "
-    "newest_trade_at, version, as_of, policy_hash"
+    "effect_low, effect_high, half_life_hours, effect_now, effect_now_low, effect_now_high, p, q, actionable, "
+    "explained_by, status, edge_score, factors, newest_trade_at, version, as_of, policy_hash"
 )
 _REPLACE = "(lesson_id) DO UPDATE SET " + ", ".join(
     f"{column} = excluded.{column}" for column in LearningLesson.model_fields if column != "lesson_id"

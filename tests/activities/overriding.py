@@ -81,6 +81,7 @@ def _lesson(book: str, of_all: Mapping[str, Any], changes: Mapping[str, Any]) ->
         **of_all,
         **changes,
     }
+    row.setdefault("effect_now", row["effect"])
     row["lesson_id"] = lesson_id(book, (row["pattern_key"], row["action_category"]), row["scope"])
     return row
 

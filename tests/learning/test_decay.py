@@ -1,14 +1,22 @@
 """The half-life of an edge: found where it fades, and seldom where it does not."""
 
+import math
+
 import numpy as np
 import pytest
-from scipy import optimize
+from numpy.typing import NDArray
+from scipy import optimize, stats
 
-from closeloop.learning.decay import half_life
+from closeloop.learning.decay import fading
 from closeloop.models.policy import DecayPolicy
 
 POLICY = DecayPolicy()
 HOUR = 3600.0
+
+
+def half_life(entered_at: NDArray[np.float64], excess: NDArray[np.float64], policy: DecayPolicy) -> float | None:
+    found = fading(entered_at, excess, policy)
+    return found.half_life_hours if found else None
 
 
 @pytest.mark.parametrize("h", [24.0, 60.0, 240.0, 2000.0])
@@ -55,3 +63,35 @@ def test_the_grid_is_the_policys() -> None:
     found = half_life(t * HOUR, 0.5 ** (t / 10.0), policy)
     assert found == pytest.approx(50.0)
     assert half_life(t * HOUR, 0.5 ** (t / 10.0), DecayPolicy(min_evidence=1e9)) is None
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_what_is_left_of_an_edge(sign: float) -> None:
+    """As a weighted least squares of scipy says it, and by the plain formula, at the last entry and long after it."""
+    rng = np.random.default_rng(5)
+    t = np.sort(rng.uniform(0.0, 900.0, 400))
+    y = sign * 1.5 * 0.5 ** (t / 200.0) + rng.normal(0, 1.0, 400)
+    found = fading(t * HOUR + 1.7e9, y, POLICY)
+    assert found is not None
+    h, hours = found.half_life_hours, t - t.min()
+    (a,), covariance = optimize.curve_fit(lambda x, a: a * 0.5 ** (x / h), hours, y, p0=(1.0,))
+    # curve_fit divides by n - 1, as it fits one number; here the half-life was fitted as well.
+    error = math.sqrt(covariance[0, 0] * (len(t) - 1) / (len(t) - 2))
+    width = stats.t.ppf(0.95, len(t) - 2) * error
+    for later in (0.0, 900.0, 2900.0):
+        share = 0.5 ** (later / h)
+        left = found.left(t.min() * HOUR + 1.7e9 + later * HOUR, 0.9)
+        assert left == pytest.approx((share * a, share * (a - width), share * (a + width)), rel=1e-5)
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Where an edge was seen to fade: that it is chosen by a fit of the half-life costs the interval little."""
+    rng = np.random.default_rng(6)
+    t = np.arange(500) * 2.0
+    inside = []
+    for _ in range(400):
+        found = fading(t * HOUR, 2.0 * 0.5 ** (t / 300.0) + rng.normal(0, 1.0, 500), POLICY)
+        assert found is not None
+        left = found.left(300.0 * HOUR, 0.9)
+        inside.append(left.low <= 1.0 <= left.high)
+    assert sum(inside) / 400 > 0.8, sum(inside) / 400

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from closeloop.learning.decay import EffectNow
 from closeloop.learning.overrides import Override, blend, expires_at, is_actionable, needs_approval, sizing
 from closeloop.models.overrides import OverrideMatch
 from closeloop.models.policy import DecayPolicy, MiningPolicy, OverridesPolicy
@@ -55,7 +56,22 @@ def test_sizing(effect: float, n: int, category: str, multiplier: float, thresho
 def test_what_may_change_sizes(
     accepted: bool, q: float | None, effect: float | None, half_life: float | None, wanted: bool
 ) -> None:
-    assert is_actionable(accepted, q, effect, half_life, MiningPolicy(), DecayPolicy()) is wanted
+    now = None if half_life is None or effect is None else EffectNow(effect, 0.9 * effect, 1.1 * effect)
+    assert is_actionable(accepted, q, effect, half_life, now, MiningPolicy(), DecayPolicy()) is wanted
+
+
+@pytest.mark.parametrize(
+    ("now", "wanted"),
+    [
+        ((0.05, 0.01, 0.09), True),
+        ((0.049, 0.04, 0.06), False),  # too little is left
+        ((0.3, -0.01, 0.61), False),  # it may be nothing
+        ((-0.3, -0.4, -0.2), False),  # the fit says the opposite of the lesson
+    ],
+)
+def test_what_has_faded_changes_no_size(now: tuple[float, float, float], wanted: bool) -> None:
+    assert is_actionable(True, 0.01, 0.5, 300.0, EffectNow(*now), MiningPolicy(), DecayPolicy()) is wanted
+    assert is_actionable(True, 0.01, 0.5, None, None, MiningPolicy(), DecayPolicy())
 
 
 @pytest.mark.parametrize(("multiplier", "asked"), [(1.25, False), (0.75, False), (1.2501, True), (0.7499, True)])
@@ -66,6 +82,7 @@ def test_large_moves_wait_for_an_operator(multiplier: float, asked: bool) -> Non
 def test_when_an_override_ends() -> None:
     newest = datetime(2026, 3, 1, tzinfo=UTC)
     assert expires_at(newest, 100.0, POLICY) == newest + timedelta(hours=200)
+    assert expires_at(newest, 1000.0, POLICY) == newest + timedelta(days=30), "no later than one that does not fade"
     assert expires_at(newest, None, POLICY) == newest + timedelta(days=30)
 
 
