@@ -252,6 +252,7 @@ class LessonActivities:
             status=lesson.status,
             edge_score=score,
             factors=of_lesson,
+            evidence=lesson.evidence.model_dump(mode="json") if lesson.evidence else None,
             newest_trade_at=datetime.fromtimestamp(newest, UTC),
             version=version,
             as_of=request.as_of,

@@ -22,6 +22,7 @@ from closeloop.cli.console import (
     table,
 )
 from closeloop.models.lessons import LessonExplanation, LessonReport, LessonRequest, LessonStatus, LessonView
+from closeloop.models.luck import Clustering, LessonEvidence, Untold
 from closeloop.services import lessons
 
 app = typer.Typer(
@@ -163,6 +164,8 @@ def _print_explanation(found: LessonExplanation) -> None:
     out.print(f"Decay: {decay}. By time, mean R above the trades outside:", soft_wrap=True)
     for period in found.periods:
         out.print(f"  {at(period.start)} to {at(period.end)}  {period.n:>6} trades  {period.excess_rr:+.3f}")
+    if found.evidence is not None:
+        _print_luck(found.evidence)
     if view.edge_score is not None:
         factors = ", ".join(f"{name} {value:.2f}" for name, value in sorted(view.factors.items()))
         out.print(f"Edge score {view.edge_score:+.3f} ({factors})", soft_wrap=True)
@@ -183,6 +186,60 @@ def _print_explanation(found: LessonExplanation) -> None:
         out.print(f"The last of {len(found.trades)} trades in it (--json lists all of them):")
     for trade in found.trades[-TRADES_SHOWN:]:
         out.print(f"  {at(trade.closed_at)}  {trade.position_id:<24} {trade.symbol:<12} {trade.rr:+.2f} R")
+
+
+# What the clusters of a clustering are called.
+_CLUSTERS = {
+    Clustering.day: "days",
+    Clustering.week: "weeks",
+    Clustering.four_weeks: "blocks of 4 weeks",
+    Clustering.quarter: "blocks of 12 weeks",
+    Clustering.symbol: "symbols",
+}
+
+
+def _print_luck(evidence: LessonEvidence) -> None:
+    if evidence.by is None:  # a group's baseline
+        there = ", ".join(f"{each.clusters} {_CLUSTERS[each.of]}" for each in evidence.luck)
+        out.print(f"Trades of {there}, over {evidence.weeks:g} weeks.", soft_wrap=True)
+        untold = f"; {evidence.untold} of them could not be told from luck" if evidence.untold else ""
+        out.print(
+            f"Conditions that stood out by their trades alone: {evidence.stood_out or 0}{untold}.", soft_wrap=True
+        )
+        for each in evidence.examples:
+            out.print(
+                f"  {_scope(each.scope)}: {each.effect:+.2f} R, p {p_value(each.p_of_trades)} by its trades, "
+                f"{p_value(each.p)} with luck. {_why_untold(each, evidence)}",
+                soft_wrap=True,
+            )
+        return
+    shown = table(
+        "luck weighed, of", "clusters", "in the scope", "outside it", "effective", "of the error",
+        numbers=("clusters", "in the scope", "outside it", "effective", "of the error"),
+    )  # fmt: skip
+    for luck in evidence.luck:
+        shown.add_row(
+            _CLUSTERS[luck.of],
+            str(luck.clusters),
+            str(luck.inside),
+            str(luck.outside),
+            f"{luck.effective:.1f}",
+            f"{luck.share:.0%}",
+        )
+    out.print(shown)
+    out.print(f"The luck of {_CLUSTERS[evidence.by]} weighed most, over {evidence.weeks:g} weeks.", soft_wrap=True)
+
+
+def _why_untold(untold: Untold, evidence: LessonEvidence) -> str:
+    """What would have been needed to tell this from luck."""
+    clusters, luck = _CLUSTERS[untold.by], {each.of: each for each in untold.luck}[untold.by]
+    parts = f"{luck.clusters} {clusters} ({luck.inside} in the scope, {luck.outside} outside it)"
+    if not untold.too_few:
+        return f"The luck of {clusters} may explain it: it rests on effectively {luck.effective:.1f} of {parts}."
+    if untold.by is Clustering.symbol:
+        return f"{parts}: too few to tell a token lesson from luck; it takes {evidence.least_symbols} or more."
+    needed = f"; it takes {evidence.least_days} each" if untold.by is Clustering.day else ""
+    return f"{parts}: too few to tell it from their luck{needed}."
 
 
 def _standing(view: LessonView, explaining: LessonView | None) -> str:

@@ -89,9 +89,10 @@ class ByDay(NamedTuple):
 
 
 class ByLuck(NamedTuple):
-    """Tests with the luck of ``symbols`` and of each of the ``periods`` by name, arrays (m,); ``few_symbols``: confined
-    to too few of them."""
+    """Tests with the luck of ``symbols`` and of each of the ``periods`` by name, arrays (m,); ``variance`` of the
+    effect where trades are independent; ``few_symbols``: confined to too few of them."""
 
+    variance: Floats
     symbols: luck.Part
     periods: Mapping[str, luck.Part]
     few_symbols: Bools
@@ -254,6 +255,12 @@ class CandidateTests:
     def _symbols(self) -> Clusters:
         return self._clusters_of("symbol", self.cube.group.symbols.codes.astype(np.int64))
 
+    def clusters(self) -> dict[str, int]:
+        """How many days, blocks of weeks and symbols the group's trades have, by clustering."""
+        blocks = {name: len(starts) for name, starts in self._periods.starts.items()}
+        symbols = len(np.unique(self.cube.group.symbols.codes))
+        return {"day": self._periods.days, **blocks, "symbol": symbols}
+
     def weighed(self, candidate: int) -> Weighed:
         """What a candidate that can be compared is weighed against, in the present cells."""
         some, contrasts = next(self._contrasts(np.array([candidate])))
@@ -296,7 +303,8 @@ class CandidateTests:
         periods = {"day": luck.part(by_day, base, self.mining)}
         for name, starts in self._periods.starts.items():
             periods[name] = luck.part(by_day.merged(starts), base, self.mining)
-        return ByLuck(symbols, periods, few, luck.weighed(base, symbols, few, list(periods.values()), INTERVAL_LEVEL))
+        found = luck.weighed(base, symbols, few, list(periods.values()), INTERVAL_LEVEL)
+        return ByLuck(base.variance, symbols, periods, few, found)
 
     def _raise(self, some: Ints, p: Floats, half_width: Floats) -> None:
         self.p[some] = np.maximum(self.p[some], p)

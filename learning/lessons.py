@@ -9,6 +9,7 @@ from closeloop.learning.intervals import t_half_width
 from closeloop.learning.significance import student_p
 from closeloop.learning.trades import Group
 from closeloop.models.lessons import LessonStatus
+from closeloop.models.luck import LessonEvidence
 from closeloop.models.policy import MiningPolicy
 
 
@@ -24,6 +25,7 @@ class Lesson:
     fell out as the family of tests changed.
 
     The baseline of a group has no conditions; its effect is its edge, its p that of Student's t test; it has no q.
+    ``evidence``: of shadows None, as there are thousands.
     """
 
     pattern_key: str
@@ -41,9 +43,10 @@ class Lesson:
     p: float
     q: float | None
     explained_by: Mapping[str, str] | None
+    evidence: LessonEvidence | None
 
 
-def baseline_lesson(group: Group, mining: MiningPolicy) -> Lesson:
+def baseline_lesson(group: Group, mining: MiningPolicy, evidence: LessonEvidence) -> Lesson:
     """All trades of the group against the policy's baseline: Student's t test of one sample."""
     average = float(group.rr.mean())
     edge = average - mining.baseline_rr
@@ -69,6 +72,7 @@ def baseline_lesson(group: Group, mining: MiningPolicy) -> Lesson:
         p=p,
         q=None,
         explained_by=None,
+        evidence=evidence,
     )
 
 
@@ -78,6 +82,7 @@ def candidate_lesson(
     status: LessonStatus,
     q: float,
     explained_by: Mapping[str, str] | None = None,
+    evidence: LessonEvidence | None = None,
 ) -> Lesson:
     """A candidate as its tests have it now."""
     cube = tests.cube
@@ -102,4 +107,5 @@ def candidate_lesson(
         p=float(tests.p[candidate]),
         q=q,
         explained_by=explained_by,
+        evidence=evidence,
     )

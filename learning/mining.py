@@ -52,6 +52,7 @@ def mine(groups: Sequence[Group], mining: MiningPolicy) -> Mined:
     selection.run()
     lessons: list[Lesson] = []
     for place, group in enumerate(groups):
-        lessons += [baseline_lesson(group, mining), *selection.accepted[place], *selection.shadows(place)]
+        baseline = baseline_lesson(group, mining, selection.evidence[place])
+        lessons += [baseline, *selection.accepted[place], *selection.shadows(place)]
     left_out = {tests.cube.group.key: tests.cube.columns.left_out for tests in tested if tests.cube.columns.left_out}
     return Mined(lessons, sum(tests.cube.size for tests in tested), left_out)

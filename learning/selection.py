@@ -10,23 +10,26 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from closeloop.learning import evidence
 from closeloop.learning.candidates import CandidateTests
 from closeloop.learning.lessons import Lesson, candidate_lesson
 from closeloop.learning.significance import benjamini_hochberg
 from closeloop.learning.trades import Bools, Floats
 from closeloop.models.lessons import LessonStatus
+from closeloop.models.luck import LessonEvidence
 from closeloop.models.policy import MiningPolicy
 
 
 class Selection:
     """Selects lessons among the candidates of several groups, whose tests have run once; :meth:`run` does it.
 
-    ``accepted``: lessons of each group, in the order of acceptance.
+    ``accepted``: lessons of each group, in the order of acceptance; ``evidence`` of each group, before the first one.
     """
 
     def __init__(self, groups: Sequence[CandidateTests], mining: MiningPolicy) -> None:
         self.groups, self.mining = groups, mining
         self.accepted: list[list[Lesson]] = [[] for _ in groups]
+        self.evidence: list[LessonEvidence] = []
         sizes = [tests.cube.size for tests in groups]
         # Candidates of all groups are numbered through: group i has those from starts[i] to starts[i + 1].
         self._starts = np.cumsum([0, *sizes])
@@ -38,12 +41,19 @@ class Selection:
 
     def run(self) -> None:
         """Accept the best, split its group's cells, test again, until nothing qualifies."""
+        by_trades = _joined(tests.p for tests in self.groups)
+        stood_out = (benjamini_hochberg(by_trades) <= self.mining.max_q) & self._large()
         qualifying = self._at_first = self._qualifying()
+        self.evidence = [
+            evidence.of_group(tests, by_trades[part], stood_out[part], qualifying[part])
+            for tests, part in zip(self.groups, map(self._of_group, range(len(self.groups))), strict=True)
+        ]
         while qualifying.any():
             place, candidate = min(map(self._located, np.flatnonzero(qualifying).tolist()), key=self._rank)
             tests, of_group = self.groups[place], self._of_group(place)
             number = of_group.start + candidate
-            accepted = candidate_lesson(tests, candidate, LessonStatus.active, float(self._q[number]))
+            q, of_lesson = float(self._q[number]), evidence.of_candidate(tests, candidate)
+            accepted = candidate_lesson(tests, candidate, LessonStatus.active, q, evidence=of_lesson)
             self.accepted[place].append(accepted)
             self._taken[number] = True
             tests.split(candidate)
@@ -68,15 +78,18 @@ class Selection:
         rank, and so raise the threshold for candidates that are significant by luck. As every p only rises, none
         becomes significant by that; and one that has risen above the largest that was significant never is again.
         """
-        self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))
-        significant = self._q <= self.mining.max_q
-        limit = max((float(p) for p in _joined(tests.p for tests in self.groups)[significant]), default=0.0)
+        p = _joined(tests.p for tests in self.groups)
+        significant = benjamini_hochberg(p) <= self.mining.max_q
+        limit = float(p[significant].max(initial=0.0))
         for tests, part in zip(self.groups, np.split(significant, self._starts[1:-1]), strict=False):
             tests.raise_p(np.flatnonzero(part), limit)
         self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))
         significant = self._q <= self.mining.max_q
+        return significant & self._large()
+
+    def _large(self) -> Bools:
         large: Bools = np.abs(_joined(tests.effect for tests in self.groups)) >= self.mining.min_effect
-        return significant & large
+        return large
 
     def _of_group(self, place: int) -> slice:
         return slice(int(self._starts[place]), int(self._starts[place + 1]))

@@ -11,6 +11,7 @@ from sqlmodel import Field as Col
 from sqlmodel import SQLModel
 
 from closeloop.models.bounded import BOOKS
+from closeloop.models.luck import LessonEvidence
 from closeloop.models.patterns import Scope
 from closeloop.models.policy import SameTrade
 from closeloop.models.values import BookId, Plain, Utc
@@ -225,6 +226,9 @@ class LessonExplanation(BaseModel):
     history_left_before: datetime | None = Field(
         default=None, description="Versions of lessons from before this have left the database; null: none has."
     )
+    evidence: LessonEvidence | None = Field(
+        description="The luck that was weighed; null of shadows, and of what was mined before it was kept."
+    )
     trades: list[LessonTrade]
 
 
@@ -296,6 +300,7 @@ class LearningLesson(SQLModel, table=True):
     status: str = Col(sa_column=Column(Text, nullable=False))
     edge_score: float | None = Col(default=None, sa_column=Column(Double))
     factors: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
+    evidence: dict[str, Any] | None = Col(default=None, sa_column=Column(JSONB(none_as_null=True)))
     newest_trade_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     version: int = Col(sa_column=Column(Integer, nullable=False))
     as_of: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))

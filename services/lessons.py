@@ -83,6 +83,7 @@ async def explain(session: AsyncSession, lesson_id: str) -> LessonExplanation:
         periods=_periods(inside, outside),
         history=await store.lessons.history(session, lesson_id),
         history_left_before=await store.retention.left_until(session, Leaving.lesson_history),
+        evidence=await store.lessons.evidence(session, lesson_id),
         trades=inside,
     )
 

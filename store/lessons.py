@@ -17,6 +17,7 @@ from closeloop.models.lessons import (
     LessonVersion,
     LessonView,
 )
+from closeloop.models.luck import LessonEvidence
 from closeloop.models.policy import SameTrade
 from closeloop.store import locks
 from closeloop.store.pages import page
@@ -203,6 +204,15 @@ async def find(session: AsyncSession, lesson_id: str) -> LessonView | None:
     )
     row = result.mappings().first()
     return None if row is None else LessonView.model_validate(dict(row))
+
+
+async def evidence(session: AsyncSession, lesson_id: str) -> LessonEvidence | None:
+    """The luck that a lesson was weighed against; None where that is not on record."""
+    result = await session.execute(
+        text("SELECT evidence FROM learning_lessons WHERE lesson_id = :id"), {"id": lesson_id}
+    )
+    kept = result.scalar_one_or_none()
+    return None if kept is None else LessonEvidence.model_validate(kept)
 
 
 async def history(session: AsyncSession, lesson_id: str) -> list[LessonVersion]:

@@ -69,7 +69,17 @@ async def test_a_build_says_what_it_left_alone_and_why(learned: StackProcess) ->
 async def test_a_lesson_is_explained_to_a_person(learned: StackProcess) -> None:
     found = await actionable(learned, BOOK)
     text = (await learned.cli("lessons", "show", found["lesson_id"])).out
-    for needle in ("chain=v0, vol_bucket=v1", "in the scope", "outside it", "Effect +", "Decay:", "v1", "actionable"):
+    for needle in (
+        "chain=v0, vol_bucket=v1",
+        "in the scope",
+        "outside it",
+        "Effect +",
+        "Decay:",
+        "luck weighed, of",
+        "symbols",
+        "v1",
+        "actionable",
+    ):
         assert needle in text, needle
     explained = await learned.json("lessons", "show", found["lesson_id"])
     assert explained["with"]["n"] == found["n"] == len(explained["trades"])
@@ -77,6 +87,7 @@ async def test_a_lesson_is_explained_to_a_person(learned: StackProcess) -> None:
     assert explained["with"]["avg_rr"] == pytest.approx(found["avg_rr"])
     assert {trade["position_id"][: len(BOOK)] for trade in explained["trades"]} == {BOOK}
     assert explained["history"][0]["version"] == 1
+    assert [each["of"] for each in explained["evidence"]["luck"]] == ["day", "week", "four_weeks", "symbol"]
     shadow = next(
         x for x in await learned.json("lessons", "list", "--book", BOOK, "--shadows") if x["status"] == "shadow"
     )
@@ -84,7 +95,9 @@ async def test_a_lesson_is_explained_to_a_person(learned: StackProcess) -> None:
     baseline = next(
         x for x in await learned.json("lessons", "list", "--book", BOOK, "--shadows") if x["status"] == "baseline"
     )
-    assert "never sizes" in (await learned.cli("lessons", "show", baseline["lesson_id"])).out
+    text = (await learned.cli("lessons", "show", baseline["lesson_id"])).out
+    assert "never sizes" in text
+    assert "Conditions that stood out by their trades alone: " in text
 
 
 async def test_overrides_and_what_they_say(learned: StackProcess) -> None:
