@@ -1,8 +1,9 @@
 """What waited, and what was decided, in a database of 0.1 (revision 0006) is decided and stays so after the upgrade."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from alembic import command
@@ -11,18 +12,25 @@ from sqlalchemy import Connection
 
 from closeloop import store
 from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalView, RecordApproval
+from closeloop.models.lessons import LearningLesson, LessonRun
 from closeloop.models.overrides import PmOverride
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import Book
 from closeloop.services import approvals
 from closeloop.services.override_decisions import override_key
 from closeloop.store.database import Sessions, open_engine
 from closeloop.store.schema import MIGRATIONS
 from closeloop.workers.wiring import SUBJECTS
-from tests.activities.overriding import mined
+from tests.activities.overriding import lesson_row
 from tests.store.databases import query, scratch_database, sessions_on
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+LESSON_OF_0_1 = [
+    name
+    for name in LearningLesson.model_fields
+    if name not in ("effect_now", "effect_now_low", "effect_now_high", "evidence")
+]
 OF_0_1 = [name for name in PmOverride.model_fields if name != "deadline"]
 
 
@@ -35,7 +43,7 @@ class Upgrade:
 
     async def override(self, name: str, **changes: object) -> ApprovalKey:
         """A row of 0.1: by default it waits for an operator, since ``NOW``."""
-        [lesson] = await mined(self.sessions, "b", {"scope": {"chain": name}})
+        lesson = await self._lesson({"scope": {"chain": name}})
         row = PmOverride(
             override_id=name,
             book_id="b",
@@ -59,6 +67,21 @@ class Upgrade:
         async with self.sessions.begin() as session:
             await store.rows.execute(session, write)
         return override_key("b", name)
+
+    async def _lesson(self, changes: Mapping[str, Any]) -> str:
+        """A lesson of 0.1, of the book's first run; returns its id."""
+        of_run = {"book_id": "b", "version": 1, "as_of": NOW, "policy_hash": "of 0.1"}
+        lesson = lesson_row("b", of_run, changes)
+        runs = [of_run | {"workflow_run": "of 0.1", "report": {}}]
+        rows = store.rows
+        async with self.sessions.begin() as session:
+            for model, written in (
+                (Book, [{"book_id": "b"}]),
+                (LessonRun, runs),
+                (LearningLesson, [{column: lesson[column] for column in LESSON_OF_0_1}]),
+            ):
+                await rows.execute(session, rows.insertion(model, written, on_conflict="DO NOTHING"))
+        return str(lesson["lesson_id"])
 
     async def run(self) -> None:
         await store.schema.upgrade(self._dsn)
