@@ -27,6 +27,7 @@ from tests.faults.trades import (
     attributed,
     held,
     jsonl,
+    repeats,
     reports,
     start_close,
     trades,
@@ -183,6 +184,7 @@ async def test_worker_killed_in_the_middle_of_an_import_with_notes(kills: Kills)
         "attributed": len(rows),
         "already_attributed": 0,
         "still_open": still_open,
+        "repeated": repeats(rows),
         "corrected": corrected,
     }
     async with sessions_on(kills.stack.database_url) as sessions, sessions() as session:
@@ -205,6 +207,7 @@ async def _assert_import_exact(stack: StackProcess, book: str, killed: KilledPar
     assert result.status == 0, result.err
     count = len(killed.rows)
     counts = {"read": count, "attributed": count, "already_attributed": 0, "still_open": 0, "corrected": 0}
+    counts["repeated"] = repeats(killed.rows)
     counts |= {"rejected": [], "noted": []}
     assert result.json()["books"] == {book: counts}
     await assert_attributed_once(stack, book, killed.rows)

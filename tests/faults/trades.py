@@ -44,6 +44,11 @@ def trades(book: str, count: int) -> list[Trade]:
     return made
 
 
+def repeats(rows: Sequence[Trade]) -> int:
+    """How many are the same trade as another one: all have one symbol, direction, size, time held and prices."""
+    return len(rows) - len({Decimal(row["realized_pnl"]) for row in rows})
+
+
 def jsonl(rows: Sequence[Trade]) -> str:
     """As a file holds them."""
     return "".join(json.dumps(row) + "\n" for row in rows)
