@@ -242,9 +242,9 @@ async def _ask(sessions: Sessions, now: datetime) -> dict[str, float]:
         assert rows
 
     async def mining(session: AsyncSession) -> None:
-        groups = await store.patterns.groups(session, rich, now)
+        groups = await store.patterns.groups(session, rich, now, policy.mining.same_trade)
         asked = [(row.pattern_key, row.action_category) for row in groups[:1]]
-        async for _ in store.patterns.trades(session, rich, now, asked):
+        async for _ in store.patterns.trades(session, rich, now, asked, policy.mining.same_trade):
             pass
 
     async def catch_up(session: AsyncSession) -> None:

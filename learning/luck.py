@@ -10,15 +10,11 @@ condition that varies within the clusters loses nothing.
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from closeloop.learning.intervals import t_half_width
 from closeloop.learning.significance import student_p
+from closeloop.learning.trades import Bools, Floats, Ints
 from closeloop.models.policy import MiningPolicy
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 NO_CONTRAST = 1e-12  # share of the sum of squared weights of trades up to which clusters cancel: the rest is rounding
 

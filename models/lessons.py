@@ -87,11 +87,11 @@ class BuiltLessons(BaseModel):
             return f"{self.book}: nothing is due" + (
                 f", {self.skipped} groups without enough new trades" * bool(self.skipped)
             )
+        again = f"; {self.repeated} more trades are one of these again under another id: mined once"
         return (
             f"{self.book} v{self.version}: {self.groups} groups of {self.trades} trades, {self.candidates} candidates, "
             f"{self.lessons} lessons ({self.actionable} actionable), {self.shadows} shadows, {self.retired} retired"
-            + f"; {self.repeated} more trades are one of these again under another id: mined once"
-            * bool(self.repeated)
+            + (again if self.repeated else "")
         )
 
 

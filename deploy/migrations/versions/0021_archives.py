@@ -1,4 +1,4 @@
-"""Old events may leave into archives; whose rows left is on record. Outcomes of all books are listed by an index.
+"""Old events may leave into archives; whose rows left is on record.
 
 The trigger on events goes on to refuse every change. A transaction that says ``closeloop.archiving`` may delete events
 of four types from before the instant that it says, and of none younger than a day.
