@@ -1,0 +1,5 @@
+"""The market: bars of its drivers, their states, and where their computation goes on from."""
+
+from closeloop.store.market import states
+
+__all__ = ["states"]
