@@ -12,18 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
+from closeloop.models.market_policy import LeversPolicy, MarketPolicy
+from closeloop.models.policy_section import PolicySection as PolicySection
+from closeloop.models.policy_section import hash_of as hash_of
 from closeloop.models.retention import Leaving
-
-
-class PolicySection(BaseModel):
-    """Numbers that one rule reads."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @cached_property
-    def hash(self) -> str:
-        """First 16 hex digits of the SHA-256 of the section as canonical JSON."""
-        return hash_of(self)
 
 
 class KarmaPolicy(PolicySection):
@@ -632,6 +624,12 @@ class LearningPolicy(BaseModel):
     coefficients: CoefficientsPolicy = Field(
         default=CoefficientsPolicy(), description="How timeframes are weighed by their R."
     )
+    market: MarketPolicy = Field(
+        default=MarketPolicy(), description="How the prices of regime drivers are made, and their states read off them."
+    )
+    levers: LeversPolicy = Field(
+        default=LeversPolicy(), description="How aggressive to be (A) and how ready to leave (E) in these states."
+    )
     corpus: CorpusPolicy = Field(default=CorpusPolicy(), description="At which scores skills move.")
     imports: ImportsPolicy = Field(default=ImportsPolicy(), description="What an import may do.")
     research: ResearchPolicy = Field(
@@ -679,8 +677,3 @@ class LearningPolicy(BaseModel):
     def _number_of_old(self, places: tuple[str, ...]) -> Any:
         numbers = [attrgetter(place)(self) for place in places]
         return numbers[0] if all(number == numbers[0] for number in numbers) else numbers
-
-
-def hash_of(*sections: BaseModel) -> str:
-    """First 16 hex digits of the SHA-256 of these sections (or of a whole policy) as canonical JSON."""
-    return hashlib.sha256(b"\n".join(each.model_dump_json().encode() for each in sections)).hexdigest()[:16]

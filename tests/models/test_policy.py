@@ -31,11 +31,15 @@ def other(value: Any) -> Any:
         return 0.01
     if isinstance(value, str):
         words = {"market": "trade", "decayed_mean": "seed", "seed": "guarded", "exact": "result"}
+        words["log_index"] = "mean_of_prices"
         return words.get(value, f"{value}2")
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
         return value[1:]
+    if isinstance(value, dict):
+        name, last = list(value.items())[-1]
+        return {name: (*last[:-1], other(last[-1])) if isinstance(last, tuple) else other(last)}
     return value - 1 if isinstance(value, int) else value * 0.99 or 0.01
 
 
