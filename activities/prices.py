@@ -16,12 +16,9 @@ from closeloop.activities.transactions import transaction
 from closeloop.gateways.binance import (
     Klines,
     Page,
-    SourceNonsense,
-    SourceRefused,
-    SourceUnavailable,
-    UnknownSymbol,
     pages,
 )
+from closeloop.gateways.sources import SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.prices import FetchPrices, PricesFetched
 from closeloop.store.database import Sessions

@@ -13,13 +13,21 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 from pydantic_core import from_json
 
 from closeloop.gateways.candles import Candle, candle
+from closeloop.gateways.sources import (
+    SourceNonsense,
+    SourceRefused,
+    SourceUnavailable,
+    UnknownSymbol,
+    number,
+    retry_after,
+    server_time,
+)
 
 CANDLES_PER_ANSWER = 1_000
 INTERVALS = {60: "1m", 180: "3m", 300: "5m", 900: "15m", 1800: "30m"}
@@ -42,7 +50,6 @@ _NOT_FROM_HERE = (
     "Binance does not serve this location (451): set CLOSELOOP_BINANCE_URL to a server like it that does, such as "
     "https://data-api.binance.vision, or import prices"
 )
-_LONGEST_PAUSE_SECONDS = 3 * 86_400.0  # the longest ban there is; asking during a ban makes it longer
 
 # A candle that ended less than this ago is not used: it may still change, or not be there yet.
 _SETTLED_AFTER = timedelta(seconds=10)
@@ -54,32 +61,6 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ASSET = re.compile(r"[A-Za-z0-9]{1,20}(?:/[A-Za-z0-9]{1,20})?")
 _FIELDS_A_CANDLE = 12
 _UNKNOWN_SYMBOL = -1121
-
-
-class SourceUnavailable(Exception):
-    """The source does not answer now: it is down, slow, or asks to wait.
-
-    ``retry_after``: seconds for which there is no use in asking again, where the source said so. ``for_all``: it holds
-    for every asset; otherwise another one may fare better.
-    """
-
-    def __init__(self, reason: str, retry_after: float | None = None, *, for_all: bool = False) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.retry_after = retry_after
-        self.for_all = for_all
-
-
-class SourceNonsense(Exception):
-    """The answer is not what Binance documents. None of it is used."""
-
-
-class SourceRefused(Exception):
-    """The source refuses this request, and will refuse it again."""
-
-
-class UnknownSymbol(SourceRefused):
-    """The source has no such asset."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +115,7 @@ class Binance:
         self._timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
         self._tls = httpx.create_ssl_context()
         self._paused_until = -math.inf  # of the monotonic clock
+        self._one_at_a_time = asyncio.Lock()  # what an answer says of waiting is known before the next request
 
     async def candles(self, asset: str, page: Page, now: datetime) -> Klines:
         """The candles of a page that have ended by ``now`` (and by the source's own clock): one request, or none.
@@ -150,9 +132,10 @@ class Binance:
             "endTime": _milliseconds(page.last_end - step),
             "limit": CANDLES_PER_ANSWER,
         }
-        response, body = await self._get(parameters)
+        async with self._one_at_a_time:
+            response, body = await self._get(parameters)
         rows, unusable = _rows(body, page)
-        settled = min(now, _server_time(response) or now) - _SETTLED_AFTER
+        settled = min(now, server_time(response) or now) - _SETTLED_AFTER
         given = tuple(row for row in rows if row.start + step <= settled)
         certain_until = settled + _SETTLED_AFTER - _MISSING_AFTER
         covered = _covered(page, given, len(rows) + len(unusable), certain_until)
@@ -189,8 +172,8 @@ class Binance:
         unavailable = status in _PAUSE_SECONDS or status == 408 or status >= 500
         pause = 0.0
         if unavailable:
-            pause = _retry_after(response) or _PAUSE_SECONDS.get(status, 0.0)
-        elif _number(response.headers.get("X-MBX-USED-WEIGHT-1M", "")) > _WEIGHT_SHARE * _WEIGHT_A_MINUTE:
+            pause = retry_after(response) or _PAUSE_SECONDS.get(status, 0.0)
+        elif number(response.headers.get("X-MBX-USED-WEIGHT-1M", "")) > _WEIGHT_SHARE * _WEIGHT_A_MINUTE:
             pause = 60.0
         self._paused_until = max(self._paused_until, time.monotonic() + pause)
         if unavailable:
@@ -305,31 +288,6 @@ def _covered(
         last_certain = _instant(_last_slot(certain_until, page.interval_seconds) * page.interval_seconds)
         last = max(last, min(page.last_end, last_certain))
     return page.first_end, last
-
-
-def _retry_after(response: httpx.Response) -> float:
-    """Seconds of the header, which has a number or a date; 0 where it has neither. RFC 9110, section 10.2.3."""
-    value = response.headers.get("Retry-After", "")
-    seconds = _number(value)
-    if (at := _date(value)) and (asked_at := _server_time(response)):
-        seconds = (at - asked_at).total_seconds()
-    return min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS)
-
-
-def _server_time(response: httpx.Response) -> datetime | None:
-    return _date(response.headers.get("Date", ""))
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        date = parsedate_to_datetime(value)
-        return date.astimezone(UTC) if date.tzinfo else date.replace(tzinfo=UTC)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
-
-
-def _number(value: str) -> float:
-    return float(value) if re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", value) else 0.0
 
 
 def _first_slot(instant: datetime, interval_seconds: int) -> int:

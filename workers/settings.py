@@ -3,7 +3,7 @@
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -69,6 +69,19 @@ class Settings(BaseSettings):
         max_length=2000,
         description="Where prices are asked for that are not on record: Binance's public API, or a server like it.",
     )
+    coingecko_url: str = Field(
+        default="https://api.coingecko.com/api/v3",
+        max_length=2000,
+        description="Where the market's dominances are asked for: CoinGecko's API, or a server like it.",
+    )
+    coingecko_api_key: SecretStr | None = Field(
+        default=None, description="Key of CoinGecko's API. Without one, its public plan is used."
+    )
+    market: Literal["off", "recorded", "sources"] = Field(
+        default="off",
+        description="What the market's schedules do. off: there are none; recorded: states from candles on record; "
+        "sources: Binance and CoinGecko are asked first.",
+    )
     worker_concurrency: int = Field(
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
     )
@@ -120,7 +133,7 @@ class Settings(BaseSettings):
             raise ValueError("must be a URL such as postgresql://user:password@host:5432/database (escape / as %2F)")
         return value or None
 
-    @field_validator("binance_url")
+    @field_validator("binance_url", "coingecko_url")
     @classmethod
     def _is_price_source(cls, value: str) -> str:
         parts = urlsplit(value)

@@ -23,13 +23,10 @@ from closeloop.gateways.binance import (
     Binance,
     Klines,
     Page,
-    SourceNonsense,
-    SourceRefused,
-    SourceUnavailable,
-    UnknownSymbol,
     pages,
 )
 from closeloop.gateways.candles import Candle
+from closeloop.gateways.sources import SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol
 from tests.gateways.binance_server import FAULTS, BinanceServer, Fault
 
 T0 = datetime(2018, 1, 11, tzinfo=UTC)
