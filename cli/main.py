@@ -83,6 +83,9 @@ class Commands(LazyGroup):
             "closeloop.cli.coefficients:coefficients",
             "Timeframe coefficients: decayed means of R by timeframe, and the weight that follows from them.",
         ),
+        "market": LazyCommand(
+            "closeloop.cli.market:app", "The market's state, and how aggressive to be in it (A and E)."
+        ),
         "research": LazyCommand(
             "closeloop.cli.research:app", "Research on closed trades: observations, and hypotheses that are tested."
         ),

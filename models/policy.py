@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
-from closeloop.models.market_policy import LeversPolicy, MarketPolicy
+from closeloop.models.market_policy import LeversPolicy as LeversPolicy
+from closeloop.models.market_policy import MarketPolicy as MarketPolicy
 from closeloop.models.policy_section import PolicySection as PolicySection
 from closeloop.models.policy_section import hash_of as hash_of
 from closeloop.models.retention import Leaving

@@ -45,6 +45,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("meta", "propose"): ("--book", "json-meta"),
     ("meta", "shadow"): ("--by", "ann", "--book", "json-meta"),
     ("overrides", "match"): ("--pattern", "k", "--action", "entry"),
+    ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("tokens", "create"): ("json", "--scope", "operate"),
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.

@@ -1,0 +1,8 @@
+"""The market: states of regime drivers, and the levers that follow from them. Each command has a file of its own."""
+
+import typer
+
+from closeloop.cli.market_levers import levers
+
+app = typer.Typer(help="The market's state, and how aggressive to be in it (A and E).", no_args_is_help=True)
+app.command()(levers)
