@@ -15,7 +15,7 @@ help:
 	@echo "make lint   ruff, mypy, import layers, container files"
 	@echo "make bench  speed, as ratios measured side by side"
 	@echo "make chaos  an hour of random faults, then an independent recomputation: make chaos SECONDS=3600 SEED=7"
-	@echo "make simulate  what mining makes of markets without an edge, and of planted edges: make simulate SEEDS=20 FIRST=0"
+	@echo "make simulate  what mining makes of markets without an edge, and of planted edges; what reverting weights costs: make simulate SEEDS=20 FIRST=0"
 	@echo "make lock   pin the dependencies again"
 
 .venv/installed: requirements.lock pyproject.toml

@@ -41,6 +41,7 @@ from closeloop.models.lessons import (
     SkippedGroup,
 )
 from closeloop.models.policy import LearningPolicy, hash_of
+from closeloop.models.sentences import strongest_untold
 from closeloop.store.database import Sessions
 
 REFUSED = "LessonsRefused"
@@ -139,6 +140,8 @@ class LessonActivities:
                 "lessons": counted[LessonStatus.active],
                 "actionable": sum(lesson.actionable for lesson in mined.lessons),
                 "shadows": counted[LessonStatus.shadow],
+                "untold": mined.untold,
+                "strongest": mined.strongest,
             }
         )
         written = LessonRun(
@@ -168,8 +171,11 @@ class LessonActivities:
         by_key = {group.key: group for group in groups}
         learned = {key: signature_weights(group, self._policy.edge) for key, group in by_key.items()}
         of_all = mining_hash(self._policy)
+        evidence = [lesson.evidence for lesson in mined.lessons if lesson.evidence and lesson.evidence.untold]
         return _Version(
             candidates=mined.candidates,
+            untold=sum(each.untold or 0 for each in evidence),
+            strongest=strongest_untold(evidence),
             groups=[
                 LessonGroup(
                     book_id=request.book,
@@ -271,6 +277,8 @@ class _Version:
     """What a run writes."""
 
     candidates: int
+    untold: int
+    strongest: str | None
     groups: list[LessonGroup]
     lessons: list[LearningLesson]
     weights: list[LearningRegimeWeights]

@@ -21,8 +21,16 @@ from closeloop.cli.console import (
     run,
     table,
 )
-from closeloop.models.lessons import LessonExplanation, LessonReport, LessonRequest, LessonStatus, LessonView
-from closeloop.models.luck import Clustering, LessonEvidence, Untold
+from closeloop.models.lessons import (
+    LessonExplanation,
+    LessonReport,
+    LessonRequest,
+    LessonStatus,
+    LessonView,
+    NothingAccepted,
+)
+from closeloop.models.luck import LessonEvidence
+from closeloop.models.sentences import CLUSTERS, scope_in_words, untold_in_words
 from closeloop.services import lessons
 
 app = typer.Typer(
@@ -65,7 +73,9 @@ async def _build(request: LessonRequest) -> LessonReport:
 
 def _print_report(report: LessonReport) -> None:
     for built in report.books:
-        out.print(built.sentence)
+        out.print(built.sentence, soft_wrap=True)
+        if built.strongest:
+            out.print(f"  the strongest of what could not be told from luck: {built.strongest}", soft_wrap=True)
         for group in built.skipped_groups:
             out.print(f"  not mined: {group.pattern_key} ({group.action_category}): {group.reason}")
         if built.skipped > len(built.skipped_groups):
@@ -87,14 +97,13 @@ def lessons_list(
     as_json: AsJson = False,
 ) -> None:
     """The accepted lessons, by group, the largest effect first."""
-    views = run(_list(book, shadows, last, before))
+    views, nothing = run(_list(book, shadows, last, before))
     if as_json:
         return print_json(views)
+    if nothing is not None:
+        return out.print(_why_none(nothing), soft_wrap=True)
     if not views:
-        return out.print(
-            "No lessons yet: 'closeloop lessons build' mines them from closed positions with actions."
-            + ("" if shadows else " '--shadows' also lists what was not accepted.")
-        )
+        return out.print("None before that one.")
     shown = table(
         "lesson", "book", "pattern", "scope", "status", "trades", "mean R", "effect R (95 %)", "q", "half-life h",
         "left R", numbers=("trades", "mean R", "effect R (95 %)", "q", "half-life h", "left R"), whole=("lesson",),
@@ -104,7 +113,7 @@ def lessons_list(
             view.lesson_id,
             view.book,
             f"{view.pattern_key} {view.action_category}",
-            _scope(view.scope),
+            scope_in_words(view.scope),
             "actionable" if view.actionable else view.status,
             str(view.n),
             f"{view.avg_rr:+.2f}",
@@ -116,9 +125,26 @@ def lessons_list(
     return out.print(shown)
 
 
-async def _list(book: str | None, shadows: bool, last: int | None, before: str | None) -> list[LessonView]:
+async def _list(
+    book: str | None, shadows: bool, last: int | None, before: str | None
+) -> tuple[list[LessonView], NothingAccepted | None]:
     async with database() as session:
-        return await lessons.listing(session, book, shadows=shadows, last=last, before=before)
+        views = await lessons.listing(session, book, shadows=shadows, last=last, before=before)
+        return views, None if views or before else await lessons.nothing_accepted(session, book)
+
+
+def _why_none(nothing: NothingAccepted) -> str:
+    """Why there are no lessons, and what would have been needed."""
+    if not nothing.groups:
+        return "No lessons yet: 'closeloop lessons build' mines them from closed positions with actions."
+    mined = "1 group was mined" if nothing.groups == 1 else f"{nothing.groups} groups were mined"
+    if not nothing.strongest:
+        return f"No lesson was accepted: {mined}. '--shadows' also lists what was not."
+    count = "1 condition stood out by its" if nothing.untold == 1 else f"{nothing.untold} conditions stood out by their"
+    return (
+        f"No lesson was accepted: {mined}. {count} trades alone, and could not be told from luck. The strongest: "
+        f"{nothing.strongest} '--shadows' also lists the groups' baselines, and 'lessons show ID' of one the next ones."
+    )
 
 
 @app.command()
@@ -137,7 +163,7 @@ async def _explain(lesson_id: str) -> LessonExplanation:
 
 def _print_explanation(found: LessonExplanation) -> None:
     view = found.lesson
-    where = f"where {_scope(view.scope)}" if view.scope else "(all of them)"
+    where = f"where {scope_in_words(view.scope)}" if view.scope else "(all of them)"
     out.print(f"{view.pattern_key}, {view.action_category}, {where}   [book {view.book}]")
     out.print(_standing(view, found.explained_by), soft_wrap=True)
     shown = table(
@@ -188,30 +214,16 @@ def _print_explanation(found: LessonExplanation) -> None:
         out.print(f"  {at(trade.closed_at)}  {trade.position_id:<24} {trade.symbol:<12} {trade.rr:+.2f} R")
 
 
-# What the clusters of a clustering are called.
-_CLUSTERS = {
-    Clustering.day: "days",
-    Clustering.week: "weeks",
-    Clustering.four_weeks: "blocks of 4 weeks",
-    Clustering.quarter: "blocks of 12 weeks",
-    Clustering.symbol: "symbols",
-}
-
-
 def _print_luck(evidence: LessonEvidence) -> None:
     if evidence.by is None:  # a group's baseline
-        there = ", ".join(f"{each.clusters} {_CLUSTERS[each.of]}" for each in evidence.luck)
+        there = ", ".join(f"{each.clusters} {CLUSTERS[each.of]}" for each in evidence.luck)
         out.print(f"Trades of {there}, over {evidence.weeks:g} weeks.", soft_wrap=True)
         untold = f"; {evidence.untold} of them could not be told from luck" if evidence.untold else ""
         out.print(
             f"Conditions that stood out by their trades alone: {evidence.stood_out or 0}{untold}.", soft_wrap=True
         )
         for each in evidence.examples:
-            out.print(
-                f"  {_scope(each.scope)}: {each.effect:+.2f} R, p {p_value(each.p_of_trades)} by its trades, "
-                f"{p_value(each.p)} with luck. {_why_untold(each, evidence)}",
-                soft_wrap=True,
-            )
+            out.print(f"  {untold_in_words(each, evidence)}", soft_wrap=True)
         return
     shown = table(
         "luck weighed, of", "clusters", "in the scope", "outside it", "effective", "of the error",
@@ -219,7 +231,7 @@ def _print_luck(evidence: LessonEvidence) -> None:
     )  # fmt: skip
     for luck in evidence.luck:
         shown.add_row(
-            _CLUSTERS[luck.of],
+            CLUSTERS[luck.of],
             str(luck.clusters),
             str(luck.inside),
             str(luck.outside),
@@ -227,19 +239,7 @@ def _print_luck(evidence: LessonEvidence) -> None:
             f"{luck.share:.0%}",
         )
     out.print(shown)
-    out.print(f"The luck of {_CLUSTERS[evidence.by]} weighed most, over {evidence.weeks:g} weeks.", soft_wrap=True)
-
-
-def _why_untold(untold: Untold, evidence: LessonEvidence) -> str:
-    """What would have been needed to tell this from luck."""
-    clusters, luck = _CLUSTERS[untold.by], {each.of: each for each in untold.luck}[untold.by]
-    parts = f"{luck.clusters} {clusters} ({luck.inside} in the scope, {luck.outside} outside it)"
-    if not untold.too_few:
-        return f"The luck of {clusters} may explain it: it rests on effectively {luck.effective:.1f} of {parts}."
-    if untold.by is Clustering.symbol:
-        return f"{parts}: too few to tell a token lesson from luck; it takes {evidence.least_symbols} or more."
-    needed = f"; it takes {evidence.least_days} each" if untold.by is Clustering.day else ""
-    return f"{parts}: too few to tell it from their luck{needed}."
+    out.print(f"The luck of {CLUSTERS[evidence.by]} weighed most, over {evidence.weeks:g} weeks.", soft_wrap=True)
 
 
 def _standing(view: LessonView, explaining: LessonView | None) -> str:
@@ -248,15 +248,15 @@ def _standing(view: LessonView, explaining: LessonView | None) -> str:
     if view.status == LessonStatus.baseline:
         return "The group's baseline: what its trades came to on average. It never sizes anything."
     if view.status == LessonStatus.shadow:
-        by = f"by {_scope(explaining.scope)} ({explaining.lesson_id})" if explaining else "by what was accepted in all"
+        by = (
+            f"by {scope_in_words(explaining.scope)} ({explaining.lesson_id})"
+            if explaining
+            else "by what was accepted in all"
+        )
         return f"A shadow: it looked significant at first, and is explained {by}. It never sizes anything."
     if view.actionable:
         return "Accepted and actionable: 'closeloop overrides materialize' makes an override of it."
     return "Accepted, but not acted on: its edge fades too fast, or too little of it is left."
-
-
-def _scope(scope: dict[str, str]) -> str:
-    return ", ".join(f"{dimension}={value}" for dimension, value in sorted(scope.items())) or "-"
 
 
 def _effect(view: LessonView) -> str:

@@ -3,12 +3,14 @@
 import math
 
 import numpy as np
+from scipy import special
 
 from closeloop.learning.candidates import CandidateTests, Weighed
 from closeloop.learning.trades import Bools, Floats
 from closeloop.models.luck import Clustering, LessonEvidence, LuckWeighed, Untold
 
 EXAMPLES = 3  # of what could not be told from luck
+MOST_TIMES = 100.0  # as many clusters: what would take more is not told from no effect at all
 
 
 def of_candidate(tests: CandidateTests, candidate: int) -> LessonEvidence:
@@ -17,9 +19,11 @@ def of_candidate(tests: CandidateTests, candidate: int) -> LessonEvidence:
     return _evidence(tests, _luck(weighed), by=_most(weighed)[0])
 
 
-def of_group(tests: CandidateTests, by_trades: Floats, stood_out: Bools, told: Bools) -> LessonEvidence:
+def of_group(
+    tests: CandidateTests, by_trades: Floats, stood_out: Bools, told: Bools, p_needed: float
+) -> LessonEvidence:
     """Of a group before anything is accepted, arrays (candidates,): the p ``by_trades`` alone, by which some
-    ``stood_out``, and which of them are ``told`` from luck."""
+    ``stood_out``, and which of them are ``told`` from luck. ``p_needed``: at which one more would be told."""
     untold = np.flatnonzero(stood_out & ~told & (tests.p > by_trades))
     strongest = untold[np.lexsort((untold, by_trades[untold]))][:EXAMPLES].tolist()
     return _evidence(
@@ -30,22 +34,31 @@ def of_group(tests: CandidateTests, by_trades: Floats, stood_out: Bools, told: B
         ],
         stood_out=int(stood_out.sum()),
         untold=len(untold),
-        examples=[_untold(tests, candidate, float(by_trades[candidate])) for candidate in strongest],
+        examples=[_untold(tests, candidate, float(by_trades[candidate]), p_needed) for candidate in strongest],
     )
 
 
-def _untold(tests: CandidateTests, candidate: int, by_trades: float) -> Untold:
+def _untold(tests: CandidateTests, candidate: int, by_trades: float, p_needed: float) -> Untold:
     weighed = tests.weighed(candidate)
     by, too_few = _most(weighed)
+    p = max(by_trades, float(weighed.by_day.p[0]), float(weighed.by_luck.found.p[0]))
     return Untold(
         scope=dict(sorted(tests.cube.named(candidate).items())),
         effect=float(tests.effect[candidate]),
         p_of_trades=by_trades,
-        p=max(by_trades, float(weighed.by_day.p[0]), float(weighed.by_luck.found.p[0])),
+        p=p,
         by=by,
         too_few=too_few,
+        times=None if too_few else _times(p, p_needed),
         luck=_luck(weighed),
     )
+
+
+def _times(p: float, p_needed: float) -> float:
+    """How many times as many clusters and trades bring an effect's p down to ``p_needed``, by the normal distribution:
+    the squared error falls as they grow. Few clusters have wider tails, so that it is rather less."""
+    z, needed = -special.ndtri(p / 2), -special.ndtri(p_needed / 2)
+    return float(min(max(needed / z, 1.0) ** 2, MOST_TIMES)) if z > 0 else MOST_TIMES
 
 
 def _evidence(tests: CandidateTests, luck: list[LuckWeighed], **more: object) -> LessonEvidence:

@@ -44,8 +44,11 @@ class Selection:
         by_trades = _joined(tests.p for tests in self.groups)
         stood_out = (benjamini_hochberg(by_trades) <= self.mining.max_q) & self._large()
         qualifying = self._at_first = self._qualifying()
+        p_needed = (
+            self.mining.max_q * min((self._q <= self.mining.max_q).sum() + 1, len(self._q)) / max(len(self._q), 1)
+        )
         self.evidence = [
-            evidence.of_group(tests, by_trades[part], stood_out[part], qualifying[part])
+            evidence.of_group(tests, by_trades[part], stood_out[part], qualifying[part], p_needed)
             for tests, part in zip(self.groups, map(self._of_group, range(len(self.groups))), strict=True)
         ]
         while qualifying.any():
@@ -76,11 +79,12 @@ class Selection:
 
         The p of every candidate that is significant is raised. A significant p that were not raised would count as a
         rank, and so raise the threshold for candidates that are significant by luck. As every p only rises, none
-        becomes significant by that; and one that has risen above the largest that was significant never is again.
+        becomes significant by that; and one that has risen above the threshold of as many as were significant never is
+        again. (Above the largest p that was significant is not enough: the threshold may lie far above it.)
         """
         p = _joined(tests.p for tests in self.groups)
         significant = benjamini_hochberg(p) <= self.mining.max_q
-        limit = float(p[significant].max(initial=0.0))
+        limit = self.mining.max_q * int(significant.sum()) / max(len(p), 1) * (1 + 1e-9)  # rounding
         for tests, part in zip(self.groups, np.split(significant, self._starts[1:-1]), strict=False):
             tests.raise_p(np.flatnonzero(part), limit)
         self._q = benjamini_hochberg(_joined(tests.p for tests in self.groups))

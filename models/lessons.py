@@ -61,7 +61,8 @@ class BuiltLessons(BaseModel):
     """What a run did in one book; ``version`` is null where no group was due. ``skipped_groups`` names at most 20.
 
     ``repeated``: trades of the mined groups that are another one again under another id, by the rule ``same_trade``,
-    and were left out.
+    and were left out. ``untold``: conditions that stood out by their trades alone, and could not be told from luck;
+    ``strongest`` says which of them stood out most, and what would have told it.
     """
 
     book: str
@@ -75,6 +76,8 @@ class BuiltLessons(BaseModel):
     lessons: int = 0
     actionable: int = 0
     shadows: int = 0
+    untold: int = 0
+    strongest: str | None = None
     retired: int = 0
     skipped: int = 0
     skipped_groups: list[SkippedGroup] = []
@@ -91,6 +94,7 @@ class BuiltLessons(BaseModel):
         return (
             f"{self.book} v{self.version}: {self.groups} groups of {self.trades} trades, {self.candidates} candidates, "
             f"{self.lessons} lessons ({self.actionable} actionable), {self.shadows} shadows, {self.retired} retired"
+            + (f"; {self.untold} conditions stood out and could not be told from luck" if self.untold else "")
             + (again if self.repeated else "")
         )
 
@@ -98,8 +102,8 @@ class BuiltLessons(BaseModel):
 class LessonReport(BaseModel):
     """What a run came to, by book; ``failed`` says which books could not be built, and why.
 
-    The first 1,000 books are listed (of a run of every book, the first 40 with their ``skipped_groups``),
-    ``unlisted`` counts the others.
+    The first 1,000 books are listed (of a run of every book, the first 40 with their ``skipped_groups`` and the
+    ``strongest`` of what could not be told from luck), ``unlisted`` counts the others.
     """
 
     books: list[BuiltLessons] = []
@@ -111,9 +115,18 @@ class LessonReport(BaseModel):
         if len(self.books) >= BOOKS:
             self.unlisted += 1
         elif len(self.books) >= BOOKS_WITH_GROUPS:
-            self.books.append(built.model_copy(update={"skipped_groups": []}))
+            self.books.append(built.model_copy(update={"skipped_groups": [], "strongest": None}))
         else:
             self.books.append(built)
+
+
+class NothingAccepted(BaseModel):
+    """Of ``groups`` that were mined and gave no lesson: how many conditions stood out by their trades alone and could
+    not be told from luck, and the ``strongest`` of these with what would have told it."""
+
+    groups: int
+    untold: int
+    strongest: str | None
 
 
 class BooksPage(BaseModel):

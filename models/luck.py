@@ -40,6 +40,11 @@ class Untold(BaseModel):
     p: float
     by: Clustering
     too_few: bool = Field(description="There are too few of these clusters to tell; p is 1 then.")
+    times: float | None = Field(
+        default=None,
+        description="About how many times as many of them, and of trades, would tell this effect from luck, at most "
+        "100; null where there are too few to tell.",
+    )
     luck: list[LuckWeighed]
 
 

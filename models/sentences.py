@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
+from closeloop.models.luck import Clustering, LessonEvidence, Untold
 from closeloop.models.positions import ClosedPosition, KarmaStep, PositionOutcome
 from closeloop.models.weights import GuardReading
 
@@ -66,6 +67,53 @@ def guard_in_words(guard: GuardReading) -> str:
         f"Guard: the evidence that the preset does better than the learned weights stands at {guard.evidence:.1f} of "
         f"{guard.threshold:g}; {far}. {said}"
     )
+
+
+CLUSTERS = {
+    Clustering.day: "days",
+    Clustering.week: "weeks",
+    Clustering.four_weeks: "blocks of 4 weeks",
+    Clustering.quarter: "blocks of 12 weeks",
+    Clustering.symbol: "symbols",
+}
+"""What the clusters of a clustering are called."""
+
+
+def scope_in_words(scope: Mapping[str, str]) -> str:
+    """The conditions of a lesson: ``chain=solana, mcap_bucket=nano``."""
+    return ", ".join(f"{dimension}={value}" for dimension, value in sorted(scope.items())) or "-"
+
+
+def untold_in_words(untold: Untold, evidence: LessonEvidence) -> str:
+    """What stood out and could not be told from luck, and what would have told it."""
+    by_trades, with_luck = ("<0.001" if p < 0.001 else f"{p:.3f}" for p in (untold.p_of_trades, untold.p))
+    return (
+        f"{scope_in_words(untold.scope)}: {untold.effect:+.2f} R, p {by_trades} by its trades, {with_luck} with luck. "
+        + why_untold(untold, evidence)
+    )
+
+
+def strongest_untold(evidence: Sequence[LessonEvidence]) -> str | None:
+    """Of what could not be told from luck in some groups, what stood out most; None where nothing did."""
+    examples = [(each, of_group) for of_group in evidence for each in of_group.examples]
+    if not examples:
+        return None
+    return untold_in_words(*min(examples, key=lambda example: (example[0].p_of_trades, str(example[0].scope))))
+
+
+def why_untold(untold: Untold, evidence: LessonEvidence) -> str:
+    """What would have been needed to tell this from luck."""
+    clusters, luck = CLUSTERS[untold.by], {each.of: each for each in untold.luck}[untold.by]
+    parts = f"{luck.clusters} {clusters} ({luck.inside} in the scope, {luck.outside} outside it)"
+    if untold.too_few and untold.by is Clustering.symbol:
+        return f"{parts}: too few to tell a token lesson from luck; it takes {evidence.least_symbols} or more."
+    if untold.too_few:
+        needed = f"; it takes {evidence.least_days} each" if untold.by is Clustering.day else ""
+        return f"{parts}: too few to tell it from their luck{needed}."
+    why = f"The luck of {clusters} may explain it: it rests on effectively {luck.effective:.1f} of {parts}"
+    if untold.times is None:
+        return f"{why}."
+    return f"{why}; at this effect it takes about {untold.times:.1f} times as many."
 
 
 def _trades(n: int) -> str:

@@ -18,9 +18,11 @@ from closeloop.models.lessons import (
     LessonRequest,
     LessonTrade,
     LessonView,
+    NothingAccepted,
     TradesSummary,
 )
 from closeloop.models.retention import Leaving
+from closeloop.models.sentences import strongest_untold
 from closeloop.services import books
 from closeloop.services.launching import run
 
@@ -49,6 +51,12 @@ async def listing(
     if before is not None:
         await find(session, before)
     return await store.lessons.listing(session, book, shadows=shadows, last=last, before=before)
+
+
+async def nothing_accepted(session: AsyncSession, book: str | None = None) -> NothingAccepted:
+    """Of a book without lessons, or of all: what stood out where groups were mined, and could not be told from luck."""
+    groups, untold, evidence = await store.lessons.untold(session, book)
+    return NothingAccepted(groups=groups, untold=untold, strongest=strongest_untold([evidence] if evidence else []))
 
 
 async def find(session: AsyncSession, lesson_id: str) -> LessonView:

@@ -215,6 +215,24 @@ async def evidence(session: AsyncSession, lesson_id: str) -> LessonEvidence | No
     return None if kept is None else LessonEvidence.model_validate(kept)
 
 
+async def untold(session: AsyncSession, book: str | None) -> tuple[int, int, LessonEvidence | None]:
+    """Of the groups of a book, or of all, as they were last mined: how many there are, how many conditions stood out in
+    them and could not be told from luck, and the evidence of the group with the strongest of these."""
+    result = await session.execute(
+        text(
+            "SELECT evidence, count(*) OVER () AS groups, coalesce(sum((evidence ->> 'untold')::bigint) OVER (), 0) "
+            "AS untold FROM learning_lessons WHERE status = 'baseline' "
+            "AND (CAST(:book AS text) IS NULL OR book_id = :book) "
+            "ORDER BY (evidence #>> '{examples,0,p_of_trades}')::float8 NULLS LAST, lesson_id LIMIT 1"
+        ),
+        {"book": book},
+    )
+    row = result.one_or_none()
+    if row is None:
+        return 0, 0, None
+    return row.groups, int(row.untold), None if row.evidence is None else LessonEvidence.model_validate(row.evidence)
+
+
 async def history(session: AsyncSession, lesson_id: str) -> list[LessonVersion]:
     """What runs said of a lesson, the oldest first: those in which something of it changed, and the newest."""
     columns = ", ".join(LessonVersion.model_fields)

@@ -1,4 +1,5 @@
-"""``make simulate``: false lessons of markets that persist without an edge, and which planted edges are found."""
+"""``make simulate``: false lessons of markets that persist without an edge, which planted edges are found, and what
+each rule of going back to the preset costs."""
 
 import argparse
 import time
@@ -8,7 +9,7 @@ import numpy as np
 
 from closeloop.learning.trades import Group
 from closeloop.models.policy import MiningPolicy
-from tests.learning import simulated
+from tests.learning import simulated, simulated_weights
 
 LIFTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 WEEKS = (30, 48, 60, 100)
@@ -52,12 +53,29 @@ def quarters(seeds: Sequence[int]) -> None:
             )
 
 
+def reverts(seeds: Sequence[int]) -> None:
+    """Print what each rule of going back to the preset makes, in R a trade more than the preset, and its reverts."""
+    count, flip = simulated_weights.CYCLES, simulated_weights.FLIP
+    print(f"\n{f'R a trade above the preset (± s.e.), {count} cycles':<50}{'seed':>16}{'guarded':>16}{'none':>16}")
+    for case in simulated_weights.CASES:
+        found = simulated_weights.mean_gains(seeds, case)
+        rules = [found["seed"], found["guarded"], found["none"]]
+        for name, of in (("whole", "all cycles"), ("later", f"those after {flip}"), ("reverts", "reverts")):
+            row = "".join(
+                f"{f'{getattr(mean, name):+.3f} ± {getattr(error, name):.3f}':>16}"
+                if name != "reverts"
+                else f"{mean.reverts:>16.1f}"
+                for mean, error in rules
+            )
+            print(f"{f'{case}: {of}':<50}{row}", flush=True)
+
+
 def main() -> None:
     """Everything, in one run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="How many seeds of each case.")
     parser.add_argument("--first", type=int, default=0, help="The first of them; another one: fresh ones.")
-    parser.add_argument("--only", choices=("false", "power", "quarters"), help="One of the tables.")
+    parser.add_argument("--only", choices=("false", "power", "quarters", "reverts"), help="One of the tables.")
     asked = parser.parse_args()
     seeds = range(asked.first, asked.first + asked.seeds)
     started = time.process_time()
@@ -72,6 +90,8 @@ def main() -> None:
             power(n, conditions, seeds)
     if asked.only in (None, "quarters"):
         quarters(seeds)
+    if asked.only in (None, "reverts"):
+        reverts(seeds)
     print(f"\n{time.process_time() - started:.0f} s of processor time")
 
 

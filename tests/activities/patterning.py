@@ -65,6 +65,19 @@ def trades(
     return made
 
 
+def of_three_symbols(book: str, count: int = 300) -> list[ClosedPosition]:
+    """Closes an hour apart of three symbols with luck of their own; the chain is a symbol's, the rest is noise."""
+    rng = random.Random(7)
+    made = []
+    for i in range(count):
+        place = rng.randrange(3)
+        scope = {"chain": f"v{place}", "vol_bucket": f"v{rng.randrange(3)}"}
+        rr = rng.gauss((0.9, 0.0, -0.9)[place], 1)
+        at = FIRST + timedelta(hours=i)
+        made.append(trade(book, f"{book}-{i:05}", rr, scope, at).model_copy(update={"symbol": f"T{place}/USDT"}))
+    return made
+
+
 async def attribute_all(
     sessions: Sessions, positions: Sequence[ClosedPosition], learners: Sequence[str] = NAMES
 ) -> None:

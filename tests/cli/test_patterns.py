@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.activities.patterning import EDGE, PATTERN, trades
+from tests.activities.patterning import EDGE, PATTERN, of_three_symbols, trades
 from tests.faults.stack_process import StackProcess
 
 COUNT = 900
@@ -98,6 +98,27 @@ async def test_a_lesson_is_explained_to_a_person(learned: StackProcess) -> None:
     text = (await learned.cli("lessons", "show", baseline["lesson_id"])).out
     assert "never sizes" in text
     assert "Conditions that stood out by their trades alone: " in text
+
+
+async def test_a_book_without_lessons_says_what_it_would_take(stack: StackProcess) -> None:
+    book = "cli-three-symbols"
+    rows = of_three_symbols(book)
+    nothing = await stack.cli("lessons", "list", "--book", book)
+    assert nothing.status == 1, "no such book yet"
+    imported = await stack.cli(
+        "import", "jsonl", "-", stdin="\n".join(row.model_dump_json(exclude_none=True) for row in rows)
+    )
+    assert imported.status == 0, imported.err
+    assert "No lessons yet" in (await stack.cli("lessons", "list", "--book", book)).out
+    built = await stack.cli("lessons", "build", "--book", book, "--as-of", rows[-1].closed_at.isoformat())
+    told = await stack.cli("lessons", "list", "--book", book)
+    needed = "3 symbols (1 in the scope, 2 outside it): too few to tell a token lesson from luck; it takes 6 or more"
+    assert "conditions stood out and could not be told from luck" in built.out
+    assert "No lesson was accepted: 1 group was mined." in told.out
+    assert re.search(r"\d+ conditions stood out by their trades alone, and could not be told from luck", told.out)
+    assert needed in built.out
+    assert needed in told.out
+    assert await stack.json("lessons", "list", "--book", book) == []
 
 
 async def test_overrides_and_what_they_say(learned: StackProcess) -> None:

@@ -122,6 +122,14 @@ def symbol_effects(seed: int, n: int = TRADES, symbols: int = SYMBOLS, sd: float
     return _group(rng, n, DAYS, symbols, of_symbol=rng.normal(0, sd, symbols), symbol_codes=codes)
 
 
+def small_family(seed: int, n: int = 300) -> Group:
+    """Three symbols with effects of +0.9, 0 and -0.9 R; one dimension is a symbol's, the other independent."""
+    rng = np.random.default_rng(seed)
+    symbol, code = rng.integers(0, 3, n), rng.integers(0, 3, n)
+    rr = rng.normal(0.0, 1.0, n) + np.array([0.9, 0.0, -0.9])[symbol]
+    return columns_of(np.stack((symbol, code), axis=1), rr, rng.integers(0, 60, n), EIGHT[:2], symbol=symbol)
+
+
 PERSISTING: Mapping[str, Callable[[int], Group]] = {
     "a shock common to a week, sd .3; 2 dimensions": week_shock,
     "a shock common to a week, sd .3; 4 dimensions": lambda seed: week_shock(seed, k=4),

@@ -1,5 +1,8 @@
 """What is said of the luck that a lesson was weighed against, and of what could not be told from luck."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 import pytest
 
@@ -50,7 +53,7 @@ def test_a_few_symbols_with_effects_are_untold() -> None:
     assert evidence.untold == evidence.stood_out
     assert evidence.examples
     for each in evidence.examples:
-        assert (each.by, each.too_few, each.p) == (Clustering.symbol, True, 1.0)
+        assert (each.by, each.too_few, each.p, each.times) == (Clustering.symbol, True, 1.0, None)
         [of_symbols] = [luck for luck in each.luck if luck.of is Clustering.symbol]
         assert of_symbols.clusters == 3 < evidence.least_symbols
     assert {each.of: each.clusters for each in evidence.luck}[Clustering.symbol] == 3
@@ -61,6 +64,14 @@ def test_regimes_are_untold_by_periods() -> None:
     assert evidence.untold
     assert all(each.by is not Clustering.symbol for each in evidence.examples)
     assert all(each.p > each.p_of_trades for each in evidence.examples)
+    by_p = sorted((each for each in evidence.examples if not each.too_few), key=lambda each: each.p)
+    times = [each.times or 0.0 for each in by_p]
+    assert times == sorted(times), "what is nearer to being told takes less"
+    assert 1.0 < times[0] <= times[-1] <= 100.0
+    # By hand, of the normal distribution: so much smaller a squared error brings p below the threshold of the family.
+    candidates = mine([regimes(2)], MiningPolicy()).candidates
+    z = NormalDist().inv_cdf(1 - by_p[0].p / 2) * math.sqrt(times[0])
+    assert 2 * (1 - NormalDist().cdf(z)) == pytest.approx(0.05 / candidates, rel=1e-6)
 
 
 def test_plain_noise_has_nothing_that_stands_out() -> None:

@@ -40,6 +40,13 @@ def test_a_market_that_persists_without_an_edge_gives_no_lessons(name: str) -> N
     assert np.mean(found) <= 0.1, found
 
 
+def test_the_luck_of_three_symbols_gives_no_lessons_in_a_small_family() -> None:
+    """Few candidates, most of them very significant: the family's threshold lies far above each p. One that days raise
+    above the others is still significant, so that the luck of symbols has to be weighed all the same."""
+    found = [len(accepted(simulated.small_family(seed))) for seed in SEEDS]
+    assert found == [0] * len(found)
+
+
 @pytest.mark.parametrize(("n", "conditions", "lift"), simulated.POWER)
 def test_an_edge_that_varies_within_days_and_symbols_is_found_as_before(n: int, conditions: int, lift: float) -> None:
     found = [simulated.found_exactly(seed, n, conditions, lift) for seed in SEEDS]

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from sqlalchemy import text
 from temporalio.client import Client
 
 from closeloop import store
@@ -14,7 +15,7 @@ from closeloop.models.overrides import OverrideRequest
 from closeloop.services import lessons, overrides, research
 from closeloop.store.database import Sessions
 from tests.activities.overriding import SCOPE, materialize, mined
-from tests.activities.patterning import AS_OF, EDGE, build, learn, trades
+from tests.activities.patterning import AS_OF, EDGE, build, learn, of_three_symbols, trades
 from tests.services.running import publish, setup
 from tests.store.databases import query, scratch_database, sessions_on
 
@@ -47,6 +48,27 @@ async def test_pages_of_lessons_are_cut_from_the_end(book: str, sessions: Sessio
         assert await lessons.listing(session, book, shadows=True, before=whole[2].lesson_id) == whole[:2]
         assert await lessons.listing(session, book, shadows=True, last=1, before=whole[2].lesson_id) == whole[1:2]
         assert await lessons.listing(session, book, shadows=True, before=whole[0].lesson_id) == []
+
+
+async def test_what_stood_out_and_is_no_lesson_is_told(book: str, sessions: Sessions) -> None:
+    async with sessions() as session:
+        assert (await lessons.nothing_accepted(session, book)).groups == 0
+    await learn(sessions, of_three_symbols(book))
+    report = await build(sessions, book)
+    assert report.lessons == 0
+    assert report.untold > 0
+    assert f"; {report.untold} conditions stood out and could not be told from luck" in report.sentence
+    needed = "3 symbols (1 in the scope, 2 outside it): too few to tell a token lesson from luck; it takes 6 or more."
+    assert report.strongest is not None
+    assert report.strongest.startswith("chain=v")
+    assert report.strongest.endswith(needed)
+    async with sessions() as session:
+        found = await lessons.nothing_accepted(session, book)
+        assert (found.groups, found.untold, found.strongest) == (1, report.untold, report.strongest)
+        # Mined by a version that did not keep what stood out: nothing is said of it.
+        await session.execute(text("UPDATE learning_lessons SET evidence = NULL WHERE book_id = :b"), {"b": book})
+        found = await lessons.nothing_accepted(session, book)
+        assert (found.groups, found.untold, found.strongest) == (1, 0, None)
 
 
 async def test_an_explanation_adds_up(book: str, sessions: Sessions) -> None:

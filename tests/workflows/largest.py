@@ -111,7 +111,9 @@ def _lessons() -> LessonReport:
 def _built(book: str) -> BuiltLessons:
     groups = [SkippedGroup(pattern_key=TEXT, action_category=TEXT, reason=TEXT)] * 20
     counts = {name: COUNT for name, field in BuiltLessons.model_fields.items() if field.annotation is int}
-    return BuiltLessons(**counts, version=COUNT, book=book, as_of=AT, skipped_groups=groups, policy_hash=HASH)
+    return BuiltLessons(
+        **counts, version=COUNT, book=book, as_of=AT, skipped_groups=groups, strongest=TEXT, policy_hash=HASH
+    )
 
 
 def _overrides() -> OverrideReport:
