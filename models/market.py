@@ -134,7 +134,6 @@ class MarketStateRow(SQLModel, table=True):
     computed_at: datetime = Col(
         sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
     )
-    bar_index: int | None = Col(default=None, sa_column=Column(BigInteger))
     state: str | None = Col(default=None, sa_column=Column(Text))
     prev_state: str | None = Col(default=None, sa_column=Column(Text))
     published: bool = Col(sa_column=Column(Boolean, nullable=False))
@@ -167,27 +166,16 @@ class MarketCheckpoint(SQLModel, table=True):
     )
 
 
-class MarketSeries(SQLModel, table=True):
-    """A driver's bars of a timeframe: how far they were computed, and from where they have to be computed anew.
-
-    ``computed_until``: end of the newest bar that was looked at. ``changed_from``: start of the earliest bar of its
-    source that changed since; null where none did.
-    """
-
-    __tablename__ = "market_series"
-
-    driver: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    timeframe: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
-    computed_until: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
-    changed_from: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
-
-
 class MarketChange(SQLModel, table=True):
-    """One-minute candles of an asset that were stored, replaced or deleted, and that no series has taken up yet."""
+    """From where on a series has to be computed anew: the start of the first bar under it that changed.
+
+    ``subject``: ``asset/`` and an asset whose one-minute candles were stored, replaced or deleted; ``bucket/`` and one
+    whose members changed; ``bars/``, a driver and a timeframe whose bars were changed. Whoever takes it up deletes it.
+    """
 
     __tablename__ = "market_changes"
 
-    asset: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
+    subject: str = Col(sa_column=Column(Text(collation="C"), primary_key=True))
     from_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
 
 

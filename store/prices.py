@@ -32,8 +32,9 @@ _RENEW = text(
           AND (o.provisional AND (o.differs OR NOT g.provisional) OR CAST(:replace AS bool) AND o.differs)
         RETURNING p.asset, p.interval_seconds, p.ends_at
     )
-    SELECT o.ends_at, o.provisional, o.given_provisional, c.ends_at IS NOT NULL AS changed
-    FROM old o LEFT JOIN changed c USING ({_KEY}) WHERE o.differs ORDER BY 1
+    SELECT o.asset, o.interval_seconds, o.ends_at, o.provisional, o.given_provisional, o.differs,
+           c.ends_at IS NOT NULL AS changed
+    FROM old o LEFT JOIN changed c USING ({_KEY}) WHERE o.differs OR c.ends_at IS NOT NULL ORDER BY ends_at
     """  # noqa: S608
 )
 
@@ -63,8 +64,11 @@ async def add(session: AsyncSession, candles: Sequence[dict[str, Any]], *, repla
         return CandlesAdded(0, 0, [], [])
     written = await execute(session, insertion(PriceCandle, candles, on_conflict="DO NOTHING", returning=_KEY))
     if len(written) == len(candles):
+        await store.market.changes.candles_changed(session, written)
         return CandlesAdded(len(written), 0, [], [])
-    rows = (await session.execute(_RENEW, {"rows": as_json(candles), "replace": replace})).all()
+    renewed = (await session.execute(_RENEW, {"rows": as_json(candles), "replace": replace})).all()
+    await store.market.changes.candles_changed(session, [*written, *(row for row in renewed if row.changed)])
+    rows = [row for row in renewed if row.differs]
     changed = [row for row in rows if row.changed]
     return CandlesAdded(
         new=len(written),
@@ -93,12 +97,14 @@ async def delete(
         text(
             f"DELETE FROM price_history WHERE {of} AND ends_at <= :to_at "  # noqa: S608
             "AND ends_at >= CAST(:from_at AS timestamptz) + make_interval(secs => interval_seconds) "
-            "RETURNING interval_seconds, ends_at"
+            "RETURNING asset, interval_seconds, ends_at"
         ),
         values,
     )
     ends: dict[int, list[datetime]] = {}
-    for row in result:
+    deleted = result.all()
+    await store.market.changes.candles_changed(session, deleted)
+    for row in deleted:
         ends.setdefault(row.interval_seconds, []).append(row.ends_at)
     step = "make_interval(secs => interval_seconds)"
     await session.execute(

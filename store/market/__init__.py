@@ -1,5 +1,5 @@
 """The market: bars of its drivers, their states, and where their computation goes on from."""
 
-from closeloop.store.market import states
+from closeloop.store.market import changes, states
 
-__all__ = ["states"]
+__all__ = ["changes", "states"]

@@ -41,7 +41,6 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("bar_start", _INSTANT, nullable=False),
         sa.Column("computed_at", _INSTANT, server_default=_NOW, nullable=False),
-        sa.Column("bar_index", sa.BigInteger(), nullable=True),
         sa.Column("state", sa.Text(), nullable=True),
         sa.Column("prev_state", sa.Text(), nullable=True),
         sa.Column("published", sa.Boolean(), nullable=False),
@@ -66,18 +65,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("driver", "timeframe", "stage", "bar_end"),
     )
     op.create_table(
-        "market_series",
-        sa.Column("driver", _NAME, nullable=False),
-        sa.Column("timeframe", _NAME, nullable=False),
-        sa.Column("computed_until", _INSTANT, nullable=True),
-        sa.Column("changed_from", _INSTANT, nullable=True),
-        sa.PrimaryKeyConstraint("driver", "timeframe"),
-    )
-    op.create_table(
         "market_changes",
-        sa.Column("asset", _NAME, nullable=False),
+        sa.Column("subject", _NAME, nullable=False),
         sa.Column("from_at", _INSTANT, nullable=False),
-        sa.PrimaryKeyConstraint("asset"),
+        sa.PrimaryKeyConstraint("subject"),
     )
     op.create_table(
         "market_bar_counts",
@@ -117,7 +108,6 @@ def downgrade() -> None:
         "market_tokens",
         "market_bar_counts",
         "market_changes",
-        "market_series",
         "market_checkpoints",
         "market_states",
         "regime_price_data_ohlc",
