@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.activities.learners import Learner, learn_from
+from closeloop.activities.levers import contexts_of, take_levers
 from closeloop.learning.attribution import hours_held, is_win, outcome_sign, r_multiple
 from closeloop.learning.karma import karma_step
 from closeloop.models.closes import differing
@@ -57,7 +58,7 @@ async def attribute_and_learn(
     """
     answers = await attribute(session, positions, policy, now, by)
     taken = [p for p, answer in zip(positions, answers, strict=True) if isinstance(answer, AttributedClose)]
-    contexts = {position.key: position.entry_context for position in reversed(taken)}
+    contexts = await contexts_of(session, taken)
     return answers, await learn_from(
         session, learners, [a for a in answers if isinstance(a, AttributedClose)], contexts
     )
@@ -106,6 +107,7 @@ async def attribute(
     before = [key for key in recorded.stored if key not in written]
     outcomes = written | await store.attributions.load(session, before)
     steps |= await _steps_on_record(session, before)
+    notes = await take_levers(session, recorded.stored, written, by)
 
     answers: list[AttributedClose | RefusedClose] = []
     answered = set(before)
@@ -116,7 +118,11 @@ async def attribute(
             answers.append(_conflict(recorded.differing[key]))
         else:
             already = key in answered
-            answers.append(AttributedClose(outcome=outcomes[key], already_attributed=already, karma=steps[key]))
+            answers.append(
+                AttributedClose(
+                    outcome=outcomes[key], already_attributed=already, karma=steps[key], noted=notes.get(key, [])
+                )
+            )
             answered.add(key)
     return answers
 

@@ -152,7 +152,7 @@ class ImportActivities:
                 # Also of a close that was attributed before: the file has what is noted.
                 notes += [
                     RowNote(row.staged.seq, row.staged.row_index, position.book, note.field, note.reason)
-                    for note in row.notes
+                    for note in (*row.notes, *answer.noted)
                 ]
                 outcome = "already_attributed" if answer.already_attributed else "attributed"
                 accepted[position.book, outcome] += 1

@@ -8,9 +8,11 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
+from closeloop.learning.market.contexts import completed
 from closeloop.learning.research import fact
 from closeloop.learning.scope import flatten
 from closeloop.models.policy import LearningPolicy
+from closeloop.models.positions import PositionKey
 from closeloop.models.readings import (
     MAX_DIMENSIONS,
     BookFacts,
@@ -38,7 +40,8 @@ async def unread_trades(
     """Live closes that nobody read, by position, each beside the record of its book."""
     rows = await store.research.unread_closes(session, book, as_of, limit)
     record = TradesRecord.model_validate(await store.research.book_record(session, book, as_of))
-    return {row["position_id"]: TradeToRead(trade=_trade(row, policy), book=record) for row in rows}
+    trades = await _trades(session, book, rows, policy)
+    return {row["position_id"]: TradeToRead(trade=trade, book=record) for row, trade in zip(rows, trades, strict=True)}
 
 
 async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: LearningPolicy) -> BookFacts:
@@ -48,7 +51,7 @@ async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: 
     judged = await store.research.tested_hypotheses(session, book, HYPOTHESES_IN_PROMPT)
     groups = await store.research.groups(session, book, as_of, GROUPED_ACTIONS, policy.mining.min_trades)
     return BookFacts(
-        recent=[_trade(row, policy) for row in recent],
+        recent=await _trades(session, book, recent, policy),
         lessons=[LessonFacts.model_validate({**row, **_named(row), "scope": _facts(row["scope"])}) for row in lessons],
         groups=_groups(groups),
         tested=[
@@ -63,8 +66,19 @@ async def book_facts(session: AsyncSession, book: str, as_of: datetime, policy: 
     )
 
 
-def _trade(row: RowMapping, policy: LearningPolicy) -> TradeFacts:
-    scope = flatten(row["entry_context"], policy.patterns).values
+async def _trades(
+    session: AsyncSession, book: str, rows: Sequence[RowMapping], policy: LearningPolicy
+) -> list[TradeFacts]:
+    """Trades, with what the record adds of the market at their openings."""
+    keys = [PositionKey(book, row["position_id"]) for row in rows]
+    found = await store.market_contexts.found(session, keys)
+    return [
+        _trade(row, flatten(completed(row["entry_context"], found.get(key)), policy.patterns).values)
+        for key, row in zip(keys, rows, strict=True)
+    ]
+
+
+def _trade(row: RowMapping, scope: Mapping[str, str]) -> TradeFacts:
     return TradeFacts(
         symbol=fact(row["symbol"]),
         direction=row["direction"],

@@ -7,12 +7,13 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from closeloop.cli.connections import database
-from closeloop.cli.console import AsJson, AsOfOption, at, out, print_json, run, settings, table
+from closeloop.cli.console import AsJson, AsOfOption, at, book_name, out, print_json, run, settings, table
 from closeloop.cli.files import open_input
+from closeloop.models.given_levers import LeversGiven
 from closeloop.models.market_levers import BucketContext, Levers, LeversRequest, StateGiven
 from closeloop.models.policy import LeversPolicy
 from closeloop.models.refusals import describe
-from closeloop.services import market_levers
+from closeloop.services import given_levers, market_levers
 
 _STATES = TypeAdapter(list[StateGiven])
 MAX_STATES_BYTES = 1_000_000
@@ -35,32 +36,54 @@ def levers(
         str | None,
         typer.Option("--states", metavar="FILE|-", help="What if: the states of this file (JSON), not the record's."),
     ] = None,
+    book: Annotated[
+        str | None,
+        typer.Option(
+            "--book", help="Put them on record for this book, with an ID that its closes name.", callback=book_name
+        ),
+    ] = None,
     as_of: AsOfOption = None,
     as_json: AsJson = False,
 ) -> None:
-    """How aggressive to be (A) and how ready to leave (E), and what it is made of."""
-    if states is not None and as_of is not None:
-        raise typer.BadParameter("goes with the record, not with --states", param_hint="--as-of")
+    """How aggressive to be (A) and how ready to leave (E), and what it is made of.
+
+    Without --book this only looks. With it, the levers are put on record, once: the same request for the same time
+    gives the same levers again. A close whose entry_context has their levers_id is filled in from them.
+    """
+    for option, value in (("--as-of", as_of), ("--book", book)):
+        if states is not None and value is not None:
+            raise typer.BadParameter("goes with the record, not with --states", param_hint=option)
     request = _request(bucket, timeframe, intent or [], context)
     policy = settings().learning_policy().levers
     instant = as_of or datetime.now(UTC)
     given = None if states is None else _given(states)
-    found = run(_answer(request, given, instant, policy))
+    found = run(_answer(request, given, book, instant, policy))
     if as_json:
         return print_json(found)
     of = "no bucket" if bucket is None else f"bucket {bucket}"
     when = f"as of {at(instant)} UTC" if given is None else "in the states given"
     out.print(f"Token in {of}, traded on {timeframe}, {when}")
-    return _print(found, policy)
+    _print(found, policy)
+    if isinstance(found, LeversGiven):
+        known = "" if found.known_then else "; computed later, from bars that had ended by then"
+        out.print(f"On record for book {found.book}: levers_id {found.levers_id}{known}", soft_wrap=True)
+    return None
 
 
 async def _answer(
-    request: LeversRequest, given: list[StateGiven] | None, instant: datetime, policy: LeversPolicy
+    request: LeversRequest,
+    given: list[StateGiven] | None,
+    book: str | None,
+    instant: datetime,
+    policy: LeversPolicy,
 ) -> Levers:
     market_levers.answer(request, (), policy)  # what cannot be asked is refused whether or not there is a database
     if given is not None:
         return market_levers.what_if(request, given, policy)
     async with database() as session:
+        if book is not None:
+            async with session.begin():
+                return await given_levers.give(session, book, request, instant, policy)
         return await market_levers.as_of(session, request, instant, policy)
 
 

@@ -43,6 +43,7 @@ def read_close(payload: bytes | str | Mapping[str, Any]) -> ReadClose:
     The smallest part that can be missed is left out: one signal of ``signals``, one domain of a conviction's scores,
     one value of ``entry_context``. The position carries the notes too (``noted``), and those that it was sent with.
     """
+    payload = _levers_within(payload)
     try:
         if isinstance(payload, Mapping):
             position = ClosedPosition.model_validate(payload)
@@ -135,6 +136,23 @@ def _parsed(payload: bytes | str) -> dict[str, Any]:
         raise ValueError("no object")
     money = {name: values[name].literal for name in _MONEY if isinstance(values.get(name), _Literal)}
     return values | money
+
+
+def _levers_within(payload: bytes | str | Mapping[str, Any]) -> bytes | str | Mapping[str, Any]:
+    """``levers_id`` belongs into the entry context, which every door has; at the top of a message it says the same."""
+    if isinstance(payload, Mapping):
+        values = payload
+    elif (b'"levers_id"' if isinstance(payload, bytes) else '"levers_id"') in payload:  # type: ignore[operator]
+        try:
+            values = _parsed(payload)
+        except (ValueError, RecursionError):
+            return payload  # the model says what is wrong with it
+    else:
+        return payload
+    context = values.get("entry_context")
+    if values.get("levers_id") is None or not (context is None or isinstance(context, Mapping)):
+        return payload
+    return {**values, "entry_context": {"levers_id": values["levers_id"], **(context or {})}}
 
 
 class _Literal(float):

@@ -212,7 +212,7 @@ def retention(request: RetentionRequest) -> Launch:
         workflow="RetentionWorkflow",
         message=request,
         id=f"retention/{_new()}",
-        summary="Let old events and lesson history leave the database",
+        summary="Let old events, lesson history and levers leave the database",
         result=RetentionReport,
         attributes=_attributes("retention"),
     )

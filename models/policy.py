@@ -574,6 +574,14 @@ class RetentionPolicy(PolicySection):
         description="Days for which each version of an accepted lesson is kept; of older ones the newest stays. Null: "
         "for ever. 365: a lesson of a season is seen beside that of the last one.",
     )
+    levers_days: int | None = Field(
+        default=90,
+        ge=1,
+        le=36_500,
+        description="Days for which levers are kept that no close was filled in from, after they were given; the "
+        "others stay for ever. Null: for ever. 90: longer than most positions are open; an engine that asks every "
+        "minute leaves 1,440 a day.",
+    )
     archive: bool = Field(
         default=True,
         description="Whether what leaves is written to the archive (true) or is gone (false). True: events hold karma "
@@ -582,7 +590,13 @@ class RetentionPolicy(PolicySection):
 
     def days_of(self, table: Leaving) -> int | None:
         """Days for which a table's rows are kept; None: for ever."""
-        return self.events_days if table is Leaving.events else self.lesson_history_days
+        match table:
+            case Leaving.events:
+                return self.events_days
+            case Leaving.lesson_history:
+                return self.lesson_history_days
+            case Leaving.market_levers:
+                return self.levers_days
 
 
 class LearningPolicy(BaseModel):

@@ -209,6 +209,7 @@ class AttributedClose(BaseModel):
     already_attributed: bool
     karma: list[KarmaStep] = []
     learning: LearnReport | None = None
+    noted: list[NotedField] = Field(default=[], description="What was not taken from the levers that it names.")
     learners: list[str] = []
     learn_at_once: bool = False
 

@@ -20,6 +20,11 @@ class Leaving(StrEnum):
 
     events = "events"
     lesson_history = "lesson_history"
+    market_levers = "market_levers"
+
+
+LEAVING_BEFORE_LEVERS = (Leaving.events, Leaving.lesson_history)
+"""What left in runs that began before levers were given."""
 
 
 class RetentionRequest(BaseModel):

@@ -6,9 +6,11 @@ from typing import Any
 from sqlalchemy import Row, RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.learning.market.contexts import completed
 from closeloop.models.patterns import Coefficients, LearningConfig, PatternTradeEvent, Unlearned
 from closeloop.models.policy import SameTrade
 from closeloop.models.positions import PositionKey
+from closeloop.store import locks, market_contexts
 from closeloop.store.books import not_archived
 from closeloop.store.pages import page
 from closeloop.store.repeats import repeated_in_groups
@@ -40,7 +42,7 @@ def marking_unlearned(keys: Sequence[PositionKey], learners: Sequence[str]) -> W
 async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]) -> dict[PositionKey, Any]:
     """Remove this learner's marks from these outcomes; returns the entry contexts, by key, of those that had one.
 
-    The caller lets the learner take these in within the same transaction.
+    Each with what the record adds of the market. The caller lets the learner take these in within the same transaction.
     """
     if not keys:
         return {}
@@ -48,7 +50,10 @@ async def claim(session: AsyncSession, learner: str, keys: Sequence[PositionKey]
     rows = await session.execute(
         text(_CLAIM), {"rows": as_json([_row(learner, key) for key in ordered]), "learner": learner}
     )
-    return {PositionKey(row.book_id, row.position_id): row.entry_context for row in rows}
+    contexts = {PositionKey(row.book_id, row.position_id): row.entry_context for row in rows}
+    # Asked for once the marks are held: what was filled in while this waited for them is seen.
+    found = await market_contexts.found(session, list(contexts))
+    return {key: completed(context, found.get(key)) for key, context in contexts.items()}
 
 
 async def missed(
@@ -97,6 +102,32 @@ async def postpone(session: AsyncSession, learner: str, key: PositionKey) -> Non
 def storing_actions(rows: Sequence[Mapping[str, Any]]) -> Write | None:
     """The write that stores executed actions of closed trades; an action that is on record stays as it is."""
     return insertion(PatternTradeEvent, rows, on_conflict="(book_id, position_id, action_index) DO NOTHING")
+
+
+async def set_scopes(session: AsyncSession, scopes: Mapping[PositionKey, Mapping[str, str]], policy_hash: str) -> int:
+    """Give the actions of these closes (of one book) the scope that is known of them now; returns how many there are.
+
+    Their groups are due to be mined, however few of their trades are new. The caller's transaction holds the lessons
+    of the book until it ends.
+    """
+    rows = [
+        {"book_id": key.book, "position_id": key.position_id, "scope": scope, "policy_hash": policy_hash}
+        for key, scope in scopes.items()
+    ]
+    for book in sorted({key.book for key in scopes}):
+        await locks.book_lessons(session, book)
+    result = await session.execute(
+        text(
+            "WITH changed AS (UPDATE pattern_trade_events e SET scope = r.scope, policy_hash = r.policy_hash "  # noqa: S608
+            f"FROM {recordset(PatternTradeEvent)} r WHERE (e.book_id, e.position_id) = (r.book_id, r.position_id) "
+            "RETURNING e.book_id, e.pattern_key, e.action_category), "
+            "due AS (UPDATE lesson_groups g SET policy_hash = '' FROM (SELECT DISTINCT * FROM changed) c "
+            "WHERE (g.book_id, g.pattern_key, g.action_category) = (c.book_id, c.pattern_key, c.action_category)) "
+            "SELECT count(*) FROM changed"
+        ),
+        {"rows": as_json(rows)},
+    )
+    return int(result.scalar_one())
 
 
 async def groups(session: AsyncSession, book: str, as_of: Any, rule: SameTrade) -> Sequence[Row[Any]]:

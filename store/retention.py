@@ -24,10 +24,23 @@ _OLD_LINES = (
     "WHERE n.lesson_id = h.lesson_id AND n.version > h.version AND n.status IN ('active', 'baseline'))) "
     "ORDER BY h.lesson_id, h.version LIMIT :rows"
 )
+# Those that a close was filled in from stay.
+_OLD_LEVERS = (
+    "FROM market_levers h WHERE h.given_at < :horizon "
+    "AND NOT EXISTS (SELECT FROM market_contexts c WHERE c.levers_id = h.levers_id) "
+    "ORDER BY h.given_at, h.levers_id LIMIT :rows"
+)
 _OLD_EVENTS = (
     "FROM (SELECT * FROM events WHERE type = :type ORDER BY id LIMIT :looked_at) h WHERE h.ts < :horizon "
     "ORDER BY h.id LIMIT :rows"
 )
+
+
+_OLD = {
+    Leaving.events: ("h.id", _OLD_EVENTS),
+    Leaving.lesson_history: ("h.lesson_id, h.version", _OLD_LINES),
+    Leaving.market_levers: ("h.levers_id", _OLD_LEVERS),
+}
 
 
 async def leaving(
@@ -58,11 +71,11 @@ async def count_leaving(session: AsyncSession, table: Leaving, horizon: datetime
 
 
 def _queries(what: str, table: Leaving, horizon: datetime, rows: int) -> list[tuple[str, dict[str, Any]]]:
-    key, old = ("h.id", _OLD_EVENTS) if table is Leaving.events else ("h.lesson_id, h.version", _OLD_LINES)
+    key, old = _OLD[table]
     sql = f"SELECT {key}, row_to_json(h)::text {old}"
     if what == "count":
         sql = f"SELECT count(*) FROM (SELECT 1 {old}) counted"  # noqa: S608
-    if table is Leaving.lesson_history:
+    if table is not Leaving.events:
         return [(sql, {"horizon": horizon})]
     return [(sql, {"horizon": horizon, "type": kind, "looked_at": rows + LOOKED_AT_BEYOND}) for kind in LEAVING_TYPES]
 
@@ -83,6 +96,15 @@ async def delete(session: AsyncSession, table: Leaving, keys: Sequence[tuple[Any
         deleted = int(result.scalar_one())
         await session.execute(text("SELECT set_config('closeloop.archiving', '', true)"))
         return deleted
+    if table is Leaving.market_levers:
+        result = await session.execute(
+            text(
+                "WITH gone AS (DELETE FROM market_levers WHERE levers_id = ANY(CAST(:ids AS text[])) RETURNING 1) "
+                "SELECT count(*) FROM gone"
+            ),
+            {"ids": [key[0] for key in keys]},
+        )
+        return int(result.scalar_one())
     result = await session.execute(
         text(
             "WITH gone AS (DELETE FROM lesson_history h USING unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) "

@@ -65,8 +65,9 @@ class PositionCloseWorkflow:
         if learned.failed:
             reasons = ", ".join(f"{name}: {reason}" for name, reason in learned.failed.items())
             workflow.upsert_memo({"not_learned": reasons[:MEMO_CHARACTERS]})
-        if position.noted:
-            reasons = ", ".join(f"{note.field}: {note.reason}" for note in position.noted)
+        noted = [*position.noted, *attributed.noted]
+        if noted:
+            reasons = ", ".join(f"{note.field}: {note.reason}" for note in noted)
             workflow.upsert_memo({"noted": reasons[:MEMO_CHARACTERS]})
         return CloseReport(
             outcome=attributed.outcome,
@@ -74,7 +75,7 @@ class PositionCloseWorkflow:
             karma=attributed.karma,
             learned=learned.learned,
             not_learned=learned.failed,
-            noted=list(position.noted),
+            noted=noted,
             sentence=sentence,
         )
 

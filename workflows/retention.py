@@ -15,7 +15,14 @@ with workflow.unsafe.imports_passed_through():
     from closeloop.activities.retention import RetentionActivities
     from closeloop.models import search_attributes as sa
     from closeloop.models.periods import PeriodicTask
-    from closeloop.models.retention import Leaving, LeavingBatch, LeftBatch, RetentionReport, RetentionRequest
+    from closeloop.models.retention import (
+        LEAVING_BEFORE_LEVERS,
+        Leaving,
+        LeavingBatch,
+        LeftBatch,
+        RetentionReport,
+        RetentionRequest,
+    )
 
 LONGEST_BATCH = timedelta(minutes=5)
 BATCHES_A_RUN = 500  # after which the workflow goes on with a new history
@@ -23,7 +30,7 @@ BATCHES_A_RUN = 500  # after which the workflow goes on with a new history
 
 @workflow.defn(name="RetentionWorkflow")
 class RetentionWorkflow:
-    """Let old events and old lines of lesson history leave, as the policy of the worker says.
+    """Let old events, old lines of lesson history and old levers leave, as the policy of the worker says.
 
     Runs as the work of a day (due_work.py). A table that fails holds up no other; its rows stay, ``status`` says why,
     and the next day's run tries again.
@@ -36,7 +43,7 @@ class RetentionWorkflow:
         as_of = request.as_of or scheduled_time()
         workflow.upsert_search_attributes([sa.LIFECYCLE.value_set("retention")])
         report, done, batches = request.so_far or RetentionReport(as_of=as_of), list(request.done), 0
-        for table in Leaving:
+        for table in Leaving if workflow.patched("levers-leave") else LEAVING_BEFORE_LEVERS:
             if table in done:
                 continue
             try:

@@ -18,7 +18,9 @@ from closeloop.models.forecasts import Forecast
 from closeloop.models.retention import ARCHIVE_UNWRITABLE, Leaving, LeftBatch
 from closeloop.models.sentences import closing_line
 from closeloop.services import storage
+from tests.activities.attributing import attributed
 from tests.activities.forecasting import forecast
+from tests.activities.levering import give, naming
 from tests.activities.retaining import DAY, NOW, POLICY, Store, ordered, store_on
 from tests.store.databases import query
 
@@ -262,6 +264,19 @@ class TestLessonHistory:
         assert ordered(after + await kept.archived(Leaving.lesson_history)) == ordered(before)
 
 
+async def test_levers_leave_unless_a_close_was_filled_in_from_them(kept: Store) -> None:
+    for name, days in (("named-old", 91), ("old", 91), ("young", 89)):
+        await give(kept.sessions, "b", name, given_at=NOW - days * DAY)
+    await attributed(kept.sessions, naming("b", "named-old"))
+    before = await kept.rows(Leaving.market_levers)
+    [left] = await kept.leave(Leaving.market_levers)
+    after = await kept.rows(Leaving.market_levers)
+    assert (left.rows, {row["levers_id"] for row in after}) == (1, {"named-old", "young"})
+    assert ordered(after + await kept.archived(Leaving.market_levers)) == ordered(before)
+    await kept.leave(Leaving.market_levers, levers_days=None)
+    assert await kept.rows(Leaving.market_levers) == after
+
+
 async def test_the_storage_report(kept: Store) -> None:
     await kept.close("old", "young")
     await kept.age(91, "dedupe_key LIKE '%/b/old'")
@@ -273,8 +288,9 @@ async def test_the_storage_report(kept: Store) -> None:
     assert [(one.table, one.rows, one.days, one.counted_to_the_end) for one in before.leaving] == [
         (Leaving.events, 2, 90, True),
         (Leaving.lesson_history, 0, 365, True),
+        (Leaving.market_levers, 0, 90, True),
     ]
-    assert [(one.rows, one.files, one.until) for one in before.archives] == [(0, 0, None)] * 2
+    assert [(one.rows, one.files, one.until) for one in before.archives] == [(0, 0, None)] * 3
     await kept.leave()
     async with kept.sessions() as session:
         after = await storage.report(session, POLICY.retention, NOW, None)

@@ -17,6 +17,7 @@ from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from tests.activities.attributing import attributed
+from tests.activities.levering import STATES, contexts, give, naming
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
 from tests.closes import closed
 from tests.faults.learning_worker import READY
@@ -119,6 +120,29 @@ async def test_killed_while_lessons_are_written(
     assert len(await query(sessions, "SELECT 1 FROM lesson_runs")) == 1
     accepted = "SELECT 1 FROM learning_lessons WHERE status IN ('active', 'baseline')"
     assert len(await query(sessions, "SELECT 1 FROM lesson_history")) == len(await query(sessions, accepted))
+
+
+@pytest.mark.parametrize("mode", ["before", "after"])
+async def test_killed_while_a_close_is_filled_in_from_its_levers(
+    book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path, mode: str
+) -> None:
+    """With the attribution, or not at all; and once, with the same note."""
+    dsn, sessions = own
+    queue = f"levers-{book}"
+    position = naming(book, await give(sessions, book, f"lv-{book}"), A_value=0.5, timeframe="1h")
+    async with worker(client, dsn, queue, tmp_path, mode) as process:
+        handle = await client.start_workflow(
+            "PositionCloseWorkflow", position, id=f"killed/{queue}", task_queue=queue, result_type=CloseReport
+        )
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
+    assert len(await contexts(sessions, book)) == (0 if mode == "before" else 1)
+    async with worker(client, dsn, queue, tmp_path):
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
+    assert (report.already_attributed, report.learned) == (False, NAMES)
+    assert [note.field for note in report.noted] == ["entry_context.A_value"]
+    assert len(await contexts(sessions, book)) == 1
+    [fact] = await facts(sessions, book)
+    assert fact["scope"] == STATES | {"A_mode": "mid", "E_mode": "low", "timeframe": "1h"}
 
 
 @pytest.mark.parametrize("by", ["the conviction's workflow", "the catch-up"])

@@ -194,7 +194,12 @@ def largest() -> list[Any]:
         ),
         DueWorkReport(task=PeriodicTask.lessons, as_of=AT, workflow_id=WORKFLOW),
         AttributedClose(
-            outcome=outcome, already_attributed=False, karma=_steps(outcome), learning=learning, learners=IDS[:2]
+            outcome=outcome,
+            already_attributed=False,
+            karma=_steps(outcome),
+            learning=learning,
+            noted=[NotedField(field=LONG[:300], reason=LONG[:300])] * 20,
+            learners=IDS[:2],
         ),
         CloseReport(
             outcome=outcome,
