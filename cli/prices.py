@@ -1,15 +1,15 @@
 """Prices, by which forecasts are resolved."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, tzinfo
-from enum import Enum
+from datetime import UTC, datetime
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress, TextColumn
 
+from closeloop.cli.candle_options import SymbolOption, TimestampsOption, TimezoneOption
+from closeloop.cli.candle_options import interval as interval_of
 from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import (
     REFUSALS_SHOWN,
@@ -60,53 +60,14 @@ def _one_asset(value: str | None) -> str | None:
     return None if value is None else _asset(value)
 
 
-def _interval(value: str) -> str:
-    try:
-        seconds = seconds_of(value)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    if seconds > 86_400 or 86_400 % seconds:
-        raise typer.BadParameter("must divide a day evenly, such as 1m, 5m, 15m, 30m or 1h")
-    return value
-
-
-def _zone(value: str) -> tzinfo:
-    try:
-        return ZoneInfo(value)
-    except (ValueError, OSError, KeyError):
-        raise typer.BadParameter("must be a time zone such as UTC or Europe/Athens") from None
-
-
-class TimestampsOf(Enum):
-    """Which moment of a candle its time is."""
-
-    start = "start"
-    end = "end"
-
-
 @app.command(name="import")
 def import_(
     file: FileArgument,
     asset: Annotated[str, typer.Option("--asset", help="The asset, as forecasts name it: ADA/BTC.", callback=_asset)],
-    interval: Annotated[str, typer.Option("--interval", help="The candles' length: 5m.", callback=_interval)],
-    symbol: Annotated[
-        str | None, typer.Option("--symbol", help="Of a file of several symbols, the rows of this one.")
-    ] = None,
-    timestamps: Annotated[
-        TimestampsOf | None,
-        typer.Option(
-            "--timestamps", help="Which moment of a candle its time is: its start, which is the default, or its end."
-        ),
-    ] = None,
-    timezone: Annotated[
-        tzinfo | None,
-        typer.Option(
-            "--timezone",
-            help="Whose times those without an offset are: UTC, Europe/Athens.",
-            parser=_zone,
-            metavar="ZONE",
-        ),
-    ] = None,
+    interval: Annotated[str, typer.Option("--interval", help="The candles' length: 5m.", callback=interval_of)],
+    symbol: SymbolOption = None,
+    timestamps: TimestampsOption = None,
+    timezone: TimezoneOption = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the file's prices also where others are on record.")
     ] = False,
@@ -217,7 +178,7 @@ def delete(
     as_json: AsJson = False,
 ) -> None:
     """Delete the candles of a time, as after a wrong import. Outcomes computed from them are listed, not changed."""
-    seconds = None if interval is None else seconds_of(_interval(interval))
+    seconds = None if interval is None else seconds_of(interval_of(interval))
     if not yes:
         of = f"{interval} candles" if interval else "candles"
         typer.confirm(f"Delete the {of} of {asset} from {at(from_)} to {at(to)} UTC?", abort=True, err=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Literal
 
-from closeloop.gateways.candles.rows import Candle, NotCandles, candle, volume_or_none
+from closeloop.gateways.candles.rows import Candle, NotCandles, as_written, candle, volume_or_none
 from closeloop.gateways.candles.times import Instant, instants, is_epoch, last_moment_to_end
 
 Timestamps = Literal["start", "end"]
@@ -125,14 +125,16 @@ class Columns:
         found = self._instant(self.time, " ".join([cells[at].strip() for at in self._time_at]))
         return last_moment_to_end(found) - self._interval if self._at_end else found
 
-    def candle(self, start: datetime, cells: list[str]) -> Candle:
-        """Raises ValueError."""
+    def candle(self, start: datetime, cells: list[str], written: bool = False) -> Candle:
+        """``written``: as it is written, right or wrong. Raises ValueError."""
         if self._end_at is not None and not self._at_end:
             self._check_end(start, cells[self._end_at].strip())
         first, highest, lowest, last = [cells[at].strip() for at in self._prices_at]
         volume = cells[self._volume_at].strip() if self._volume_at is not None else ""
         if self._decimal_comma:
             first, highest, lowest, last, volume = map(_with_a_point, (first, highest, lowest, last, volume))
+        if written:
+            return as_written(start, first, highest, lowest, last, volume or None)
         return candle(start, first, highest, lowest, last, volume_or_none(volume))
 
     def _choose_time(self, header: Header, zone: tzinfo | None) -> None:

@@ -26,6 +26,7 @@ def read_candles(
     symbol: str | None = None,
     timestamps: Timestamps | None = None,
     timezone: tzinfo | None = None,
+    written: bool = False,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> Iterator[Candle | RefusedRow]:
     """Every row of a file of candles, in its order, each instant once: a candle, or why it is none.
@@ -35,6 +36,9 @@ def read_candles(
     ``asset`` is refused. ``timestamps``: which moment of a candle its time is, the start if neither it nor the file
     says so. ``timezone``: whose times those without an offset are. ``tell``: takes what was assumed of the file. Memory
     grows by some bytes a candle.
+
+    ``written``: every candle as it is written, for who judges them: with prices that cannot be, not ended yet, or of an
+    instant that was there already. Only rows that cannot be read are refused.
 
     Raises NotCandles: also at the end, after all rows, if only the whole shows that they are no such candles.
     """
@@ -80,11 +84,11 @@ def read_candles(
                 raise ValueError(
                     f"{columns.time}: must be a multiple of the interval ({interval_seconds} s){_after(offset)}"
                 )
-            if seconds > latest:
+            if seconds > latest and not written:
                 raise ValueError(f"{columns.time}: the candle has not ended")
-            found = columns.candle(start, cells)
+            found = columns.candle(start, cells, written)
             try:
-                new = seen.add((seconds - offset) // interval_seconds, found)
+                new = written or seen.add((seconds - offset) // interval_seconds, found)
             except ValueError:
                 contradictions += 1
                 raise

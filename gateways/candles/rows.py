@@ -50,6 +50,20 @@ def candle(start: datetime, open_: str, high: str, low: str, close: str, volume:
     return Candle(start, first, highest, lowest, last, traded)
 
 
+def as_written(start: datetime, open_: str, high: str, low: str, close: str, volume: str | None) -> Candle:
+    """A candle whose numbers are what was written, whatever they say: negative ones too, and a high below the low.
+
+    A volume that is no number is NaN. Raises ValueError where a price is no finite number.
+    """
+    try:
+        traded = None if volume is None else _number("volume", volume)
+    except ValueError:
+        traded = Decimal("NaN")
+    return Candle(
+        start, _number("open", open_), _number("high", high), _number("low", low), _number("close", close), traded
+    )
+
+
 def volume_or_none(value: str) -> str | None:
     """The volume as written; None where it is no number: empty, NaN, "-", or -1 for what a broker does not know."""
     try:

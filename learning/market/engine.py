@@ -1,4 +1,4 @@
-"""The uptrend engine: bars in, states, flags, scores and indicators out (docs/algorithms.md, section 13).
+"""The uptrend engine: bars in, states, flags, scores and indicators out (docs/algorithms.md, section 15).
 
 A bar at a time, as bars come in, or a million at once: the same code, and the same results bit for bit.
 """

@@ -45,6 +45,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("meta", "propose"): ("--book", "json-meta"),
     ("meta", "shadow"): ("--by", "ann", "--book", "json-meta"),
     ("overrides", "match"): ("--pattern", "k", "--action", "entry"),
+    ("market", "replay"): ("{folder}/candles.csv", "--driver", "BTC", "--timeframe", "1m"),
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("tokens", "create"): ("json", "--scope", "operate"),
 }

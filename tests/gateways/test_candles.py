@@ -323,3 +323,29 @@ def test_rows_are_not_held() -> None:
     count, most = peak(zipped(pieces()), 60)
     assert count == 60_000
     assert most < 3 << 20
+
+
+# As they are written, for who judges them
+
+
+def test_candles_as_they_are_written() -> None:
+    lines = (
+        "2018-01-11 00:00:00+00:00,2,4,1,3,10.5",
+        "2018-01-11 00:05:00+00:00,-2,1,4,0,-1",
+        "2018-01-11 00:00:00+00:00,9,9,9,9,x",
+        "2018-01-11 00:10:00+00:00,2,4,1,,1",
+        "2018-01-11 00:11:00+00:00,2,4,1,3,1",
+        "2027-01-11 00:00:00+00:00,2,4,1,3,",
+    )
+    content = io.BytesIO("\n".join((HEADER, *lines)).encode())
+    found = list(read_candles(content, 300, NOW, written=True))
+    candles = [row for row in found if isinstance(row, Candle)]
+    assert [row.line for row in found if isinstance(row, RefusedRow)] == [5, 6]
+    assert candles[0] == CANDLE
+    assert candles[1] == Candle(T0 + timedelta(minutes=5), *map(Decimal, (-2, 1, 4, 0, -1)))
+    assert candles[2].start == T0
+    assert candles[2].close == 9
+    assert candles[2].volume is not None
+    assert candles[2].volume.is_nan()
+    assert candles[3].start.year == 2027
+    assert candles[3].volume is None
