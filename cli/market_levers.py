@@ -7,10 +7,10 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from closeloop.cli.connections import database
-from closeloop.cli.console import AsJson, AsOfOption, at, book_name, out, print_json, run, settings, table
+from closeloop.cli.console import AsJson, AsOfOption, at, book_name, number, out, print_json, run, settings, table
 from closeloop.cli.files import open_input
 from closeloop.models.given_levers import LeversGiven
-from closeloop.models.market_levers import BucketContext, Levers, LeversRequest, StateGiven
+from closeloop.models.market_levers import BucketContext, ContextSource, Levers, LeversRequest, StateGiven
 from closeloop.models.policy import LeversPolicy
 from closeloop.models.refusals import describe
 from closeloop.services import given_levers, market_levers
@@ -100,12 +100,12 @@ def _intent(pairs: list[str]) -> dict[str, float]:
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            number = float(value)
+            metric = float(value)
         except ValueError:
             raise typer.BadParameter(f"{pair}: must be NAME=VALUE, such as hi_buy=0.4", param_hint="--intent") from None
         if name in found:
             raise typer.BadParameter(f"{name} is given twice", param_hint="--intent")
-        found[name] = number
+        found[name] = metric
     return found
 
 
@@ -157,8 +157,19 @@ def _print(found: Levers, policy: LeversPolicy) -> None:
     out.print(f"A = {a:.6f} x {m:.4f} of the bucket = {found.A:.6f}{_limited(a * m)}")
     out.print(f"E = {e:.6f} / {divisor:.4f} of the bucket = {found.E:.6f}{_limited(e / divisor)}")
     out.print(f"Position size: {100 * found.position_size_frac:.2f} % of the portfolio")
+    if found.context is not None:
+        out.print(f"The bucket: {_standing(found)}")
     if found.missing:
         out.print(f"Without a state, adding nothing: {', '.join(found.missing)}")
+
+
+def _standing(found: Levers) -> str:
+    context = found.context or BucketContext()
+    rank = "no rank" if context.rank is None else f"rank {context.rank}"
+    said = f"{rank}, slope {number(context.slope)}, confidence {number(context.confidence)}"
+    if context.leader is not None:
+        said += f", led by {context.leader}"
+    return f"{said} (computed from the buckets' indices)" if found.context_source is ContextSource.indices else said
 
 
 def _points(value: float) -> str:

@@ -1,12 +1,21 @@
 """Levers: how aggressive to be (A) and how ready to leave (E), what they are made of, and what they are asked with."""
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from closeloop.models.market import Driver, Flag, MarketState, Timeframe
-from closeloop.models.values import Finite, NotBoolean, UnitFloat
+from closeloop.models.values import Finite, Identifier, NotBoolean, UnitFloat
+
+
+class ContextSource(StrEnum):
+    """Where the rank and the slope of a bucket come from."""
+
+    request = "request"
+    indices = "indices"
+    """closeloop computed them from the buckets' own indices."""
 
 
 class BucketContext(BaseModel):
@@ -17,6 +26,7 @@ class BucketContext(BaseModel):
     rank: Annotated[int, Field(ge=1), NotBoolean] | None = Field(default=None, description="1: the best bucket.")
     slope: Finite | None = Field(default=None, description="Of the bucket, positive where it rises.")
     confidence: UnitFloat | None = Field(default=None, description="In rank and slope.")
+    leader: Identifier | None = Field(default=None, description="The member that did best. Nothing depends on it.")
 
 
 class LeversRequest(BaseModel):
@@ -119,5 +129,7 @@ class Levers(BaseModel):
     regime: Pair
     intent: Pair
     bucket_multiplier: float
+    context: BucketContext | None = Field(default=None, description="What the multiplier follows from.")
+    context_source: ContextSource | None = Field(default=None, description="Who says so; null: nobody does.")
     contributions: tuple[Contribution, ...]
     missing: tuple[str, ...] = Field(description="Channels without a state, such as BTC/1h: they add nothing.")

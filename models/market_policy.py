@@ -176,6 +176,16 @@ class LeversPolicy(PolicySection):
         default=0.4,
         description="Confidence in the bucket's rank and slope below which the multiplier is 1 (share of 1).",
     )
+    context_hours: int = Field(
+        default=24,
+        ge=2,
+        le=24 * 90,
+        description="Newest hours of the buckets' indices that rank, slope and confidence are computed from where the "
+        "engine does not send them. 24: a day, so that every hour of it is in them once.",
+    )
+    context_min_share: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        default=0.5, description="Share of these hours that a bucket's index needs to be ranked (share of 1)."
+    )
     min_multiplier: float = Field(
         default=0.7, gt=0.0, le=1.0, description="Smallest multiplier that a bucket's rank and slope give (factor)."
     )

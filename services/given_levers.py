@@ -35,7 +35,7 @@ async def give(
     row = (await store.given_levers.load(session, [name])).get(name)
     if row is None:
         found = await states.as_of(session, instant, market_levers.ages(policy))
-        answer = market_levers.answer(request, market_levers.channels(found), policy)
+        answer = await market_levers.in_states(session, request, instant, found, policy)
         used = {(each.driver, each.timeframe) for each in answer.contributions}
         row = await store.given_levers.record(
             session,

@@ -4,13 +4,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from closeloop.learning.market.buckets import standing
 from closeloop.learning.market.levers import ChannelState, levers
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.market import DOMINANCES, Driver, Timeframe
-from closeloop.models.market_levers import Levers, LeversRequest, StateGiven
+from closeloop.models.market_levers import BucketContext, ContextSource, Levers, LeversRequest, StateGiven
 from closeloop.models.market_views import ChannelAsOf
 from closeloop.models.policy import LeversPolicy
-from closeloop.store.market import states
+from closeloop.store.market import standings, states
 from closeloop.store.market.states import Ages
 
 
@@ -20,7 +21,29 @@ async def as_of(session: AsyncSession, request: LeversRequest, instant: datetime
     Raises NotAcceptable for a bucket, timeframe or intent metric that there is not.
     """
     answer(request, (), policy)  # what cannot be asked is refused before anything is read
-    return answer(request, channels(await states.as_of(session, instant, ages(policy))), policy)
+    return await in_states(session, request, instant, await states.as_of(session, instant, ages(policy)), policy)
+
+
+async def in_states(
+    session: AsyncSession, request: LeversRequest, instant: datetime, found: list[ChannelAsOf], policy: LeversPolicy
+) -> Levers:
+    """A and E in these states on record. Where the request does not say how the bucket does, that is computed from the
+    buckets' indices, and the answer says so. Raises NotAcceptable as :func:`as_of` does."""
+    known = channels(found)
+    if request.context is not None or request.bucket is None:
+        return answer(request, known, policy)
+    context = await _standing(session, request.bucket, instant, policy)
+    levers_there = answer(request.model_copy(update={"context": context}), known, policy)
+    return levers_there.model_copy(update={"context_source": ContextSource.indices}) if context else levers_there
+
+
+async def _standing(
+    session: AsyncSession, bucket: str, instant: datetime, policy: LeversPolicy
+) -> BucketContext | None:
+    since = instant.replace(minute=0, second=0, microsecond=0) - timedelta(hours=policy.context_hours)
+    indices = await standings.indices(session, since, instant)
+    moves = await standings.moves(session, bucket, since, instant)
+    return standing(bucket, indices, moves, int(instant.timestamp()), policy)
 
 
 def what_if(request: LeversRequest, given: list[StateGiven], policy: LeversPolicy) -> Levers:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from closeloop.models.market import BUCKETS, Driver, Flag, MarketState, Timeframe
-from closeloop.models.market_levers import BucketContext, Contribution, Levers, Pair, Part
+from closeloop.models.market_levers import BucketContext, ContextSource, Contribution, Levers, Pair, Part
 from closeloop.models.market_policy import LeversPolicy
 
 NEUTRAL = 0.5
@@ -103,6 +103,8 @@ def levers_in(
         regime=regime.total,
         intent=Pair(A=da, E=de),
         bucket_multiplier=m,
+        context=context,
+        context_source=None if context is None else ContextSource.request,
         contributions=regime.contributions,
         missing=regime.missing,
     )
