@@ -213,11 +213,13 @@ class LessonActivities:
     ) -> LearningLesson:
         policy, rows = self._policy, group.rows(lesson.conditions)
         newest = float(group.entered_at[rows].max())
-        half_life_hours, now, score, of_lesson = None, None, None, {}
+        half_life_hours, now, left, score, of_lesson = None, None, None, None, {}
         if lesson.status is not LessonStatus.shadow:  # of shadows there are thousands, and nothing is decided by them
+            left = lesson.effect
             if found_fading := fading(group.entered_at[rows], self._excess(group, rows), policy.decay):
                 half_life_hours = found_fading.half_life_hours
                 now = found_fading.left(request.as_of.timestamp(), policy.decay.interval)
+                left = now.effect
             found = factors(group, rows)
             of_lesson = asdict(found)
             if lesson.effect is not None:
@@ -240,7 +242,7 @@ class LessonActivities:
             effect_low=lesson.effect_low,
             effect_high=lesson.effect_high,
             half_life_hours=half_life_hours,
-            effect_now=now.effect if now else None if lesson.status is LessonStatus.shadow else lesson.effect,
+            effect_now=left,
             effect_now_low=now.low if now else None,
             effect_now_high=now.high if now else None,
             p=lesson.p,
