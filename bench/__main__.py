@@ -15,12 +15,15 @@ from bench.forecasts import forecasts
 from bench.live import live
 from bench.mining import mining
 from bench.patterns import match
+from bench.repeats import repeats
 from closeloop.store.database import sessions_of
 from closeloop.workers.addresses import database_url
 from closeloop.workers.settings import Settings
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import connect_temporal, open_database
+
+LARGE_BOOK = "bench-large"
 
 
 def _free_port() -> int:
@@ -58,7 +61,8 @@ async def main() -> None:
         engine = open_database(settings)
         live_ratio = await live(client)
         imports = await bulk(client, sessions_of(engine), database_url(settings))
-        before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid))
+        before, highest = await memory(client, sessions_of(engine), psutil.Process(worker.pid), LARGE_BOOK)
+        again = await repeats(sessions_of(engine), LARGE_BOOK)
         loop = await forecasts(sessions_of(engine), database_url(settings))
         match_p99, scan_ratio = await match(sessions_of(engine))
         mined = await asyncio.to_thread(mining)
@@ -83,6 +87,8 @@ async def main() -> None:
         _verdict("first pass of mining / pandas", mined.ratio, 30)
         _verdict("mining of 100,000 trades", mined.seconds, 60, "s", at_least=False)
         _verdict("memory of mining 100,000 trades", mined.mebibytes, 2048, "MiB", at_least=False)
+        _verdict("trades read for mining, looked for repeats / not", again.reading, 1.5, at_least=False)
+        _verdict("closes attributed and looked for / attributed", again.attributing, 1.2, at_least=False)
         _verdict("mining ten times the trades / the trades, processor time", mined.growth, 10, at_least=False)
     finally:
         worker.terminate()

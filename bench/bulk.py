@@ -65,10 +65,10 @@ async def bulk(client: Client, sessions: Sessions, dsn: str) -> ImportFigures:
     )
 
 
-async def memory(client: Client, sessions: Sessions, worker: psutil.Process) -> tuple[float, float]:
-    """(MiB before, highest MiB) of the worker while a large import runs."""
+async def memory(client: Client, sessions: Sessions, worker: psutil.Process, book: str) -> tuple[float, float]:
+    """(MiB before, highest MiB) of the worker while a large import of this book runs."""
     before = highest = worker.memory_info().rss / 2**20
-    run = asyncio.create_task(_backfill(client, sessions, closes(f"bench-{uuid.uuid4().hex[:8]}", MEMORY_CLOSES)))
+    run = asyncio.create_task(_backfill(client, sessions, closes(book, MEMORY_CLOSES)))
     while not run.done():
         await asyncio.wait((run,), timeout=0.2)
         highest = max(highest, worker.memory_info().rss / 2**20)

@@ -159,9 +159,9 @@ def _show(report: ImportReport, excerpt: ImportExcerpt) -> None:
         err.print(f"still open: {_trades(still_open)} had not closed when the file was written, and were left out")
     if repeated := sum(b.repeated for b in report.books.values()):
         err.print(
-            f"again: {_trades(repeated)} of the same symbol, direction, size, PnL, time held, prices and scope "
-            f"{'is' if repeated == 1 else 'are'} on record under another id: lessons are mined from each once, karma "
-            "and weights count all of them",
+            f"again: {_trades(repeated)} {'is' if repeated == 1 else 'are'} on record under another id as well (by "
+            "default: the same symbol, direction, size, PnL, time held, prices and scope; policy mining.same_trade): "
+            "lessons are mined from each once, karma and weights count all of them",
             soft_wrap=True,
         )
     for book, row in excerpt.rejected:

@@ -86,6 +86,18 @@ async def test_an_empty_file(stack: StackProcess, content: str) -> None:
     assert text.status == 0
 
 
+async def test_trades_under_other_ids_are_counted_and_told(stack: StackProcess) -> None:
+    once = trades("im-again", 20)
+    copies = [row | {"position_id": f"copy-{row['position_id']}"} for row in once[:7]]
+    first = await stack.cli("import", "jsonl", "-", stdin=jsonl(once))
+    assert "again:" not in first.err
+    report = await stack.json("import", "jsonl", "-", stdin=jsonl(copies[:6]))
+    assert report["books"]["im-again"]["repeated"] == 6
+    text = await stack.cli("import", "jsonl", "-", stdin=jsonl(copies[6:]))
+    assert "again: 1 trade is on record under another id as well" in text.err
+    assert (text.status, first.status) == (0, 0)
+
+
 async def test_from_standard_input_into_two_books(stack: StackProcess) -> None:
     one, two = trades("im-one", 20), trades("im-two", 30)
     report = await stack.json("import", "jsonl", "-", stdin=jsonl([*one, *two]))
