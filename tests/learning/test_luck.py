@@ -1,7 +1,7 @@
 """The luck of periods and symbols against the same trade by trade, on random cells."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from closeloop.learning.candidates import CandidateTests, Periods
 from closeloop.learning.cube import iceberg_cube
 from closeloop.learning.lessons import candidate_lesson
+from closeloop.learning.selection import Selection
 from closeloop.learning.trades import Trade, group_of
 from closeloop.models.lessons import LessonStatus
 from closeloop.models.policy import MiningPolicy
@@ -132,6 +133,29 @@ def test_above_the_limit_a_p_is_not_raised_by_luck() -> None:
     by_trades, found = float(tests.p[candidate]), tests.weighed(candidate)
     tests.raise_p(np.array([candidate]), by_trades / 2)
     assert tests.p[candidate] == max(by_trades, found.by_day.p[0])
+
+
+def test_whatever_is_accepted_has_had_its_luck_weighed() -> None:
+    """Also where the family's threshold lies far above every significant p: few candidates, large edges."""
+    accepted = 0
+    for market in (Market(60, 3, 1.0), Market(200, 12, 1.0), Market(340, 30, 0.0)):
+        for seed in range(4):
+            trades = [
+                replace(each, rr=each.rr + 2.0 * (each.scope.get("z") == "v1")) for each in trades_of(market, seed)
+            ]
+            cube = iceberg_cube(group_of("k", "entry", trades), POLICY)
+            tests, again = CandidateTests(cube, POLICY), CandidateTests(cube, POLICY)
+            tests.run()
+            again.run()
+            selection = Selection([tests], POLICY)
+            selection.run()
+            for lesson in selection.accepted[0]:
+                [number] = [i for i in range(cube.size) if cube.named(i) == lesson.conditions]
+                by_trades, weighed = float(again.p[number]), again.weighed(number)
+                assert lesson.p == max(by_trades, weighed.by_day.p[0], weighed.by_luck.found.p[0])
+                again.split(number)
+                accepted += 1
+    assert accepted > 10
 
 
 def test_blocks_of_weeks_start_on_mondays_and_quarters_need_48_weeks() -> None:
