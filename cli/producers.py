@@ -130,7 +130,8 @@ def _print(views: list[ProducerView]) -> None:
         "(miscalibration) - RES (telling apart) + UNC (the hit rate's own variance), up to within-bin terms.\n"
         "log: log score in nats. "
         "ECE: mean gap between said and came true, beside what a perfect forecaster would show on as many. The\n"
-        "interval counts outcomes that overlap in time as fewer: each as the time since the one before, in horizons.\n"
+        "interval counts outcomes whose horizons overlap as fewer, by what they share with each other, and those of\n"
+        "several assets or horizons as if all of them moved as one: it is wider than it need be where they do not.\n"
         f"health: with its score; failed: share of the attempts of the last {views[0].health.window_days} days, and of "
         "all ever (heartbeats)."
     )

@@ -3,12 +3,14 @@
 Everything that :func:`performance` reports is computed from sums that add up: over the days of a window, over regimes,
 over workers. So the sums of a day are stored once, and a window costs a sum over days, however many outcomes it holds.
 
-Outcomes whose horizons overlap are not independent. Each outcome carries its share of an independent one, which adds
-up too; intervals and standard errors use the sum of the shares. The share is ``min(1, time since the previous target /
-horizon)`` within producer x asset x horizon (the first has 1), and is computed in SQL (``store/performance.py``). Their
-sum is the time that the forecasts cover together, in horizons: the sum of the "uniqueness" of Lopez de Prado (2018,
-ch. 4) for equal horizons. Rounded down it equals the largest number of outcomes that do not overlap, wherever forecasts
-are evenly spaced by a divisor of the horizon, or do not overlap.
+Outcomes whose horizons overlap are not independent: their returns share the part of the horizon that they have in
+common, and have it as their correlation. So n outcomes are worth n² / Σᵢⱼ (part shared) independent ones: the variance
+of their mean is that of so many (the "design effect" of Kish 1965). What an outcome adds to the double sum, its
+overlap, is 1 and twice the part shared with each earlier one of its producer x asset x horizon; it adds up over days
+and is computed in SQL (``store/performance.py``). Evenly spaced, k to a horizon, n are worth n / k, as many as do not
+overlap; at random times (a Poisson process) that many, too; where forecasts crowd into some hours, fewer: a mean over
+all of them is mostly one over these hours. What comes true is correlated less than returns are (signs 2/π arcsin), so
+on prices without memory they are not too many.
 """
 
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ BIN_EDGES: Final = tuple(k / BINS for k in range(1, BINS))
 COLUMNS: Final = (
     "outcomes",
     "correct",
-    "independent",
+    "overlap",
     "confidence",
     "confidence_squared",
     "confidence_correct",
@@ -38,14 +40,14 @@ COLUMNS: Final = (
     "log_score",
     "log_score_squared",
 )
-"""What is summed over the outcomes of a bin, the last axis of every array of sums: 1, correct (0 or 1), share of an
-independent outcome, p, p², p where correct, (p - correct)⁴, log score, its square. The sum of the Brier scores is not
-stored: it is Σp² - 2 Σp·correct + Σcorrect."""
+"""What is summed over the outcomes of a bin, the last axis of every array of sums: 1, correct (0 or 1), overlap (see
+the module), p, p², p where correct, (p - correct)⁴, log score, its square. The sum of the Brier scores is not stored:
+it is Σp² - 2 Σp·correct + Σcorrect."""
 
 ALL: Final = -1
 """The code that stands for all assets, all horizons, or all regimes that forecasts named."""
 
-_INDEPENDENT: Final = COLUMNS.index("independent")
+_OVERLAP: Final = COLUMNS.index("overlap")
 _MIN_CONFIDENCE_VARIANCE: Final = 1e-10  # below which sums cannot tell it from rounding: a deviation of 1e-5
 
 
@@ -62,7 +64,7 @@ def sums(
     group: NDArray[np.int64],
     confidence: NDArray[np.float64],
     correct: NDArray[np.bool_],
-    independent: NDArray[np.float64],
+    overlap: NDArray[np.float64],
     groups: int,
 ) -> NDArray[np.float64]:
     """Sums of ``groups`` groups of outcomes, shape (groups, BINS, len(COLUMNS)); ``group`` codes 0 to groups - 1."""
@@ -70,7 +72,7 @@ def sums(
     columns = {
         "outcomes": np.ones(len(confidence)),
         "correct": correct.astype(np.float64),
-        "independent": independent,
+        "overlap": overlap,
         "confidence": confidence,
         "confidence_squared": confidence**2,
         "confidence_correct": np.where(correct, confidence, 0.0),
@@ -104,8 +106,9 @@ def with_all(keys: NDArray[np.int64], sums: NDArray[np.float64]) -> tuple[NDArra
 
     ``keys`` (streams, 4) codes producer, asset, horizon, regime, none of them negative, each row once; returns keys and
     sums with the further rows. Regimes add up in every column. Over assets and horizons, outcomes of one time overlap,
-    and assets move together: there the number of independent outcomes is that of the richest (asset, horizon), its
-    bins scaled down alike. That is the smallest number they can be worth; the sum would be the largest.
+    and assets move together, by an amount that is not measured: there the standard errors of the streams (asset x
+    horizon) are added up, √overlap each, as if all of them moved as one. No correlation between them makes it larger,
+    so the outcomes are never worth fewer than that; where assets move apart they are worth more.
     """
     any_regime = keys.copy()
     any_regime[:, 3] = ALL
@@ -115,15 +118,17 @@ def with_all(keys: NDArray[np.int64], sums: NDArray[np.float64]) -> tuple[NDArra
     all_keys, all_sums = [keys], [sums]
     if not len(keys):
         return keys, sums
-    of_stream = sums[:, :, _INDEPENDENT].sum(axis=1)
+    of_bin = np.sqrt(sums[:, :, _OVERLAP])
+    of_stream = np.sqrt(sums[:, :, _OVERLAP].sum(axis=1))
     for pooled in ([1], [2], [1, 2]):
         pool_keys = keys.copy()
         pool_keys[:, pooled] = ALL
         pools, order, starts = _grouped(pool_keys)
         pool_sums = np.add.reduceat(sums[order], starts, axis=0)
-        richest = np.maximum.reduceat(of_stream[order], starts)
-        together = np.add.reduceat(of_stream[order], starts)
-        pool_sums[:, :, _INDEPENDENT] *= (richest / np.maximum(together, np.finfo(np.float64).tiny))[:, None]
+        of_pool = np.add.reduceat(of_stream[order], starts) ** 2
+        bins = np.add.reduceat(of_bin[order], starts, axis=0) ** 2
+        # The bins add up to what the pool has: never to more than it (Minkowski's inequality), so that each is raised.
+        pool_sums[:, :, _OVERLAP] = bins * (of_pool / bins.sum(axis=1))[:, None]
         all_keys.append(pools)
         all_sums.append(pool_sums)
     return np.concatenate(all_keys), np.concatenate(all_sums)
@@ -143,7 +148,7 @@ def _grouped(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
 class Performance:
     """Scores of g groups of outcomes, an array (g,) each; NaN where undefined, or on fewer outcomes than are needed.
 
-    ``independent``: outcomes that do not overlap (see the module), whole, from 1 to ``outcomes``; the
+    ``independent``: as many as the outcomes are worth (see the module), whole, from 1 to ``outcomes``; the
     Wilson 95 % interval ``hit_low``, ``hit_high`` and the standard errors ``*_se`` use it.
     ``brier`` = ``reliability`` - ``resolution`` + ``uncertainty`` + ``within_bin_variance`` -
     ``within_bin_covariance`` (Murphy 1973; Stephenson, Coelho & Jolliffe 2008), an identity.
@@ -177,9 +182,9 @@ class Performance:
 
 def performance(sums: NDArray[np.float64], producers: ProducersPolicy) -> Performance:
     """Performance of g groups from their sums, shape (g, BINS, len(COLUMNS)); on fewer outcomes only the counts."""
-    n, hits, shares, p, pp, po, brier_squared, logs, logs_squared = (sums[:, :, i] for i in range(len(COLUMNS)))
+    n, hits, overlap, p, pp, po, brier_squared, logs, logs_squared = (sums[:, :, i] for i in range(len(COLUMNS)))
     total, total_hits = n.sum(axis=1), hits.sum(axis=1)
-    independent = _whole(shares.sum(axis=1), total)
+    independent = _worth(total, overlap.sum(axis=1))
     known = total >= producers.min_outcomes
     with np.errstate(divide="ignore", invalid="ignore"):
 
@@ -220,14 +225,15 @@ def performance(sums: NDArray[np.float64], producers: ProducersPolicy) -> Perfor
             log_score=log_mean,
             log_score_se=standard_error(log_mean, mean(logs_squared)),
             calibration_error=mean(n * gap),
-            calibration_error_if_perfect=mean(n * _mean_deviation(_whole(shares, n), bin_p)),
+            calibration_error_if_perfect=mean(n * _mean_deviation(_worth(n, overlap), bin_p)),
             correlation=pearson_of(covariance, np.where(varies, variance, np.nan), hit_rate * (1 - hit_rate)),
         )
 
 
-def _whole(shares: NDArray[np.float64], outcomes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Independent outcomes, rounded down, but for the rounding of the shares themselves; at least 1 where any."""
-    return np.clip(np.floor(shares + 1e-6), np.minimum(outcomes, 1.0), outcomes)
+def _worth(outcomes: NDArray[np.float64], overlap: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Independent outcomes, rounded down, but for the rounding of the sums themselves; at least 1 where any."""
+    worth = outcomes**2 / np.maximum(overlap, np.finfo(np.float64).tiny)
+    return np.clip(np.floor(worth + 1e-6), np.minimum(outcomes, 1.0), outcomes)
 
 
 def _counts(column: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -263,7 +269,7 @@ class Bin:
 def reliability(sums: NDArray[np.float64]) -> list[Bin]:
     """The reliability diagram of one group from its sums, shape (BINS, len(COLUMNS)): all ten bins, in order."""
     n, hits, p = (sums[:, COLUMNS.index(name)] for name in ("outcomes", "correct", "confidence"))
-    independent = _whole(sums[:, _INDEPENDENT], n)
+    independent = _worth(n, sums[:, _OVERLAP])
     with np.errstate(invalid="ignore"):
         rate, mean = hits / n, p / n
     low, high = wilson_intervals(rate, independent)

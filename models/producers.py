@@ -49,7 +49,7 @@ class PerformanceReport(BaseModel):
 class Scores(BaseModel):
     """Scores over the outcomes of a slice (learning/calibration.py); null where undefined, or on too few outcomes.
 
-    ``independent``: the time that outcomes cover together, in horizons (see there), which intervals (95 %) and standard
+    ``independent``: as many independent outcomes as they are worth (see there), which intervals (95 %) and standard
     errors count; ``abstentions`` are no outcomes.
     """
 
@@ -282,7 +282,7 @@ class ProducerDayBin(SQLModel, table=True):
     bin: int = Col(sa_column=Column(SmallInteger, nullable=False))
     outcomes: int = Col(sa_column=Column(Integer, nullable=False))
     correct: int = Col(sa_column=Column(Integer, nullable=False))
-    independent: float = Col(sa_column=Column(Double, nullable=False))
+    overlap: float = Col(sa_column=Column(Double, nullable=False))
     confidence: float = Col(sa_column=Column(Double, nullable=False))
     confidence_squared: float = Col(sa_column=Column(Double, nullable=False))
     confidence_correct: float = Col(sa_column=Column(Double, nullable=False))

@@ -18,35 +18,53 @@ _KEYS = "producer_id, asset, horizon, regime"
 _SUMS = ", ".join(COLUMNS)
 _TOTALS = ", ".join(f"sum({c})::float8 AS {c}" for c in COLUMNS)
 
-# An outcome's share of an independent one: the time since the previous target of its stream (the same producer, asset
-# and horizon), in horizons, at most 1. Streams are told apart by a 64-bit hash, which sorts in half the time of their
-# names; that two of a book's streams share one has a chance of 1 in 10^12 for 6,000 of them.
+# An outcome's overlap: of its stream (the same producer, asset and horizon) the part of the horizon in common with each
+# outcome, twice if its target lies before, once if it is the same, as is its own. ``at`` is in microseconds since the
+# start of the range, ``length`` in microseconds; outcomes before the range count only as earlier ones. Streams are told
+# apart by a 64-bit hash, which sorts in half the time of their names; that two of a book's streams share one has a
+# chance of 1 in 10^12 for 6,000 of them.
+_RANGES = "unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)"
+_IN_RANGE = (
+    "JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at AND o.target_at < r.to_at "
+    "AND NOT o.shadow"
+)
 _SUMS_FROM_OUTCOMES = f"""
-    SELECT o.day, o.producer_id, o.asset, o.horizon, o.regime,
-           width_bucket(o.confidence, CAST('{{{", ".join(map(str, BIN_EDGES))}}}' AS float8[])) AS bin,
-           count(*) AS outcomes, count(*) FILTER (WHERE direction_correct) AS correct,
-           sum(coalesce(least(1.0, date_part('epoch', target_at - before) / date_part('epoch', target_at - issued_at)),
-                        1.0)) AS independent,
+    SELECT target_at::date AS day, producer_id, asset, horizon, coalesce(regime, '') AS regime,
+           width_bucket(confidence, CAST('{{{", ".join(map(str, BIN_EDGES))}}}' AS float8[])) AS bin,
+           count(*) AS outcomes, count(*) FILTER (WHERE direction_correct) AS correct, sum(overlap) AS overlap,
            sum(confidence) AS confidence, sum(confidence * confidence) AS confidence_squared,
            coalesce(sum(confidence) FILTER (WHERE direction_correct), 0) AS confidence_correct,
            sum(brier_score * brier_score) AS brier_squared, sum(log_score) AS log_score,
            sum(log_score * log_score) AS log_score_squared
     FROM (
-        SELECT o.target_at::date AS day, o.producer_id, o.asset, o.horizon, coalesce(o.regime, '') AS regime,
-               o.confidence, o.direction_correct, o.issued_at, o.target_at, o.brier_score, o.log_score,
-               coalesce(
-                   lag(o.target_at) OVER (
-                       PARTITION BY hash_record_extended(ROW(o.producer_id, o.asset, o.horizon, r.from_at), 0)
-                       ORDER BY o.target_at, o.forecast_id
-                   ),
-                   (SELECT max(p.target_at) FROM forecast_outcomes p
-                    WHERE p.book_id = o.book_id AND p.producer_id = o.producer_id AND p.asset = o.asset
-                      AND p.horizon = o.horizon AND p.target_at < r.from_at AND NOT p.shadow)
-               ) AS before
-        FROM unnest(CAST(:from_at AS timestamptz[]), CAST(:to_at AS timestamptz[])) AS r (from_at, to_at)
-        JOIN forecast_outcomes o ON o.book_id = :book AND o.target_at >= r.from_at AND o.target_at < r.to_at
-        WHERE NOT o.shadow
-    ) o GROUP BY 1, 2, 3, 4, 5, 6
+        SELECT *, 2 * (count(*) OVER until - (count(*) OVER until * at::float8 - sum(at) OVER until) / length)
+                  - count(*) OVER together AS overlap
+        FROM (
+            SELECT *, hash_record_extended(ROW(producer_id, asset, horizon, from_at), 0) AS stream,
+                   (date_part('epoch', target_at - from_at) * 1000000)::bigint AS at,
+                   date_part('epoch', target_at - issued_at) * 1000000 AS length
+            FROM (
+                SELECT r.from_at, o.producer_id, o.asset, o.horizon, o.regime, o.confidence, o.direction_correct,
+                       o.issued_at, o.target_at, o.brier_score, o.log_score
+                FROM {_RANGES} {_IN_RANGE}
+                UNION ALL
+                SELECT s.from_at, p.* FROM (
+                    SELECT DISTINCT r.from_at, o.producer_id, o.asset, o.horizon, o.target_at - o.issued_at AS length
+                    FROM {_RANGES} {_IN_RANGE}
+                ) s CROSS JOIN LATERAL (
+                    SELECT p.producer_id, p.asset, p.horizon, p.regime, p.confidence, p.direction_correct,
+                           p.issued_at, p.target_at, p.brier_score, p.log_score
+                    FROM forecast_outcomes p
+                    WHERE p.book_id = :book AND p.producer_id = s.producer_id AND p.asset = s.asset
+                      AND p.horizon = s.horizon AND NOT p.shadow
+                      AND p.target_at < s.from_at AND p.target_at > s.from_at - s.length
+                    OFFSET 0  -- one look into the index for each stream
+                ) p
+            ) spoken
+        ) placed
+        WINDOW until AS (PARTITION BY stream ORDER BY at / length RANGE BETWEEN 1 PRECEDING AND CURRENT ROW),
+               together AS (PARTITION BY stream ORDER BY at / length RANGE BETWEEN CURRENT ROW AND CURRENT ROW)
+    ) weighed WHERE at >= 0 GROUP BY 1, 2, 3, 4, 5, 6
 """  # noqa: S608
 _PAIR_SUMS = ", ".join(PAIR_COLUMNS)
 _PAIR_TOTALS = ", ".join(f"sum({c})::bigint AS {c}" for c in PAIR_COLUMNS)

@@ -226,13 +226,14 @@ MARK_DAYS = """
         FROM new WHERE NOT shadow
     ), days AS (
         SELECT book_id, day FROM streams UNION SELECT book_id, pair_day FROM streams
-        UNION SELECT s.book_id, o.day FROM streams s CROSS JOIN LATERAL (
-            -- an outcome's share of an independent one depends on the one before it, maybe of an earlier day
-            SELECT min(o.target_at)::date AS day FROM forecast_outcomes o
-            WHERE o.book_id = s.book_id AND o.producer_id = s.producer_id AND o.asset = s.asset
-              AND o.horizon = s.horizon AND NOT o.shadow
-              AND o.target_at >= s.day + 1 AND o.target_at < s.day + 1 + s.length
-        ) o WHERE o.day IS NOT NULL
+        UNION SELECT s.book_id, d.day::date FROM streams s CROSS JOIN LATERAL
+            -- an outcome overlaps those of the horizon before it, maybe of earlier days
+            generate_series(s.day + interval '1 day', s.day + interval '1 day' + s.length, interval '1 day') AS d (day)
+        WHERE EXISTS (
+            SELECT 1 FROM forecast_outcomes o WHERE o.book_id = s.book_id AND o.producer_id = s.producer_id
+              AND o.asset = s.asset AND o.horizon = s.horizon AND NOT o.shadow AND o.target_at >= d.day
+              AND o.target_at < least(d.day + interval '1 day', s.day + interval '1 day' + s.length)
+        )
     ), marked AS (
         INSERT INTO performance_due (book_id, day) SELECT book_id, day FROM days ORDER BY book_id, day
         -- an update even where the day is marked: who adds the day up meanwhile waits for this transaction's outcomes

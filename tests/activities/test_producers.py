@@ -56,18 +56,17 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
     return max(0.0, float(low)), min(1.0, float(high))
 
 
-def shares(outcomes: Sequence[Row]) -> dict[str, float]:
-    """Of each outcome the part of its horizon since the target of the one before it, at most all of it."""
+def overlaps(outcomes: Sequence[Row]) -> dict[str, float]:
+    """Of each outcome 1, and of each of its stream the part of the horizon in common: twice if it is an earlier one."""
     found = {}
     streams = defaultdict(list)
     for o in outcomes:
         streams[o["producer_id"], o["asset"], o["horizon"]].append(o)
     for stream in streams.values():
-        before = None
-        for o in sorted(stream, key=lambda o: (o["target_at"], o["forecast_id"])):
-            apart = 1.0 if before is None else (o["target_at"] - before) / (o["target_at"] - o["issued_at"])
-            found[o["forecast_id"]] = min(1.0, apart)
-            before = o["target_at"]
+        for o in stream:
+            length = o["target_at"] - o["issued_at"]
+            apart = [(o["target_at"] - other["target_at"]) / length for other in stream]
+            found[o["forecast_id"]] = math.fsum((2 if a else 1) * (1 - a) for a in apart if 0 <= a < 1)
     return found
 
 
@@ -80,7 +79,7 @@ def slices(o: Row) -> Iterator[tuple[str, str, str, str]]:
 
 def plain_performance(outcomes: Sequence[Row], as_of: datetime) -> dict[tuple[str, str, str, str], dict[str, Any]]:
     known = [o for o in outcomes if o["target_at"] <= as_of]
-    share = shares(known)
+    overlap = overlaps(known)
     members = defaultdict(list)
     for o in known:
         if o["target_at"] > as_of - WINDOW:
@@ -91,8 +90,8 @@ def plain_performance(outcomes: Sequence[Row], as_of: datetime) -> dict[tuple[st
         n = len(group)
         by_pair = defaultdict(float)
         for o in group:
-            by_pair[o["asset"], o["horizon"]] += share[o["forecast_id"]]
-        independent = min(n, max(1, math.floor(max(by_pair.values()) + 1e-6)))
+            by_pair[o["asset"], o["horizon"]] += overlap[o["forecast_id"]]
+        independent = max(1, math.floor(n**2 / math.fsum(map(math.sqrt, by_pair.values())) ** 2 + 1e-6))
         row: dict[str, Any] = {"outcomes": n, "correct": sum(o["direction_correct"] for o in group)}
         row["independent"] = independent
         said = [(o["confidence"], o["direction_correct"]) for o in group]
@@ -304,19 +303,43 @@ async def test_a_recalibration_is_never_of_an_earlier_instant_than_the_one_befor
     assert [row["as_of"] for row in maps] == [END, END]
 
 
-async def test_a_late_outcome_changes_the_share_of_one_on_a_later_day(floor: Floor) -> None:
-    """Over three days, an hour apart; the late one lies between them, a day before the last."""
+async def test_a_late_outcome_overlaps_those_of_later_days(floor: Floor) -> None:
+    """Over three days; the late one lies less than that before the second and the third, and three before the last."""
     await floor.trade("ADA/BTC", every(HOUR / 2, T0, T0 + 9 * DAY), HOUR / 2)
-    await floor.record(forecast("a", horizon="3d"), forecast("c", horizon="3d", issued_at=T0 + 4 * DAY))
-    as_of = T0 + 8 * DAY
+    after = {"a": 0.5, "c": 3.0, "d": 5.0, "e": 5.5}
+    await floor.record(*(forecast(name, horizon="3d", issued_at=T0 + days * DAY) for name, days in after.items()))
+    as_of = T0 + 9 * DAY
     await floor.resolve(as_of)
     await floor.perform(as_of)
     await floor.record(forecast("b", horizon="3d", issued_at=T0 + 2.5 * DAY))
     await floor.resolve(as_of)
-    assert (await floor.perform(as_of)).days == 2  # its own, and that of the one after
+    assert (await floor.perform(as_of)).days == 3  # its own, and of what follows those nearer than three days
     await assert_as_computed(floor, as_of)
-    [shared] = await floor.sql("SELECT sum(independent) AS n FROM producer_daily_bins")
-    assert shared["n"] == pytest.approx(1 + 2.5 / 3 + 1.5 / 3)
+    rows = await floor.sql("SELECT day, sum(overlap) AS n FROM producer_daily_bins GROUP BY day ORDER BY day")
+    days = [((T0 + (3 + days) * DAY).date(), days) for days in (0.5, 2.5, 3.0, 5.0, 5.5)]
+    overlap = [
+        1 + sum(2 * max(0.0, 1 - (mine - other) / 3) for _, other in days[:i]) for i, (_, mine) in enumerate(days)
+    ]
+    wanted: dict[Any, float] = defaultdict(float)
+    for (day, _), one in zip(days, overlap, strict=True):
+        wanted[day] += one
+    assert [(row["day"], row["n"]) for row in rows] == [(day, pytest.approx(n)) for day, n in wanted.items()]
+
+
+async def test_a_late_outcome_before_midnight_overlaps_that_after_it(floor: Floor) -> None:
+    await floor.trade("ADA/BTC", every(HOUR / 4, T0, T0 + 3 * DAY), HOUR / 4)
+    midnight = T0 + 2 * DAY
+    after = forecast("after", horizon="1h", issued_at=midnight - HOUR / 2)
+    alone = forecast("alone", horizon="1h", issued_at=midnight + HOUR)
+    await floor.record(after, alone)
+    as_of = T0 + 3 * DAY
+    await floor.resolve(as_of)
+    await floor.perform(as_of)
+    await floor.record(forecast("before", horizon="1h", issued_at=midnight - 1.25 * HOUR))
+    await floor.resolve(as_of)
+    assert (await floor.perform(as_of)).days == 2
+    rows = await floor.sql("SELECT sum(overlap) AS n FROM producer_daily_bins GROUP BY day ORDER BY day")
+    assert [row["n"] for row in rows] == pytest.approx([1, 2 + 2 * 0.25])
 
 
 async def test_of_other_books_and_of_the_shadow_nothing_is_counted(floor: Floor) -> None:

@@ -390,7 +390,12 @@ async def test_producers_and_their_calibration(resolved: StackProcess, tmp_path:
     assert "There is no producer x" in (await resolved.cli("producers", *BOOK, "--before", "x")).sentence()
     [none] = [r for r in await resolved.json("producers", *BOOK, "--asset", "X") if r["producer_id"] == "seer"]
     assert (none["outcomes"], none["hit_rate"], none["bins"]) == (0, None, [])
-    assert "seer" in (await resolved.cli("producers", *BOOK)).out
+    plain = await resolved.cli("producers", *BOOK)
+    assert "seer" in plain.out
+    assert (
+        "The interval counts outcomes whose horizons overlap as fewer, by what they share with each other, and those "
+        "of several assets or horizons as if all of them moved as one"
+    ) in " ".join(plain.out.split())
 
     drawn = await resolved.cli("producers", "calibration", "seer", *BOOK, "--plot", tmp_path / "seer.svg", "--json")
     found = drawn.json()
@@ -473,6 +478,35 @@ async def test_the_meta_producer_waits_for_an_operator(resolved: StackProcess) -
     for nothing in ("x", "0", "9" * 30):
         refused = await resolved.cli("meta", "decisions", *BOOK, "--before", nothing)
         assert f"There is no decision {nothing}" in refused.sentence()
+
+
+async def test_the_gate_opens_and_outcomes_count_as_the_legend_says(stack: StackProcess, tmp_path: Path) -> None:
+    """Seven producers, four forecasts an hour over one hour, of two assets that move as one: worth one an hour."""
+    book, assets = ("--book", "cli-gate"), ("GATE/BTC", "GATE/ETH")
+    (tmp_path / "prices.csv").write_text(candle_file())
+    for asset in assets:
+        await stack.json("prices", "import", tmp_path / "prices.csv", "--asset", asset, "--interval", "5m")
+    rows = [
+        said(
+            f"{producer}-{asset}-{quarter}", book="cli-gate", producer_id=f"p{producer}", asset=asset,
+            issued_at=(T0 + quarter * HOUR / 4).isoformat(),
+        )
+        for producer, asset, quarter in product(range(7), assets, range(80))
+    ]  # fmt: skip
+    assert (await stack.cli("forecasts", "add", "-", "--json", stdin=lines(*rows[:480]))).status == 0
+    await stack.json("forecasts", "resolve", *AS_OF)
+    closed = await stack.cli("meta", "status", *book)
+    assert "Gate: closed, 480 of 500 outcomes: 20 more before it speaks." in closed.out
+    assert (await stack.cli("forecasts", "add", "-", "--json", stdin=lines(*rows[480:]))).status == 0
+    await stack.json("forecasts", "resolve", *AS_OF)
+    plain = await stack.cli("meta", "status", *book)
+    assert "Gate: open, passed with 1120 outcomes (500 are needed)." in plain.out
+    assert "'closeloop meta propose --book cli-gate' proposes to leave shadow." in plain.out
+    for narrowed, outcomes in (((), 160), (("--asset", assets[0]), 80)):
+        scored = await stack.json("producers", *book, *narrowed)
+        assert {(row["producer_id"], row["outcomes"], row["independent"]) for row in scored} == {
+            (f"p{producer}", outcomes, 20) for producer in range(7)
+        }
 
 
 async def test_where_there_is_nothing(stack: StackProcess) -> None:

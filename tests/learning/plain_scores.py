@@ -81,16 +81,17 @@ def isotonic(outcomes: Sequence[Outcome]) -> Callable[[float], float]:
     return mapped
 
 
-def independent_shares(
+def overlaps(
     stream: NDArray[np.int64], target_at: NDArray[np.int64], horizon: NDArray[np.int64] | int
 ) -> NDArray[np.float64]:
-    """What each outcome adds to the number of independent ones, as the SQL of store/producers.py computes it."""
-    order = np.lexsort((target_at, stream))
-    ordered_stream, ordered_target = stream[order], target_at[order]
-    lengths = np.broadcast_to(np.asarray(horizon), stream.shape)[order]
-    ordered = np.ones(len(stream))
-    follows = ordered_stream[1:] == ordered_stream[:-1]
-    ordered[1:][follows] = np.minimum(1.0, np.diff(ordered_target)[follows] / lengths[1:][follows])
-    shares = np.empty(len(stream))
-    shares[order] = ordered
-    return shares
+    """What each outcome shares with itself, once, with those of its time, once, and with earlier ones, twice.
+
+    In parts of the horizon, as the SQL of store/performance.py computes it.
+    """
+    lengths = np.broadcast_to(np.asarray(horizon), stream.shape)
+    found = np.empty(len(stream))
+    for one in np.unique(stream):
+        mine = np.flatnonzero(stream == one)
+        apart = (target_at[mine][:, None] - target_at[mine]) / lengths[mine][:, None]
+        found[mine] = (np.clip(1 - apart, 0, 1) * np.where(apart > 0, 2, apart == 0)).sum(axis=1)
+    return found

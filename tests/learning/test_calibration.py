@@ -3,7 +3,7 @@
 import math
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from statistics import fmean
 
@@ -29,7 +29,7 @@ from closeloop.learning.calibration import (
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.policy import ProducersPolicy
 from tests.learning import plain_scores
-from tests.learning.plain_scores import Outcome, independent_shares
+from tests.learning.plain_scores import Outcome, overlaps
 
 untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 HOUR = 3_600_000_000
@@ -43,14 +43,14 @@ confidences = st.one_of(st.integers(0, 20).map(lambda k: k / 20), st.floats(0, 1
 outcome_lists = st.lists(st.tuples(confidences, st.booleans()), min_size=1, max_size=60)
 
 
-def summed(outcomes: Sequence[Outcome], share: float = 1.0) -> NDArray[np.float64]:
+def summed(outcomes: Sequence[Outcome], overlap: float = 1.0) -> NDArray[np.float64]:
     """Sums of one group, shape (1, BINS, columns)."""
     p, o = np.array([p for p, _ in outcomes]), np.array([o for _, o in outcomes])
-    return sums(np.zeros(len(p), np.int64), p, o, np.full(len(p), share), 1)
+    return sums(np.zeros(len(p), np.int64), p, o, np.full(len(p), overlap), 1)
 
 
-def scored(outcomes: Sequence[Outcome], share: float = 1.0) -> Performance:
-    return performance(summed(outcomes, share), OF_ANY)
+def scored(outcomes: Sequence[Outcome], overlap: float = 1.0) -> Performance:
+    return performance(summed(outcomes, overlap), OF_ANY)
 
 
 def same(one: Performance, other: Performance, abs_: float = 1e-9) -> bool:
@@ -217,29 +217,12 @@ def test_the_error_if_perfect_is_the_mean_of_binomials(bins: list[tuple[int, int
 # -- outcomes that overlap ---------------------------------------------------------------------------------------------
 
 
-def shares(targets: Sequence[int], horizon: int) -> NDArray[np.float64]:
-    return independent_shares(np.zeros(len(targets), np.int64), np.array(targets, np.int64), horizon)
-
-
-@given(st.lists(st.integers(0, 500), min_size=1, max_size=40), st.integers(1, 60))
-def test_shares_add_up_to_the_time_covered_in_horizons(targets: list[int], horizon: int) -> None:
-    covered = {moment for t in targets for moment in range(t - horizon, t)}
-    assert shares(targets, horizon).sum() == pytest.approx(len(covered) / horizon)
-
-
-@given(st.lists(st.integers(0, 500), min_size=1, max_size=40, unique=True), st.integers(1, 60))
-def test_as_many_as_do_not_overlap_or_more(targets: list[int], horizon: int) -> None:
-    assert math.floor(shares(targets, horizon).sum() + 1e-9) >= apart(targets, horizon)
-
-
-@given(st.integers(1, 12), st.integers(1, 300), st.integers(1, 5))
-def test_evenly_spaced_they_are_as_many_as_do_not_overlap(per_horizon: int, n: int, step: int) -> None:
-    targets = [i * step for i in range(n)]
-    outcomes = [(0.5, True)] * n
-    p, o = np.array([p for p, _ in outcomes]), np.array([o for _, o in outcomes])
-    horizon = per_horizon * step
-    found = performance(sums(np.zeros(n, np.int64), p, o, shares(targets, horizon), 1), OF_ANY)
-    assert found.independent[0] == apart(targets, horizon)
+def worth(targets: Sequence[int], horizon: int) -> int:
+    """Independent outcomes of one stream, as they are counted."""
+    n = len(targets)
+    found = overlaps(np.zeros(n, np.int64), np.array(targets, np.int64), horizon)
+    rows = sums(np.zeros(n, np.int64), np.full(n, 0.5), np.ones(n, np.bool_), found, 1)
+    return int(performance(rows, OF_ANY).independent[0])
 
 
 def apart(targets: Sequence[int], horizon: int) -> int:
@@ -251,42 +234,120 @@ def apart(targets: Sequence[int], horizon: int) -> int:
     return count
 
 
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=40), st.integers(1, 60))
+def test_overlaps_add_up_to_what_all_pairs_share(targets: list[int], horizon: int) -> None:
+    shared = [max(0, horizon - abs(a - b)) / horizon for a in targets for b in targets]
+    found = overlaps(np.zeros(len(targets), np.int64), np.array(targets), horizon)
+    assert found.sum() == pytest.approx(math.fsum(shared))
+    assert worth(targets, horizon) == max(1, math.floor(len(targets) ** 2 / math.fsum(shared) + 1e-6))
+
+
+@given(st.integers(1, 12), st.integers(1, 300), st.integers(1, 5))
+def test_evenly_spaced_they_are_as_many_as_do_not_overlap(per_horizon: int, n: int, step: int) -> None:
+    targets = [i * step for i in range(n)]
+    most = apart(targets, per_horizon * step)
+    assert most - 1 <= worth(targets, per_horizon * step) <= most
+
+
+@pytest.mark.parametrize("per_horizon", [0.5, 1, 3, 12])
+def test_at_random_times_they_are_as_many_as_do_not_overlap(per_horizon: float) -> None:
+    rng = np.random.default_rng(1)
+    targets = np.sort(rng.integers(0, 2000 * HOUR, round(2000 * per_horizon))).tolist()
+    assert worth(targets, HOUR) == pytest.approx(apart(targets, HOUR), rel=0.05)
+
+
+def test_a_busy_stretch_counts_as_what_it_is() -> None:
+    """100 alone, and 200 within ten horizons: a mean over all is mostly one over these ten."""
+    targets = [*range(0, 20000, 200), *range(5050, 6050, 5)]
+    assert apart(targets, 100) > 100
+    assert 20 < worth(targets, 100) < 30
+
+
 def test_streams_and_horizons_do_not_mix_and_order_does_not_matter() -> None:
     rng = np.random.default_rng(9)
     stream = rng.integers(0, 5, 300)
     target = rng.permutation(3000)[:300]
     horizon = np.array([10, 20, 50, 100, 200])[stream]
-    found = independent_shares(stream, target, horizon)
+    found = overlaps(stream, target, horizon)
     for s in range(5):
-        assert np.allclose(found[stream == s], shares(target[stream == s].tolist(), int(horizon[stream == s][0])))
+        mine = stream == s
+        alone = overlaps(np.zeros(mine.sum(), np.int64), target[mine], int(horizon[mine][0]))
+        assert np.allclose(found[mine], alone)
     order = rng.permutation(300)
-    assert np.allclose(independent_shares(stream[order], target[order], horizon[order]), found[order])
+    assert np.allclose(overlaps(stream[order], target[order], horizon[order]), found[order])
 
 
-def test_intervals_of_overlapping_outcomes_hold_the_truth() -> None:
-    """Longs on a random walk, twelve of them a horizon: a true hit rate of one half."""
+def even(rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.arange(0, 80, 1 / 12)
+
+
+def poisson(rng: np.random.Generator) -> NDArray[np.float64]:
+    return rng.uniform(0, 100, rng.poisson(100))
+
+
+def irregular(rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.cumsum(rng.uniform(0.1, 1.9, 100))
+
+
+def sessions(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Eight hours of a day, every ten minutes, over four hours."""
+    return (6 * np.arange(30)[:, None] + np.arange(0, 2, 1 / 24)).ravel()
+
+
+def bursts(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Of one to 200 forecasts each, most of them small."""
+    starts = rng.uniform(0, 200, 100)
+    sizes = np.minimum(1 + (2 * rng.pareto(1.2, 100)).astype(int), 200)
+    return np.repeat(starts, sizes) + rng.uniform(0, 0.2, sizes.sum())
+
+
+def busy_stretch(rng: np.random.Generator) -> NDArray[np.float64]:
+    return np.concatenate([np.arange(0, 200, 2.0), np.arange(90, 100, 1 / 20)])
+
+
+@pytest.mark.parametrize(
+    ("issued", "of_disjoint", "of_all"),
+    # The share of intervals that hold the truth, in percent: with the outcomes that do not overlap, and with all.
+    [
+        (even, 98, 49),
+        (poisson, 96, 84),
+        (irregular, 97, 88),
+        (sessions, 99, 35),
+        (bursts, 59, 21),
+        (busy_stretch, 67, 44),
+    ],
+)
+def test_intervals_hold_the_truth_whenever_forecasts_are_issued(
+    issued: Callable[[np.random.Generator], NDArray[np.float64]], of_disjoint: int, of_all: int
+) -> None:
+    """Longs on a random walk, over a horizon of 1: a true hit rate of one half."""
     rng = np.random.default_rng(4)
-    walks, steps, horizon = 400, 960, 12
-    path = np.cumsum(rng.normal(size=(walks, steps + horizon)), axis=1)
-    o = (path[:, horizon:] > path[:, :-horizon]).ravel()
-    group = np.repeat(np.arange(walks), steps)
-    share = independent_shares(group, np.tile(np.arange(steps), walks), horizon)
+    walks, ticks = 300, 240
+    all_hits, group, targets, most = [], [], [], []
+    for walk in range(walks):
+        at = np.rint(np.sort(issued(rng)) * ticks).astype(np.int64)
+        path = np.cumsum(rng.normal(size=at[-1] + ticks + 1))
+        all_hits.append(path[at + ticks] > path[at])
+        group.append(np.full(len(at), walk))
+        targets.append(at + ticks)
+        most.append(np.full(len(at), apart(targets[-1].tolist(), ticks) / len(at)))
+    o, of = np.concatenate(all_hits), np.concatenate(group)
     p = np.full(len(o), 0.5)
     holds = []
-    for of in (share, np.ones(len(o))):
-        found = performance(sums(group, p, o, of, walks), POLICY)
-        holds.append(np.mean((found.hit_low <= 0.5) & (found.hit_high >= 0.5)))
-    assert holds[0] > 0.93
-    assert holds[1] < 0.6  # as if they were independent
+    for overlap in (overlaps(of, np.concatenate(targets), ticks), 1 / np.concatenate(most), np.ones(len(o))):
+        found = performance(sums(of, p, o, overlap, walks), POLICY)
+        holds.append(100 * np.mean((found.hit_low <= 0.5) & (found.hit_high >= 0.5)))
+    assert 94 < holds[0] <= 100
+    assert holds[1:] == pytest.approx([of_disjoint, of_all], abs=4)
 
 
 def test_repeating_every_forecast_adds_no_certainty() -> None:
     rng = np.random.default_rng(8)
     target, p, o = np.arange(50) * HOUR, rng.random(50), rng.random(50) < 0.5
     zeros = np.zeros(200, np.int64)
-    once = performance(sums(zeros[:50], p, o, shares(target.tolist(), HOUR), 1), POLICY)
+    once = performance(sums(zeros[:50], p, o, overlaps(zeros[:50], target, HOUR), 1), POLICY)
     four = [np.tile(column, 4) for column in (target, p, o)]
-    often = performance(sums(zeros, four[1], four[2], independent_shares(zeros, four[0], HOUR), 1), POLICY)
+    often = performance(sums(zeros, four[1], four[2], overlaps(zeros, four[0], HOUR), 1), POLICY)
     assert (often.outcomes[0], often.independent[0]) == (200, 50)
     assert (often.hit_low[0], often.hit_high[0]) == pytest.approx((once.hit_low[0], once.hit_high[0]))
     assert often.brier_se[0] == pytest.approx(once.brier_se[0], rel=0.02)
@@ -300,7 +361,7 @@ def test_all_adds_everything_up_but_what_is_independent() -> None:
     keys = np.array([[a, b, c, d] for a in range(2) for b in range(3) for c in range(2) for d in range(2)])
     keys = keys[rng.permutation(len(keys))[:19]]
     of = rng.random((19, BINS, len(COLUMNS)))
-    place = COLUMNS.index("independent")
+    place = COLUMNS.index("overlap")
     found_keys, found = with_all(keys, of)
     rows = dict(zip(map(tuple, found_keys.tolist()), found, strict=True))
     assert len(rows) == len(found_keys)
@@ -317,13 +378,27 @@ def test_all_adds_everything_up_but_what_is_independent() -> None:
         of_stream: dict[tuple[int, int], float] = defaultdict(float)
         for i in inside:
             of_stream[keys[i, 1], keys[i, 2]] += of[i, :, place].sum()
-        assert row[:, place].sum() == pytest.approx(max(of_stream.values()))
-        assert np.allclose(
-            row[:, place] * sum(of_stream.values()), of[inside][:, :, place].sum(axis=0) * max(of_stream.values())
-        )
+        assert row[:, place].sum() == pytest.approx(sum(math.sqrt(one) for one in of_stream.values()) ** 2)
+        of_bins = [of[i][:, place] for i in inside]
+        assert np.all(row[:, place] >= np.sum(of_bins, axis=0) - 1e-9)
 
 
-def test_all_of_nothing_is_nothing() -> None:
-    keys, of = with_all(np.empty((0, 4), np.int64), np.empty((0, BINS, len(COLUMNS))))
-    assert (keys.shape, of.shape) == ((0, 4), (0, BINS, len(COLUMNS)))
-    assert performance(of, POLICY).hit_rate.shape == (0,)
+@pytest.mark.parametrize("together", [True, False])
+def test_over_assets_the_interval_holds_the_truth_however_they_move(together: bool) -> None:
+    """A crowd of small assets beside a large one: what they are worth is right where all move as one, else too few."""
+    rng = np.random.default_rng(12)
+    books, sizes = 1500, np.array([400, *[40] * 9])
+    group = np.repeat(np.arange(10), sizes)
+    at = np.concatenate([np.arange(size) * (400 // size) for size in sizes])
+    moves = rng.random((books, 400 if together else len(at))) < 0.5
+    o = moves[:, at] if together else moves
+    keys = np.array([[0, asset, 0, 0] for asset in range(10)])
+    right, counted = 0, set()
+    for book in range(books):
+        found_keys, found = with_all(keys, sums(group, np.full(len(at), 0.5), o[book], np.ones(len(at)), 10))
+        [pooled] = np.flatnonzero((found_keys == [0, ALL, ALL, ALL]).all(axis=1))
+        scores = performance(found[pooled : pooled + 1], POLICY)
+        counted.add(int(scores.independent[0]))
+        right += int(scores.hit_low[0] <= 0.5 <= scores.hit_high[0])
+    assert counted == {97}  # of 760 outcomes, 400 of them of one asset
+    assert right / books > (0.94 if together else 0.999)
