@@ -2,9 +2,12 @@
 
 import typer
 
+from closeloop.cli.market_backfill import backfill, contexts
 from closeloop.cli.market_levers import levers
 from closeloop.cli.market_replay import replay
 
 app = typer.Typer(help="The market's state, and how aggressive to be in it (A and E).", no_args_is_help=True)
 app.command()(levers)
+app.command()(backfill)
+app.command()(contexts)
 app.command()(replay)

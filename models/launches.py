@@ -21,6 +21,7 @@ from closeloop.models.corpus import CorpusReport, CorpusRequest
 from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
 from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.lessons import LessonReport, LessonRequest
+from closeloop.models.market_contexts import MarketBackfillReport, MarketBackfillRequest
 from closeloop.models.meta import MetaRequest
 from closeloop.models.overrides import OverrideReport, OverrideRequest
 from closeloop.models.periods import PeriodicTask
@@ -203,6 +204,19 @@ def corpus(request: CorpusRequest) -> Launch:
         summary="Score, promote and archive skills",
         result=CorpusReport,
         attributes=_attributes("corpus"),
+    )
+
+
+def market_backfill(request: MarketBackfillRequest) -> Launch:
+    """One run of a book at a time: asked for twice, the second one joins the first."""
+    return Launch(
+        workflow="MarketBackfillWorkflow",
+        message=request,
+        id=f"market-backfill/{request.book}",
+        summary=f"Fill in what closes of {request.book} did not say of the market",
+        result=MarketBackfillReport,
+        attributes=_attributes("market", request.book),
+        conflict=WorkflowIDConflictPolicy.USE_EXISTING,
     )
 
 

@@ -25,6 +25,8 @@ from closeloop.models.forecasts import ResolutionContinuation, ResolutionRequest
 from closeloop.models.imports import ImportRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
+from closeloop.models.market import Driver, Timeframe
+from closeloop.models.market_contexts import MarketBackfillRequest
 from closeloop.models.overrides import OverrideRequest
 from closeloop.models.periods import DueWorkReport, DueWorkRequest, PeriodicTask
 from closeloop.models.policy import LearningPolicy
@@ -49,13 +51,14 @@ from closeloop.workers.wiring import (
 )
 from tests.activities.forecasting import T0, abstention, forecast
 from tests.activities.overriding import mined, overrides
-from tests.activities.patterning import AS_OF, trades
+from tests.activities.patterning import AS_OF, FIRST, trades
 from tests.activities.researching import PRICES
 from tests.activities.test_prices import MARKETS
 from tests.closes import closed, message, series
 from tests.conftest import free_ports
 from tests.gateways.binance_server import BinanceServer
 from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
+from tests.services.markets import put_state
 
 FOLDER = Path(__file__).parent / "histories"
 AFTER_AN_HOUR = T0 + timedelta(minutes=66)
@@ -119,7 +122,7 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
     for task, work in (
         (PeriodicTask.corpus, "CorpusWorkflow.of-a-day"),
         (PeriodicTask.lessons, "LessonBuildingWorkflow.of-six-hours"),
-        (PeriodicTask.retention, "RetentionWorkflow.of-a-day"),
+        (PeriodicTask.retention, "RetentionWorkflow.with-levers"),
     ):
         due = await client.start_workflow(
             "DueWorkWorkflow",
@@ -269,11 +272,13 @@ async def record_patterns(client: Client, sessions: Sessions) -> None:
     async with sessions.begin() as session:
         await store.imports.create(session, "recorded-patterns", "a test")
         await store.imports.stage(session, "recorded-patterns", rows, [])
+    await put_state(sessions, Driver.btc, Timeframe.h1, FIRST, "S3")
     started: tuple[tuple[str, Any, str], ...] = (
         ("BackfillWorkflow", ImportRequest(import_id="recorded-patterns"), "learned"),
         ("CatchUpWorkflow", CatchUpRequest(), "learned"),
         ("LessonBuildingWorkflow", LessonRequest(book="p-bulk", as_of=AS_OF), "one-book"),
         ("LessonBuildingWorkflow", LessonRequest(as_of=AS_OF), "every-book"),
+        ("MarketBackfillWorkflow", MarketBackfillRequest(book="p-bulk"), "one-book"),
     )
     for workflow, request, case in started:
         handle = await client.start_workflow(workflow, request, id=f"recorded/{workflow}/{case}", task_queue=TASK_QUEUE)

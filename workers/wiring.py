@@ -19,6 +19,7 @@ from closeloop.activities.imports import ImportActivities
 from closeloop.activities.karma import KarmaActivities
 from closeloop.activities.learners import Learner, LearnerActivities
 from closeloop.activities.lessons import LessonActivities
+from closeloop.activities.market_contexts import MarketContextActivities
 from closeloop.activities.meta import MetaActivities
 from closeloop.activities.overlays import OverlayActivities
 from closeloop.activities.overrides import OverrideActivities
@@ -57,6 +58,7 @@ from closeloop.workflows.due_work import DueWorkWorkflow
 from closeloop.workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
 from closeloop.workflows.lesson_building import LessonBuildingWorkflow
 from closeloop.workflows.llm_research import LlmResearchWorkflow
+from closeloop.workflows.market_backfill import MarketBackfillWorkflow
 from closeloop.workflows.messages import ArgumentCount
 from closeloop.workflows.meta import MetaForecastWorkflow
 from closeloop.workflows.override_materialization import OverrideMaterializationWorkflow
@@ -85,6 +87,7 @@ WORKFLOWS = [
     HeartbeatWorkflow,
     ForecastResolutionWorkflow,
     MetaForecastWorkflow,
+    MarketBackfillWorkflow,
 ]
 
 # What waits for an operator (services/approvals.py).
@@ -213,6 +216,7 @@ def build_worker(
         ForecastActivities(sessions, policy),
         ProducerActivities(sessions, policy),
         MetaActivities(sessions, policy),
+        MarketContextActivities(sessions, policy),
     )
     activities = [activity for group in groups for activity in group.activities()]
     return _worker(client, task_queue, activities, concurrency)

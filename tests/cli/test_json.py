@@ -46,6 +46,8 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("meta", "shadow"): ("--by", "ann", "--book", "json-meta"),
     ("overrides", "match"): ("--pattern", "k", "--action", "entry"),
     ("market", "replay"): ("{folder}/candles.csv", "--driver", "BTC", "--timeframe", "1m"),
+    ("market", "backfill"): ("--book", "history"),
+    ("market", "contexts"): ("--book", "history"),
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("tokens", "create"): ("json", "--scope", "operate"),
 }
@@ -141,7 +143,7 @@ READING = (
         ("research", "list"),
     ),
 )
-SET_UP = (("karma", "rebuild"), ("weights", "show"), ("weights", "history"), ("meta", "status"))
+SET_UP = (("market", "contexts"), ("karma", "rebuild"), ("weights", "show"), ("weights", "history"), ("meta", "status"))
 
 
 async def test_of_a_book_that_nobody_knows(stack: StackProcess, history: list[Trade]) -> None:

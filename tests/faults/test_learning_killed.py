@@ -14,6 +14,8 @@ from temporalio.client import Client
 from closeloop import store
 from closeloop.models.convictions import RecordedConviction
 from closeloop.models.lessons import LessonReport, LessonRequest
+from closeloop.models.market import Driver, Timeframe
+from closeloop.models.market_contexts import MarketBackfillReport, MarketBackfillRequest
 from closeloop.models.positions import CatchUpReport, CatchUpRequest, CloseReport
 from closeloop.store.database import Sessions, open_engine, sessions_of
 from tests.activities.attributing import attributed
@@ -21,6 +23,7 @@ from tests.activities.levering import STATES, contexts, give, naming
 from tests.activities.patterning import AS_OF, EDGE, NAMES, config, facts, learn, owed, trades
 from tests.closes import closed
 from tests.faults.learning_worker import READY
+from tests.services.markets import put_state
 from tests.store.databases import backend, query, scratch_database, wait_until_it_blocks
 from tests.waiting import PATIENCE
 from tests.workers.processes import line, script
@@ -143,6 +146,39 @@ async def test_killed_while_a_close_is_filled_in_from_its_levers(
     assert len(await contexts(sessions, book)) == 1
     [fact] = await facts(sessions, book)
     assert fact["scope"] == STATES | {"A_mode": "mid", "E_mode": "low", "timeframe": "1h"}
+
+
+async def test_killed_while_contexts_are_filled_in(
+    book: str, own: tuple[str, Sessions], client: Client, tmp_path: Path
+) -> None:
+    """It has written contexts and waits for the book's lessons to give actions their scope: then it is killed."""
+    dsn, sessions = own
+    queue = f"contexts-{book}"
+    positions = trades(book, 3)
+    await learn(sessions, positions)
+    for position in positions:
+        await put_state(sessions, Driver.btc, Timeframe.h1, position.opened_at, "S3")
+    async with sessions() as holding:
+        await store.lessons.hold(holding, book)
+        async with worker(client, dsn, queue, tmp_path) as process:
+            handle = await client.start_workflow(
+                "MarketBackfillWorkflow",
+                MarketBackfillRequest(book=book),
+                id=f"killed/{queue}",
+                task_queue=queue,
+                result_type=MarketBackfillReport,
+            )
+            await wait_until_it_blocks(sessions, await backend(holding))
+            process.kill()
+            assert await asyncio.wait_for(process.wait(), PATIENCE) == -signal.SIGKILL
+        await holding.rollback()
+    assert await contexts(sessions, book) == []
+    assert all("btc_meso" not in row["scope"] for row in await facts(sessions, book))
+    async with worker(client, dsn, queue, tmp_path):
+        report = await asyncio.wait_for(handle.result(), PATIENCE)
+    assert (report.closes, report.filled, report.actions) == (3, 3, 3)
+    assert len(await contexts(sessions, book)) == 3
+    assert [row["scope"]["btc_meso"] for row in await facts(sessions, book)] == ["S3"] * 3
 
 
 @pytest.mark.parametrize("by", ["the conviction's workflow", "the catch-up"])

@@ -45,6 +45,7 @@ async def main(book: str) -> None:
         "BackfillWorkflow": [{"import_id": book}],
         "KarmaRebuildWorkflow": [{"book": book}],
         "CatchUpWorkflow": [{}],
+        "MarketBackfillWorkflow": [{"book": book}],
     }
     over = asyncio.Event()
 

@@ -13,6 +13,7 @@ from closeloop.models.corpus import CorpusReport, SkillScored, SkillSkipped
 from closeloop.models.forecasts import ForecastReport, PagesResolved, ResolutionReport
 from closeloop.models.imports import BookCounts, ImportReport
 from closeloop.models.lessons import BookNames, BuiltLessons, LessonReport, SkippedGroup
+from closeloop.models.market_contexts import FilledContexts, MarketBackfillReport
 from closeloop.models.meta import MetaReport
 from closeloop.models.overrides import Materialized, OverrideReport
 from closeloop.models.patterns import LearnMissedReport
@@ -116,6 +117,11 @@ def _built(book: str) -> BuiltLessons:
     )
 
 
+def _filled() -> FilledContexts:
+    counts = {name: COUNT for name, field in FilledContexts.model_fields.items() if field.annotation is int}
+    return FilledContexts(**counts, no_states_first=AT, no_states_last=AT, last=TEXT)
+
+
 def _overrides() -> OverrideReport:
     report = OverrideReport(failed=_failed())
     for book in MANY_BOOKS:
@@ -187,6 +193,8 @@ def largest() -> list[Any]:
         LearnMissedReport(learned=dict.fromkeys(IDS[:2], COUNT), failed=learning.failed),
         DueAnswer(as_of=AT, done=AT),
         LeftBatch(rows=COUNT, bytes=COUNT, more=True),
+        _filled(),
+        MarketBackfillReport(book=BOOK, **_filled().model_dump()),
         RetentionReport(
             as_of=AT,
             left={table: TableLeft(rows=COUNT, batches=COUNT, bytes=COUNT) for table in Leaving},
