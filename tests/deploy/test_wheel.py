@@ -102,6 +102,17 @@ def test_one_package_and_what_it_needs(installed: Environment) -> None:
         assert {f"closeloop/{folder}/{name}" for name in there} <= set(names)
 
 
+def test_every_package_is_listed() -> None:
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    links = [path for path in (ROOT / "src" / "closeloop").iterdir() if path.is_symlink()]
+    there = {
+        ".".join(("closeloop", link.name, *path.parent.relative_to(link.resolve()).parts))
+        for link in links
+        for path in link.resolve().rglob("__init__.py")
+    }
+    assert there <= set(setuptools["packages"])
+
+
 async def test_a_stack_is_started_in_the_folder_of_an_engine(
     installed: Environment, engine: Path, new_stack: Callable[..., StackProcess]
 ) -> None:

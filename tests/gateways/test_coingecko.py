@@ -130,7 +130,6 @@ async def test_a_refusal_is_one_and_is_not_followed_elsewhere(server: CoinGeckoS
         ("firewall", {}, 120),
         ("maintenance", {}, 600),
         ("rate limit", {"Retry_After": "nonsense"}, 60),
-        ("rate limit", {"Retry_After": format_datetime(now() + timedelta(minutes=10), usegmt=True)}, 600),
         ("rate limit", {"Retry_After": "999999999"}, 3 * 86_400),
     ],
 )
@@ -149,6 +148,13 @@ async def test_no_request_until_the_time_that_it_asked_to_wait_is_over(
     assert second.value.retry_after <= first.value.retry_after
     assert len(server.asked) == 1
     assert server.impatient == []
+
+
+async def test_the_time_that_it_asked_to_wait_for_may_be_a_date(server: CoinGeckoServer) -> None:
+    server.fail("rate limit", Retry_After=format_datetime(now() + timedelta(minutes=10), usegmt=True))
+    with pytest.raises(SourceUnavailable) as told:
+        await CoinGecko(server.url).dominance(now())
+    assert told.value.retry_after == pytest.approx(600, abs=60)
 
 
 async def test_it_answers_again_once_the_wait_is_over(server: CoinGeckoServer) -> None:
