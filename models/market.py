@@ -68,6 +68,15 @@ class Timeframe(StrEnum):
 _SECONDS = {Timeframe.m1: 60, Timeframe.h1: 3_600, Timeframe.d1: 86_400}
 
 
+def priced_as(component: str) -> str:
+    """The asset under which candles of BTC or of a component of ALT are on record: in USDT, unless it says otherwise.
+
+    >>> [priced_as(name) for name in ("BTC", "SOL/USDC")]
+    ['BTC/USDT', 'SOL/USDC']
+    """
+    return component if "/" in component else f"{component}/USDT"
+
+
 class MarketState(StrEnum):
     """State of the uptrend engine: S0 downtrend, S1 early uptrend, S2 no man's land, S3 uptrend, S4 none of these."""
 

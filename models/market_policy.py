@@ -46,7 +46,7 @@ class MarketPolicy(PolicySection):
         default=("SOL", "ETH", "BNB", "HYPE"),
         min_length=1,
         max_length=100,
-        description="Assets that the driver ALT is made of. These four: the seed's.",
+        description="Assets that the driver ALT is made of, in USDT where they name no pair. These four: the seed's.",
     )
     composite: Literal["log_index", "mean_of_prices"] = Field(
         default="log_index",
