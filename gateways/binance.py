@@ -52,10 +52,10 @@ _NOT_FROM_HERE = (
 )
 
 # A candle that ended less than this ago is not used: it may still change, or not be there yet.
-_SETTLED_AFTER = timedelta(seconds=10)
+SETTLED_AFTER = timedelta(seconds=10)
 # One of Binance's servers may lag behind at the end of the series: that it has no candle proves that there is none only
 # this long after the candle would have ended.
-_MISSING_AFTER = timedelta(minutes=15)
+MISSING_AFTER = timedelta(minutes=15)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _ASSET = re.compile(r"[A-Za-z0-9]{1,20}(?:/[A-Za-z0-9]{1,20})?")
@@ -135,9 +135,9 @@ class Binance:
         async with self._one_at_a_time:
             response, body = await self._get(parameters)
         rows, unusable = _rows(body, page)
-        settled = min(now, server_time(response) or now) - _SETTLED_AFTER
+        settled = min(now, server_time(response) or now) - SETTLED_AFTER
         given = tuple(row for row in rows if row.start + step <= settled)
-        certain_until = settled + _SETTLED_AFTER - _MISSING_AFTER
+        certain_until = settled + SETTLED_AFTER - MISSING_AFTER
         covered = _covered(page, given, len(rows) + len(unusable), certain_until)
         return Klines(page.interval_seconds, given, _without(covered, given, unusable, step))
 

@@ -3,7 +3,7 @@
 import os
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
 import yaml
@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from temporalio.envconfig import ClientConfigProfile, ClientConnectConfig
 
 from closeloop.models.errors import Unavailable
+from closeloop.models.market_sources import MarketMode
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.refusals import describe
 
@@ -77,10 +78,16 @@ class Settings(BaseSettings):
     coingecko_api_key: SecretStr | None = Field(
         default=None, description="Key of CoinGecko's API. Without one, its public plan is used."
     )
-    market: Literal["off", "recorded", "sources"] = Field(
+    market: MarketMode = Field(
         default="off",
         description="What the market's schedules do. off: there are none; recorded: states from candles on record; "
         "sources: Binance and CoinGecko are asked first.",
+    )
+    market_history_days: int = Field(
+        default=200,
+        ge=1,
+        le=1100,
+        description="How far back candles are asked for of an asset when it is first collected (days).",
     )
     worker_concurrency: int = Field(
         default=16, ge=1, le=500, description="Database activities (and connections) at once."

@@ -1,6 +1,7 @@
 """The one place where objects are constructed."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from closeloop.activities.karma import KarmaActivities
 from closeloop.activities.learners import Learner, LearnerActivities
 from closeloop.activities.lessons import LessonActivities
 from closeloop.activities.market_contexts import MarketContextActivities
+from closeloop.activities.market_sources import MarketSourceActivities
 from closeloop.activities.meta import MetaActivities
 from closeloop.activities.overlays import OverlayActivities
 from closeloop.activities.overrides import OverrideActivities
@@ -41,6 +43,7 @@ from closeloop.gateways.postgres_tools import PostgresTools
 from closeloop.gateways.presets import load_preset
 from closeloop.gateways.skills import SkillFolder
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.market_sources import MarketMode
 from closeloop.models.policy import LearningPolicy
 from closeloop.services.approvals import Subjects
 from closeloop.services.meta_decisions import LeavingShadow
@@ -172,7 +175,14 @@ def build_workers(client: Client, engine: AsyncEngine, policy: LearningPolicy, s
             corpus_folder=settings.corpus_folder(),
             archive_folder=settings.archive_folder(),
         ),
-        build_market_worker(client, engine, policy, binance_url=settings.binance_url),
+        build_market_worker(
+            client,
+            engine,
+            policy,
+            binance_url=settings.binance_url,
+            market=settings.market,
+            history=timedelta(days=settings.market_history_days),
+        ),
         build_llm_worker(
             client, engine, policy, model=open_language_model(settings), budget=settings.llm_budget_usd_per_day
         ),
@@ -228,14 +238,23 @@ def build_market_worker(
     policy: LearningPolicy,
     *,
     binance_url: str,
+    market: MarketMode = "off",
+    history: timedelta = timedelta(days=1),
     task_queue: str = MARKET_TASK_QUEUE,
 ) -> Worker:
-    """A worker that asks for prices: one request at a time, so that the source's limit is kept."""
-    prices = PriceActivities(sessions_of(engine), policy, Binance(binance_url))
+    """A worker that asks for prices: one request at a time, so that the source's limit is kept.
+
+    ``market`` and ``history``: whether the market's sources are asked, too, and how far back at first.
+    """
+    sessions, binance = sessions_of(engine), Binance(binance_url)
+    groups = (
+        PriceActivities(sessions, policy, binance),
+        MarketSourceActivities(sessions, policy.market, market, binance, history),
+    )
     return Worker(
         client,
         task_queue=task_queue,
-        activities=prices.activities(),
+        activities=[activity for group in groups for activity in group.activities()],
         interceptors=[AnswerSize()],
         max_concurrent_activities=1,
     )
