@@ -130,6 +130,11 @@ def _print(view: ApprovalView) -> None:
                 out.print(f"  note of {decision.operator}: {decision.note}", soft_wrap=True)
             out.print(f"  {_how(decision)}", soft_wrap=True)
         return None
+    if made := view.recorded:
+        out.print(
+            f"  {made.verdict} by {made.operator} is on record since {at(made.at)} UTC: carried out when a worker runs",
+            soft_wrap=True,
+        )
     if view.deadline <= datetime.now(UTC):
         return out.print(f"  its deadline was {at(view.deadline)} UTC: it expires when a worker runs, nothing changes")
     if evidence := EVIDENCE.get(view.kind):

@@ -139,6 +139,10 @@ class ApprovalView(ApprovalKey):
     outcome: str | None = Field(
         default=None, description="What became of it, and by whom, in a few words; null while it waits."
     )
+    recorded: Decision | None = Field(
+        default=None,
+        description="A decision that is on record and not carried out yet: it is as soon as a worker runs.",
+    )
     waits_in: str | None = Field(
         default=None, exclude=True, description="Its workflow's id where somebody started that under another one."
     )

@@ -154,7 +154,25 @@ async def waiting(
     page = WaitingPage(book=book, last=last, before=cursor)
     views = [view for subject in subjects for view in await subject.waiting(session, page)]
     views.sort(key=lambda view: (view.deadline, view.workflow_id))
-    return views if last is None else views[-last:]
+    return await _with_recorded(session, views if last is None else views[-last:])
+
+
+async def _with_recorded(session: AsyncSession, views: Sequence[ApprovalView]) -> list[ApprovalView]:
+    found = await store.operator_decisions.first_unspent(session, views)
+    return [
+        view if (made := found.get(view.workflow_id)) is None else view.model_copy(update={"recorded": _decision(made)})
+        for view in views
+    ]
+
+
+def _decision(made: DecisionRecord) -> Decision:
+    return Decision(
+        verdict=ApprovalVerdict(made.verdict),
+        operator=made.operator,
+        note=made.note,
+        at=made.recorded_at,
+        token=made.token_id,
+    )
 
 
 async def show(session: AsyncSession, subjects: Subjects, name: str) -> ApprovalView:
@@ -166,6 +184,8 @@ async def show(session: AsyncSession, subjects: Subjects, name: str) -> Approval
             f"There is no {name}: a proposal is named KIND/BOOK/ID, as 'closeloop approvals list' shows it."
         ) from None
     view = await find(session, subject_of(subjects, key), key)
+    if view.state is ApprovalState.pending:
+        [view] = await _with_recorded(session, [view])
     if view.decision is None:
         return view
     for made in await store.operator_decisions.carried_out(session, key):

@@ -1,5 +1,6 @@
 """Decisions on record, spent once."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,6 +73,25 @@ async def unspent(
         },
     )
     return [DecisionRecord.model_validate(dict(row)) for row in result.mappings()]
+
+
+async def first_unspent(session: AsyncSession, keys: Sequence[ApprovalKey]) -> dict[str, DecisionRecord]:
+    """The oldest approval or rejection of each of these that nothing has come of yet, by the id of its workflow."""
+    result = await session.execute(
+        text(
+            f"SELECT DISTINCT ON (kind, book_id, subject_id) {_COLUMNS} FROM operator_decisions "  # noqa: S608
+            "WHERE spent_at IS NULL AND verdict <> 'revert' AND (kind, book_id, subject_id) IN (SELECT * FROM "
+            "unnest(CAST(:kinds AS text[]), CAST(:books AS text[]), CAST(:ids AS text[]))) "
+            "ORDER BY kind, book_id, subject_id, recorded_at, decision_id"
+        ),
+        {
+            "kinds": [key.kind for key in keys],
+            "books": [key.book for key in keys],
+            "ids": [key.id for key in keys],
+        },
+    )
+    records = [DecisionRecord.model_validate(dict(row)) for row in result.mappings()]
+    return {record.workflow_id: record for record in records}
 
 
 async def carried_out(session: AsyncSession, key: ApprovalKey) -> list[DecisionRecord]:

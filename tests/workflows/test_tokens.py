@@ -80,6 +80,12 @@ async def shown(desk: Desk, cycle_id: str) -> ApprovalView:
         return await approvals.show(session, SUBJECTS, f"weights/{cycle_id}")
 
 
+async def listed(desk: Desk, cycle_id: str) -> ApprovalView:
+    async with desk.sessions() as session:
+        [view] = await approvals.waiting(session, SUBJECTS, book=cycle_id.split("/")[0])
+    return view
+
+
 async def update(desk: Desk, cycle_id: str, **word: Any) -> ApprovalAnswer:
     answer = await approvals.send_update(
         desk.client, f"weights/{cycle_id}", {"verdict": "approve", "operator": "mallory", "note": ""} | word
@@ -262,6 +268,19 @@ async def test_what_no_workflow_was_told_is_told_by_the_next_look(desk: Desk, bo
     assert (await desk.until(cycle_id, "applied")).decided_by == f"ann-{book}"
     await look(desk)
     assert await desk.events(book, "word_refused") == []
+
+
+async def test_a_proposal_says_what_is_recorded_and_not_carried_out(desk: Desk, book: str) -> None:
+    cycle_id, secret = await proposed(desk, book), await token(desk, f"ann-{book}")
+    assert (await shown(desk, cycle_id)).recorded is None
+    made = await recorded(desk, cycle_id, secret, verdict="reject")
+    for view in (await shown(desk, cycle_id), await listed(desk, cycle_id)):
+        assert view.recorded is not None
+        assert (view.state, view.recorded.verdict, view.recorded.operator) == ("pending", "reject", f"ann-{book}")
+    await age(desk, made)
+    await look(desk)
+    await desk.until(cycle_id, "rejected")
+    assert (await shown(desk, cycle_id)).recorded is None
 
 
 async def test_what_was_decided_otherwise_meanwhile_is_refused_and_not_told_again(desk: Desk, book: str) -> None:
