@@ -1,4 +1,4 @@
-"""The market's sources are asked little, in order, each by itself; what they say is checked, stored at once, and kept."""
+"""The market's sources are asked little, in order, each by itself; what they say is checked, and stored at once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -47,7 +47,7 @@ class Market:
         return await query(self.sessions, sql)
 
     async def ends(self, asset: str) -> list[datetime]:
-        found = await self.sql(f"SELECT ends_at FROM price_history WHERE asset = '{asset}' ORDER BY 1")  # noqa: S608
+        found = await self.sql(f"SELECT ends_at FROM price_history WHERE asset = '{asset}' ORDER BY 1")
         return [row["ends_at"] for row in found]
 
     async def later(self) -> None:
@@ -105,7 +105,7 @@ async def test_every_minute_that_has_ended_since_the_beginning(market: Market) -
         source = by_name(report)[f"binance/{asset}"]
         assert (source.collected_until, source.failures, source.reason) == (ends[-1], 0, None)
         assert report.candles[source.source] == len(ends)
-        [mark] = await market.sql(f"SELECT from_at FROM market_changes WHERE subject = 'asset/{asset}'")  # noqa: S608
+        [mark] = await market.sql(f"SELECT from_at FROM market_changes WHERE subject = 'asset/{asset}'")
         assert mark["from_at"] == ends[0] - MINUTE
     assert await market.sql("SELECT 1 FROM price_coverage") == [], "candles without a hole say all themselves"
 
@@ -175,7 +175,9 @@ async def test_down(market: Market) -> None:
     for source in report.sources:
         assert source.answered_at
         assert source.answered_at < source.asked_at
-        assert source.sentence.startswith(f"{source.source} gives nothing since {source.answered_at:%Y-%m-%d %H:%M} UTC")
+        assert source.sentence.startswith(
+            f"{source.source} gives nothing since {source.answered_at:%Y-%m-%d %H:%M} UTC"
+        )
         assert source.reason == "Binance did not answer (ConnectError)"
     with BinanceServer() as server:
         market.server = server
@@ -246,7 +248,7 @@ async def test_candles_that_were_imported_stay(market: Market) -> None:
     end = market.now - 30 * MINUTE
     await market.sql(
         "INSERT INTO price_history (asset, interval_seconds, ends_at, open, high, low, close, source) "
-        f"VALUES ('BTC/USDT', 60, '{end.isoformat()}', 7, 7, 7, 7, 'file')"  # noqa: S608
+        f"VALUES ('BTC/USDT', 60, '{end.isoformat()}', 7, 7, 7, 7, 'file')"
     )
     report = await market.collect(history=HOUR)
     ends = await market.ends("BTC/USDT")
