@@ -5,9 +5,11 @@ import typer
 from closeloop.cli.market_backfill import backfill, contexts
 from closeloop.cli.market_levers import levers
 from closeloop.cli.market_replay import replay
+from closeloop.cli.market_tokens import app as tokens
 
 app = typer.Typer(help="The market's state, and how aggressive to be in it (A and E).", no_args_is_help=True)
 app.command()(levers)
 app.command()(backfill)
 app.command()(contexts)
 app.command()(replay)
+app.add_typer(tokens, name="tokens")

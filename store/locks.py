@@ -18,6 +18,9 @@ RETENTION = "hashtextextended('closeloop/retention', 0)"
 # One resolution of forecasts writes at a time.
 FORECAST_RESOLUTION = "hashtextextended('closeloop/forecast-resolution', 0)"
 
+# One import of the buckets' tokens at a time: two that did not see each other could leave one in two buckets.
+MARKET_TOKENS = "hashtextextended('closeloop/market-tokens', 0)"
+
 
 def book_karma(column: str) -> str:
     """The key of a book's karma, for ``column``, SQL that names the book.

@@ -1,5 +1,5 @@
 """The market: bars of its drivers, their states, and where their computation goes on from."""
 
-from closeloop.store.market import changes, sources, standings, states
+from closeloop.store.market import changes, sources, standings, states, tokens
 
-__all__ = ["changes", "sources", "standings", "states"]
+__all__ = ["changes", "sources", "standings", "states", "tokens"]

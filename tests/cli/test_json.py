@@ -49,6 +49,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("market", "backfill"): ("--book", "history"),
     ("market", "contexts"): ("--book", "history"),
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
+    ("market", "tokens", "import"): ("{folder}/tokens.csv",),
     ("tokens", "create"): ("json", "--scope", "operate"),
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.
@@ -101,6 +102,7 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
     (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))
     (tmp_path / "candles.csv").write_text("timestamp,open,high,low,close,volume\n1767225600,1,2,1,2,5\n")
+    (tmp_path / "tokens.csv").write_text("asset,bucket,valid_from\nJSON/BTC,big,2026-01-01T00:00:00Z\n")
     for book in (
         "default",
         "json",
