@@ -36,4 +36,5 @@ class MarketAdvanced(BaseModel):
 
     timeframe: Timeframe
     series: list[SeriesAdvanced]
+    failed: dict[str, str] = Field(default={}, description="Why a driver's series could not be advanced, by driver.")
     more: bool = False

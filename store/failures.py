@@ -24,6 +24,12 @@ async def succeeded(session: AsyncSession, task: str, subject: str) -> None:
     )
 
 
+async def subjects(session: AsyncSession, task: str) -> set[str]:
+    """For whom a task failed when it was tried last."""
+    result = await session.execute(text("SELECT subject FROM failing_work WHERE task = :task"), {"task": task})
+    return set(result.scalars())
+
+
 async def forget(session: AsyncSession, book: str) -> None:
     """Forget what failed for a book, which was removed."""
     await session.execute(text("DELETE FROM failing_work WHERE subject = :book"), {"book": book})

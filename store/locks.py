@@ -3,8 +3,12 @@
 Each is held until the transaction ends.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from closeloop.models.market import Driver, Timeframe
 
 # One process at a time upgrades the schema, also where several start together.
 SCHEMA = "427021005669"
@@ -40,6 +44,20 @@ async def prices_of(session: AsyncSession, asset: str) -> None:
     await session.execute(
         text("SELECT pg_advisory_xact_lock(hashtextextended('closeloop/prices/' || :asset, 0))"), {"asset": asset}
     )
+
+
+async def market_series(
+    session: AsyncSession, timeframe: Timeframe, drivers: Sequence[Driver], *, wait: bool = False
+) -> list[Driver]:
+    """Lock series of the market, one at a time computes each; those that are free, or with ``wait`` all."""
+    key = "hashtextextended('closeloop/market/' || driver || '/' || :timeframe, 0)"
+    held = f"pg_advisory_xact_lock({key}) IS NOT NULL" if wait else f"pg_try_advisory_xact_lock({key})"
+    result = await session.execute(
+        text(f"SELECT driver, {held} AS held FROM unnest(CAST(:drivers AS text[])) AS d (driver)"),  # noqa: S608
+        {"drivers": [driver.value for driver in drivers], "timeframe": timeframe.value},
+    )
+    free = {row.driver for row in result if row.held}
+    return [driver for driver in drivers if driver.value in free]
 
 
 async def book_lessons(session: AsyncSession, book: str) -> None:

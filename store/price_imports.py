@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.store import locks
+from closeloop.store.market import changes
 
 LONGEST_GAP = timedelta(hours=24)
 """A longer hole says that the file was put together, not that nobody traded."""
@@ -125,15 +126,17 @@ async def _finalise(session: AsyncSession, of: dict[str, Any]) -> None:
 
     One whose file was written before it ended was not whole: only a file, or the source, that has it whole replaces it.
     """
-    await session.execute(
+    final = await session.execute(
         text(
             "UPDATE price_history p SET provisional = false FROM price_imports i "
             "WHERE p.asset = :asset AND p.interval_seconds = :interval AND p.provisional "
             "AND i.import_id = p.import_id AND i.written_at IS NULL AND EXISTS (SELECT 1 FROM price_history l "
-            "WHERE l.asset = p.asset AND l.interval_seconds = p.interval_seconds AND l.ends_at > p.ends_at)"
+            "WHERE l.asset = p.asset AND l.interval_seconds = p.interval_seconds AND l.ends_at > p.ends_at) "
+            "RETURNING p.asset, p.interval_seconds, p.ends_at"
         ),
         of,
     )
+    await changes.candles_changed(session, final)
 
 
 def _ranges(ranges: Ranges) -> dict[str, list[datetime]]:

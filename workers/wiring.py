@@ -21,6 +21,7 @@ from closeloop.activities.karma import KarmaActivities
 from closeloop.activities.learners import Learner, LearnerActivities
 from closeloop.activities.lessons import LessonActivities
 from closeloop.activities.market_contexts import MarketContextActivities
+from closeloop.activities.market_series import MarketSeriesActivities
 from closeloop.activities.market_sources import MarketSourceActivities
 from closeloop.activities.meta import MetaActivities
 from closeloop.activities.overlays import OverlayActivities
@@ -227,6 +228,7 @@ def build_worker(
         ProducerActivities(sessions, policy),
         MetaActivities(sessions, policy),
         MarketContextActivities(sessions, policy),
+        MarketSeriesActivities(sessions, policy),
     )
     activities = [activity for group in groups for activity in group.activities()]
     return _worker(client, task_queue, activities, concurrency)

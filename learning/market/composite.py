@@ -67,7 +67,7 @@ def composite(
     """
     carry = carry or CompositeCarry()
     taken = {
-        name: _belonging(components[name], None if memberships is None else memberships.get(name, ()))
+        name: belonging(components[name], None if memberships is None else memberships.get(name, ()))
         for name in sorted(components)
     }
     starts = np.unique(np.concatenate([np.empty(0, np.int64), *(bars.start for bars in taken.values())]))
@@ -208,7 +208,7 @@ def _bars(start: Ints, open_: Floats, close: Floats, volume: Floats) -> Bars:
     return Bars(start, open_, np.maximum(open_, close), np.minimum(open_, close), close, volume)
 
 
-def _belonging(bars: Bars, spans: Spans | None) -> Bars:
+def belonging(bars: Bars, spans: Spans | None) -> Bars:
     """The bars that start while their component belongs."""
     return bars if spans is None else bars[_span(bars.start, _merged(spans)) >= 0]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from closeloop.learning.market.bars import Bars, Bools, Floats, Ints
 from closeloop.learning.market.carry import Carry
 from closeloop.learning.market.exhaustion import PARTS, Bars3, exhaustion
-from closeloop.learning.market.indicators import WILDER, indicators
+from closeloop.learning.market.indicators import NAMES, WILDER, indicators
 from closeloop.learning.market.pivots import Confirmation, Pivot, Search, search
 from closeloop.learning.market.scores import Memory, levels_by_bar, scores
 from closeloop.learning.market.uptrend import Machine, walk
@@ -20,6 +20,8 @@ from closeloop.models.market import Flag, MarketState, Timeframe
 from closeloop.models.market_policy import MarketPolicy
 
 CHUNK_BARS = 16_384  # memory: about 20 MB while a chunk is worked on
+INDICATORS = (*NAMES, "support", "resistance")
+"""What is kept of a bar beside its state, flags and scores, in this order."""
 STATES = (MarketState.s0, MarketState.s1, MarketState.s2, MarketState.s3, MarketState.s4)
 
 

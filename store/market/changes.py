@@ -3,7 +3,7 @@
 Who changes something marks it in the same transaction; who computes takes the marks up in his.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -55,17 +55,18 @@ async def mark(session: AsyncSession, starts: Mapping[str, datetime]) -> None:
     )
 
 
-async def take(session: AsyncSession, subjects: Sequence[str]) -> dict[str, datetime]:
-    """Take up the marks of these subjects: from where on, by subject.
+async def take(session: AsyncSession, subjects: Mapping[str, datetime | None]) -> dict[str, datetime]:
+    """Take up the marks of these subjects that are before an instant (None: all): from where on, by subject.
 
     Marks of a transaction that has not ended are left: what it changed is not seen yet either.
     """
     result = await session.execute(
         text(
-            "DELETE FROM market_changes c USING (SELECT subject FROM market_changes "
-            "WHERE subject = ANY(CAST(:subjects AS text[])) FOR UPDATE SKIP LOCKED) free "
+            "DELETE FROM market_changes c USING (SELECT m.subject FROM market_changes m JOIN "
+            "unnest(CAST(:subjects AS text[]), CAST(:befores AS timestamptz[])) AS g (subject, before) USING (subject) "
+            "WHERE g.before IS NULL OR m.from_at < g.before FOR UPDATE OF m SKIP LOCKED) free "
             "WHERE c.subject = free.subject RETURNING c.subject, c.from_at"
         ),
-        {"subjects": list(subjects)},
+        {"subjects": list(subjects), "befores": list(subjects.values())},
     )
     return {row.subject: row.from_at for row in result}
