@@ -30,7 +30,7 @@ from temporalio.service import RPCError
 from tests.faults import recomputation
 from tests.faults.campaign_data import ASSET, BEGIN, GOVERNED_DAYS, Message, Told, csv, only_named
 from tests.faults.stack_process import RunningCommand, StackProcess, alive
-from tests.faults.trades import assert_karma_steps_chain, jsonl, start_close
+from tests.faults.trades import assert_karma_steps_chain, close_id, jsonl, start_close
 from tests.waiting import PATIENCE, eventually, until
 
 LIVE, MIXED = "live", "mixed"
@@ -204,6 +204,9 @@ class Campaign:
 
     async def _contradict(self, client: Client, row: Message) -> None:
         other = row | {"realized_pnl": "777"}
+        # One that was started twice may run twice: whoever joins its second run gets the answer to that.
+        newest = client.get_workflow_handle(close_id(row))
+        await self._again_until(newest.result)
         handle: WorkflowHandle[Any, Any] = await self._again_until(lambda: start_close(client, other))
         self._conflicts.add(handle.id)
         with pytest.raises(WorkflowFailureError) as refused:

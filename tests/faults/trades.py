@@ -155,12 +155,17 @@ async def someone_waits(connection: asyncpg.Connection) -> bool:
     return bool(await connection.fetchval(query))
 
 
+def close_id(row: Trade) -> str:
+    """The id of the workflow of a close."""
+    return f"position-close/{row['book']}/{row['position_id']}/{row['closed_at']}"
+
+
 async def start_close(client: Client, row: Trade) -> WorkflowHandle[Any, Any]:
     """Start a close by name with JSON, as an engine does."""
     return await client.start_workflow(
         "PositionCloseWorkflow",
         row,
-        id=f"position-close/{row['book']}/{row['position_id']}/{row['closed_at']}",
+        id=close_id(row),
         task_queue="closeloop",
         id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
     )
