@@ -13,11 +13,11 @@ from closeloop.models.market import MarketState
 _COLUMNS = 500  # across: what the eye can tell apart, and a bound on the file
 _DAY = 86_400
 _BANDS = {
-    MarketState.s0: ("#f2b8a2", "S0 downtrend"),
-    MarketState.s1: ("#aed4f0", "S1 early uptrend"),
-    MarketState.s2: ("#f6eaa0", "S2 no man's land"),
-    MarketState.s3: ("#a3d9bf", "S3 uptrend"),
-    MarketState.s4: ("#dcdcdc", "S4 none of these"),
+    MarketState.s0: "#f2b8a2",
+    MarketState.s1: "#aed4f0",
+    MarketState.s2: "#f6eaa0",
+    MarketState.s3: "#a3d9bf",
+    MarketState.s4: "#dcdcdc",
 }
 
 
@@ -73,7 +73,7 @@ def draw(path: Path, picture: MarketPicture) -> None:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
         )  # fmt: skip
     figure.legend(
-        handles=[Patch(color=colour, label=label) for state, (colour, label) in _BANDS.items() if state in shown],
+        handles=[Patch(color=colour, label=state.words) for state, colour in _BANDS.items() if state in shown],
         loc="outside lower center", ncols=5, frameon=False, fontsize=8,
     )  # fmt: skip
     if levers is not None:
@@ -117,7 +117,7 @@ def _bands(axes: Any, days: Floats, column: Ints, state: Any) -> set[MarketState
         spans = [(days[a], days[z] - days[a]) for a, z in zip(begins[runs].tolist(), ends[runs].tolist(), strict=True)]
         if spans:
             axes.broken_barh(
-                spans, (0, 1), transform=axes.get_xaxis_transform(), color=_BANDS[name][0], linewidth=0, zorder=0
+                spans, (0, 1), transform=axes.get_xaxis_transform(), color=_BANDS[name], linewidth=0, zorder=0
             )
     return {STATES[number] for number in set(painted.tolist()) if number >= 0}
 

@@ -86,6 +86,24 @@ class MarketState(StrEnum):
     s3 = "S3"
     s4 = "S4"
 
+    @property
+    def words(self) -> str:
+        """The state for a person.
+
+        >>> MarketState.s0.words
+        'S0 downtrend'
+        """
+        return f"{self} {_WORDS[self]}"
+
+
+_WORDS = {
+    MarketState.s0: "downtrend",
+    MarketState.s1: "early uptrend",
+    MarketState.s2: "no man's land",
+    MarketState.s3: "uptrend",
+    MarketState.s4: "none of these",
+}
+
 
 class Flag(StrEnum):
     """What the uptrend engine says of a bar, beside its state."""

@@ -42,7 +42,8 @@ class LeversRequest(BaseModel):
 
 class StateGiven(BaseModel):
     """The state of a driver on a timeframe as a file says it: as ``closeloop market states --json`` prints it, or with
-    a flag as a field of its own (``"buy_signal": true``). A null state and one that is warming up are none."""
+    a flag as a field of its own (``"buy_signal": true``). A null state, one that is warming up and one that is too
+    old are none."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,6 +53,7 @@ class StateGiven(BaseModel):
     prev_state: MarketState | None = None
     flags: tuple[Flag, ...] = ()
     warming_up: bool = False
+    stale: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -71,7 +73,9 @@ class StateGiven(BaseModel):
         return values | {"flags": [name for name, holds in named.items() if holds]}
 
 
-_PRINTED_TOO = frozenset({"scores", "bar_end", "provisional", "published", "revision", "computed_at", "known_then"})
+_PRINTED_TOO = frozenset(
+    {"scores", "bar_end", "provisional", "published", "revision", "computed_at", "known_then", "bars", "bars_needed"}
+)
 
 
 def _texts(value: Any) -> bool:

@@ -51,7 +51,7 @@ def what_if(request: LeversRequest, given: list[StateGiven], policy: LeversPolic
     known = tuple(
         ChannelState(each.driver, each.timeframe, each.state, each.prev_state, frozenset(each.flags))
         for each in given
-        if each.state is not None and not each.warming_up
+        if each.state is not None and not each.warming_up and not each.stale
     )
     return answer(request, known, policy)
 
