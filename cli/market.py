@@ -3,6 +3,7 @@
 import typer
 
 from closeloop.cli.market_backfill import backfill, contexts
+from closeloop.cli.market_evidence import evidence
 from closeloop.cli.market_history import history
 from closeloop.cli.market_levers import levers
 from closeloop.cli.market_replay import replay
@@ -15,5 +16,6 @@ app.command()(history)
 app.command()(levers)
 app.command()(backfill)
 app.command()(contexts)
+app.command()(evidence)
 app.command()(replay)
 app.add_typer(tokens, name="tokens")

@@ -108,6 +108,46 @@ class Weighed(NamedTuple):
     outside: Mapping[str, int]
 
 
+def by_day(contrasts: Contrasts, days: Clusters, least: int) -> ByDay:
+    """Test differences with errors clustered by entry day; p is 1 with fewer than ``least`` days.
+
+    t has g - 1 degrees of freedom, where g is the number of days with trades of the candidate, or of the days with
+    others if these are fewer: where all days but nine have only trades of the candidate, the comparison rests on those
+    nine days.
+    """
+    inside = contrasts.inside(days)
+    outside = contrasts.compared(days) - inside
+    g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
+    with np.errstate(all="ignore"):
+        error = clustered_error(contrasts.added(days), g)
+        p = np.where(g >= least, student_p(contrasts.effect / error, g - 1), 1.0)
+        half_width = t_half_width(error, g - 1, INTERVAL_LEVEL)
+    return ByDay(g, error, np.where(np.isnan(p), 1.0, p), half_width)
+
+
+def by_luck(
+    base: luck.Base,
+    contrasts: Contrasts,
+    symbols: Clusters,
+    days: Clusters,
+    periods: Periods,
+    mining: MiningPolicy,
+    chosen: Ints | slice = slice(None),
+    spells: Clusters | None = None,
+) -> ByLuck:
+    """Test the ``chosen`` differences with the luck of symbols and of periods; ``spells`` are one more of these."""
+    by_symbol, of_days = contrasts.sums(symbols, chosen), contrasts.sums(days, chosen)
+    of_symbols = luck.part(by_symbol, base, mining)
+    few = luck.confined(by_symbol, of_symbols, base, mining)
+    of_periods = {"day": luck.part(of_days, base, mining)}
+    for name, starts in periods.starts.items():
+        of_periods[name] = luck.part(of_days.merged(starts), base, mining)
+    if spells is not None:
+        of_periods["spell"] = luck.part(contrasts.sums(spells, chosen), base, mining)
+    found = luck.weighed(base, of_symbols, few, list(of_periods.values()), INTERVAL_LEVEL)
+    return ByLuck(base.variance, of_symbols, of_periods, few, found)
+
+
 class CandidateTests:
     """What the tests say of the candidates of a cube in the present cells; :meth:`run` tests, :meth:`split` splits.
 
@@ -277,17 +317,7 @@ class CandidateTests:
         )
 
     def _by_day(self, contrasts: Contrasts) -> ByDay:
-        """t has g - 1 degrees of freedom, where g is the number of days with trades of the candidate, or of the days
-        with others if these are fewer: where all days but nine have only trades of the candidate, the comparison rests
-        on those nine days."""
-        inside = contrasts.inside(self._days)
-        outside = contrasts.compared(self._days) - inside
-        g = np.minimum((inside > 0).sum(axis=1), (outside > 0).sum(axis=1))
-        with np.errstate(all="ignore"):
-            error = clustered_error(contrasts.added(self._days), g)
-            p = np.where(g >= self.mining.min_days, student_p(contrasts.effect / error, g - 1), 1.0)
-            half_width = t_half_width(error, g - 1, INTERVAL_LEVEL)
-        return ByDay(g, error, np.where(np.isnan(p), 1.0, p), half_width)
+        return by_day(contrasts, self._days, self.mining.min_days)
 
     def _by_luck(self, some: Ints, contrasts: Contrasts, chosen: Ints) -> ByLuck:
         base = luck.Base(
@@ -297,14 +327,7 @@ class CandidateTests:
             self.scatter[some],
             contrasts.squares[chosen],
         )
-        by_symbol, by_day = contrasts.sums(self._symbols, chosen), contrasts.sums(self._days, chosen)
-        symbols = luck.part(by_symbol, base, self.mining)
-        few = luck.confined(by_symbol, symbols, base, self.mining)
-        periods = {"day": luck.part(by_day, base, self.mining)}
-        for name, starts in self._periods.starts.items():
-            periods[name] = luck.part(by_day.merged(starts), base, self.mining)
-        found = luck.weighed(base, symbols, few, list(periods.values()), INTERVAL_LEVEL)
-        return ByLuck(base.variance, symbols, periods, few, found)
+        return by_luck(base, contrasts, self._symbols, self._days, self._periods, self.mining, chosen)
 
     def _raise(self, some: Ints, p: Floats, half_width: Floats) -> None:
         self.p[some] = np.maximum(self.p[some], p)

@@ -217,3 +217,30 @@ class LeversPolicy(PolicySection):
         if self.base_size + self.size_slope > 1.0:
             raise ValueError("size_slope: must leave base_size + size_slope at most 1; lower it")
         return self
+
+
+class WorthPolicy(PolicySection):
+    """What states of the market have been worth: when there is enough to say something, and how often it is looked at.
+    Luck of periods and symbols is weighed with the numbers of ``mining``."""
+
+    min_trades: int = Field(
+        default=33, ge=2, description="Trades in a state, and in others, below which nothing is said of it (count)."
+    )
+    min_spells: int = Field(
+        default=6,
+        ge=2,
+        description="Spells of a state, and of others, below which nothing is said of it (count). 6: of fewer, one "
+        "that went well decides.",
+    )
+    max_q: float = Field(
+        default=0.05,
+        gt=0.0,
+        lt=1.0,
+        description="Highest Benjamini-Yekutieli q of what is told from noise (probability).",
+    )
+    growth: float = Field(
+        default=0.10,
+        ge=0.0,
+        description="New trades after which evidence is looked at again (share of those that it was last looked at "
+        "with). Repeated looks find noise sooner or later.",
+    )

@@ -14,6 +14,7 @@ from pydantic_core import to_json
 
 from closeloop.models.market_policy import LeversPolicy as LeversPolicy
 from closeloop.models.market_policy import MarketPolicy as MarketPolicy
+from closeloop.models.market_policy import WorthPolicy as WorthPolicy
 from closeloop.models.policy_section import PolicySection as PolicySection
 from closeloop.models.policy_section import hash_of as hash_of
 from closeloop.models.retention import Leaving
@@ -644,6 +645,9 @@ class LearningPolicy(BaseModel):
     )
     levers: LeversPolicy = Field(
         default=LeversPolicy(), description="How aggressive to be (A) and how ready to leave (E) in these states."
+    )
+    worth: WorthPolicy = Field(
+        default=WorthPolicy(), description="When there is enough to say what states of the market have been worth."
     )
     corpus: CorpusPolicy = Field(default=CorpusPolicy(), description="At which scores skills move.")
     imports: ImportsPolicy = Field(default=ImportsPolicy(), description="What an import may do.")

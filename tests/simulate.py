@@ -9,10 +9,11 @@ import numpy as np
 
 from closeloop.learning.trades import Group
 from closeloop.models.policy import MiningPolicy
-from tests.learning import simulated, simulated_weights
+from tests.learning import simulated, simulated_market, simulated_weights
 
 LIFTS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 WEEKS = (30, 48, 60, 100)
+WORTHS = (0.2, 0.3, 0.5, 0.8)  # of a state of the market (R)
 
 
 def false_lessons(name: str, case: Callable[[int], Group], seeds: Sequence[int]) -> None:
@@ -70,12 +71,33 @@ def reverts(seeds: Sequence[int]) -> None:
             print(f"{f'{case}: {of}':<50}{row}", flush=True)
 
 
+def states_of_the_market(seeds: Sequence[int]) -> None:
+    """Print how often noise is told from noise, at one look and at any of all looks, and which worth is found."""
+    print(f"\n{'worth of states: books without any':<52}{'one told':>10}")
+    for name, case in simulated_market.NOISE.items():
+        found = [bool(simulated_market.told(case(seed))) for seed in seeds]
+        print(f"{name:<52}{np.mean(found):>10.1%}", flush=True)
+    for name in ("independent, normal", "the same, drivers move together"):
+        some = [simulated_market.told_at_any_look(simulated_market.NOISE[name](seed)) for seed in seeds]
+        print(f"{'at any look: ' + name:<52}{np.mean(some):>10.1%}", flush=True)
+    print(f"\n{'found, of a state that is worth':<34}" + "".join(f"{lift:>6g} R" for lift in WORTHS))
+    for n, days in ((500, 150), (1_000, 300), (3_000, 600), (10_000, 900)):
+        for horizon, hours in simulated_market.HOURS.items():
+            shares = [
+                np.mean([simulated_market.power(seed, n, days, horizon, lift) for seed in seeds]) for lift in WORTHS
+            ]
+            row = "".join(f"{share:>8.0%}" for share in shares)
+            print(f"{f'{n} trades, spells of {hours:g} h':<34}{row}", flush=True)
+
+
 def main() -> None:
     """Everything, in one run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="How many seeds of each case.")
     parser.add_argument("--first", type=int, default=0, help="The first of them; another one: fresh ones.")
-    parser.add_argument("--only", choices=("false", "power", "quarters", "reverts"), help="One of the tables.")
+    parser.add_argument(
+        "--only", choices=("false", "power", "quarters", "reverts", "market"), help="One of the tables."
+    )
     asked = parser.parse_args()
     seeds = range(asked.first, asked.first + asked.seeds)
     started = time.process_time()
@@ -92,6 +114,8 @@ def main() -> None:
         quarters(seeds)
     if asked.only in (None, "reverts"):
         reverts(seeds)
+    if asked.only in (None, "market"):
+        states_of_the_market(seeds)
     print(f"\n{time.process_time() - started:.0f} s of processor time")
 
 

@@ -27,6 +27,17 @@ def dimension(driver: Driver, timeframe: Timeframe, bucket: str | None) -> str |
     return None if name is None else f"{name}_{_HORIZONS[timeframe]}"
 
 
+def channel_of(dimension: str) -> tuple[str, Timeframe]:
+    """The driver, as the driver weights name it, and the timeframe of a dimension of a trade's scope.
+
+    >>> channel_of("btcd_meso"), channel_of("bucket_macro")
+    (('BTC.d', <Timeframe.h1: '1h'>), ('bucket', <Timeframe.d1: '1d'>))
+    """
+    name, horizon = dimension.split("_")
+    driver = next((str(driver) for driver, short in _DRIVERS.items() if short == name), "bucket")
+    return driver, next(timeframe for timeframe, of in _HORIZONS.items() if of == horizon)
+
+
 def states_by_dimension(channels: Iterable[ChannelAsOf], bucket: str | None) -> dict[str, str]:
     """The states of drivers by the dimension of a trade's scope; those of other buckets than the trade's have none."""
     named = {dimension(channel.driver, channel.timeframe, bucket): str(channel.state) for channel in channels}

@@ -48,6 +48,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("market", "replay"): ("{folder}/candles.csv", "--driver", "BTC", "--timeframe", "1m"),
     ("market", "backfill"): ("--book", "history"),
     ("market", "contexts"): ("--book", "history"),
+    ("market", "evidence"): ("--book", "history"),
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("market", "tokens", "import"): ("{folder}/tokens.csv",),
     ("tokens", "create"): ("json", "--scope", "operate"),
@@ -145,7 +146,14 @@ READING = (
         ("research", "list"),
     ),
 )
-SET_UP = (("market", "contexts"), ("karma", "rebuild"), ("weights", "show"), ("weights", "history"), ("meta", "status"))
+SET_UP = (
+    ("market", "contexts"),
+    ("market", "evidence"),
+    ("karma", "rebuild"),
+    ("weights", "show"),
+    ("weights", "history"),
+    ("meta", "status"),
+)
 
 
 async def test_of_a_book_that_nobody_knows(stack: StackProcess, history: list[Trade]) -> None:

@@ -14,6 +14,7 @@ from closeloop.learning.significance import (
     Difference,
     Moments,
     benjamini_hochberg,
+    benjamini_yekutieli,
     clustered_error,
     difference_of_means,
     normal_p,
@@ -32,7 +33,14 @@ def test_false_discovery_rates_are_those_of_scipy_and_statsmodels(p: list[float]
 
 
 def test_no_tests_have_no_rates() -> None:
-    assert len(benjamini_hochberg(np.empty(0))) == 0
+    assert len(benjamini_hochberg(np.empty(0))) == len(benjamini_yekutieli(np.empty(0))) == 0
+
+
+@given(p_values)
+def test_rates_of_dependent_tests(p: list[float]) -> None:
+    found = benjamini_yekutieli(np.array(p))
+    assert found == pytest.approx(stats.false_discovery_control(p, method="by"), abs=1e-15)
+    assert found == pytest.approx(multipletests(p, method="fdr_by")[1], abs=1e-15)
 
 
 @given(st.floats(-50, 50), st.floats(1, 1000))
