@@ -1,4 +1,4 @@
-"""What states of the market are made of is asked of its sources: one-minute candles of Binance.
+"""What states are made of is asked of the market's sources: one-minute candles of Binance, dominances of CoinGecko.
 
 Each source stands for itself: one that is down, slow, or asks to wait holds up no other one.
 """
@@ -6,7 +6,7 @@ Each source stands for itself: one that is down, slow, or asks to wait holds up 
 import asyncio
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from temporalio import activity
 
@@ -16,18 +16,40 @@ from closeloop.activities.heartbeats import beating
 from closeloop.activities.prices import PriceSource
 from closeloop.activities.transactions import transaction
 from closeloop.gateways.binance import MISSING_AFTER, SETTLED_AFTER, Klines, Page
+from closeloop.gateways.coingecko import Dominance
 from closeloop.gateways.sources import SourceNonsense, SourceRefused, SourceUnavailable, UnknownSymbol
 from closeloop.models.market import Driver, Timeframe, priced_as
 from closeloop.models.market_policy import MarketPolicy
-from closeloop.models.market_sources import CollectMarket, MarketCollected, MarketMode, candles_of
+from closeloop.models.market_sources import (
+    COINGECKO,
+    CollectMarket,
+    MarketCollected,
+    MarketMode,
+    SourceStanding,
+    Unpolled,
+    candles_of,
+)
+from closeloop.services.market_series import take_dominance
 from closeloop.store.database import Sessions
 
 MINUTE = Timeframe.m1.step
 # Of one run of the activity: prices that forecasts lack wait for no longer than this and one answer.
 ASKING_SECONDS = 5.0
+# CoinGecko computes dominances anew every ten minutes: a poll in between would be told the same.
+POLLED_EVERY = timedelta(minutes=10)
+# So long without a value, the minutes of dominances are not used any more.
+LONGEST_UNPOLLED = timedelta(minutes=30)
 # A source that fails is asked again this much later, then after twice as long each time, up to the second one.
 OUTAGE = (timedelta(minutes=1), timedelta(minutes=10))
 UNKNOWN = (timedelta(hours=1), timedelta(days=1))
+
+
+class DominanceSource(Protocol):
+    """Where dominances come from (gateways/coingecko.py)."""
+
+    async def dominance(self, now: datetime) -> Dominance:
+        """One question. Raises SourceUnavailable, SourceNonsense, SourceRefused."""
+        ...
 
 
 class MarketSourceActivities:
@@ -39,13 +61,16 @@ class MarketSourceActivities:
         policy: MarketPolicy,
         mode: MarketMode,
         candles: PriceSource,
+        dominance: DominanceSource,
         history: timedelta,
     ) -> None:
         """``history``: how far back candles are asked for of an asset that was never asked for."""
         self._sessions = sessions
         self._assets = sorted({priced_as(name) for name in (Driver.btc, *policy.alt_components)})
         self._mode = mode
+        self._policy = policy
         self._candles = candles
+        self._dominance = dominance
         self._history = history
 
     def activities(self) -> list[Activity]:
@@ -56,20 +81,27 @@ class MarketSourceActivities:
     async def collect_market(self, request: CollectMarket) -> MarketCollected:
         """Ask each source for what is due, for a few seconds; every answer is stored as it comes.
 
-        Where the worker's mode is not to ask, only how the sources do.
+        Where the worker's mode is not to ask, that is all it says.
         """
         report = MarketCollected(mode=self._mode)
         async with beating():
             if self._mode == "sources":
-                await self._collect_candles(report)
-            async with transaction(self._sessions) as session:
-                report.sources = await store.market.sources.listing(session)
+                seen = await self._seen()
+                await self._collect_candles(seen, report)
+                await self._poll(seen.get(COINGECKO), report)
+                report.sources = list((await self._seen()).values())
         return report
 
-    async def _collect_candles(self, report: MarketCollected) -> None:
+    async def _seen(self) -> dict[str, SourceStanding]:
+        """How each source does that is still asked."""
+        async with transaction(self._sessions) as session:
+            await store.market.sources.keep_candles_of(session, [candles_of(asset) for asset in self._assets])
+            return {one.source: one for one in await store.market.sources.listing(session)}
+
+    async def _collect_candles(self, seen: Mapping[str, SourceStanding], report: MarketCollected) -> None:
         """Ask for every minute that has ended since the last one on record, the asset first that is furthest behind:
         composites then are made of all of their components."""
-        behind = await self._due()
+        behind = self._due(seen)
         deadline = asyncio.get_running_loop().time() + ASKING_SECONDS
         while behind:
             asset, until = min(behind.items(), key=lambda one: (one[1], one[0]))
@@ -100,19 +132,16 @@ class MarketSourceActivities:
                 else:
                     behind[asset] = collected_until
 
-    async def _due(self) -> dict[str, datetime]:
+    def _due(self, seen: Mapping[str, SourceStanding]) -> dict[str, datetime]:
         """Up to where candles of each asset are on record that may be asked for now."""
         now = datetime.now(UTC)
         start = _minute(now - self._history)
-        async with transaction(self._sessions) as session:
-            await store.market.sources.keep_candles_of(session, [candles_of(asset) for asset in self._assets])
-            seen = {one.source: one for one in await store.market.sources.listing(session)}
-        due = {}
-        for asset in self._assets:
-            standing = seen.get(candles_of(asset))
-            if standing is None or standing.next_attempt_at is None or standing.next_attempt_at <= now:
-                due[asset] = (standing and standing.collected_until) or start
-        return due
+        standings = {asset: seen.get(candles_of(asset)) for asset in self._assets}
+        return {
+            asset: (standing and standing.collected_until) or start
+            for asset, standing in standings.items()
+            if _may_be_asked(standing, now)
+        }
 
     async def _store(self, asset: str, klines: Klines, asked_at: datetime, report: MarketCollected) -> datetime | None:
         """Store an answer and up to where it reaches, in one transaction; returns the latter."""
@@ -155,6 +184,36 @@ class MarketSourceActivities:
         failures: Mapping[str, str] = {candles_of(asset): reason for asset in assets}
         async with transaction(self._sessions) as session:
             await store.market.sources.failed(session, failures, asked_at, *waits, at_least)
+
+    async def _poll(self, standing: SourceStanding | None, report: MarketCollected) -> None:
+        """Ask for the dominances, where their source may have new ones, and write them as bars."""
+        now = datetime.now(UTC)
+        if not _may_be_asked(standing, now):
+            return
+        try:
+            found = await self._dominance.dominance(now)
+        except (SourceUnavailable, SourceNonsense, SourceRefused) as error:
+            wait = error.retry_after if isinstance(error, SourceUnavailable) else None
+            async with transaction(self._sessions) as session:
+                failed = {COINGECKO: str(error)}
+                await store.market.sources.failed(session, failed, now, *OUTAGE, timedelta(seconds=wait or 0))
+            return
+        now = datetime.now(UTC)
+        names = {Driver.btc_d: "btc", Driver.usdt_d: "usdt"}
+        report.without = {driver: found.without[name] for driver, name in names.items() if name in found.without}
+        async with transaction(self._sessions) as session:
+            report.polled = await store.market.sources.answered(
+                session, COINGECKO, now, updated_at=found.updated_at, next_attempt_at=now + POLLED_EVERY
+            )
+            if report.polled:
+                for driver, share in ((Driver.btc_d, found.btc), (Driver.usdt_d, found.usdt)):
+                    await take_dominance(session, driver, now, share, self._policy)
+        if standing and standing.answered_at and now - standing.answered_at > LONGEST_UNPOLLED:
+            report.unpolled = Unpolled(from_at=standing.answered_at, to_at=now)
+
+
+def _may_be_asked(standing: SourceStanding | None, now: datetime) -> bool:
+    return standing is None or standing.next_attempt_at is None or standing.next_attempt_at <= now
 
 
 def _minute(instant: datetime) -> datetime:

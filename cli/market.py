@@ -3,6 +3,7 @@
 import typer
 
 from closeloop.cli.market_backfill import backfill, contexts
+from closeloop.cli.market_collect import collect
 from closeloop.cli.market_evidence import evidence
 from closeloop.cli.market_history import history
 from closeloop.cli.market_levers import levers
@@ -11,6 +12,7 @@ from closeloop.cli.market_states import states
 from closeloop.cli.market_tokens import app as tokens
 
 app = typer.Typer(help="The market's state, and how aggressive to be in it (A and E).", no_args_is_help=True)
+app.command()(collect)
 app.command()(states)
 app.command()(history)
 app.command()(levers)

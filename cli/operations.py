@@ -13,8 +13,9 @@ from closeloop.cli.connections import database, temporal
 from closeloop.cli.console import AsJson, at, fail, out, print_json, run, set_home, settings, table
 from closeloop.cli.visible import visible
 from closeloop.models.errors import ServiceError
+from closeloop.models.market_sources import COINGECKO, MarketStatus
 from closeloop.models.periods import PeriodicStatus
-from closeloop.models.schedules import SCHEDULES
+from closeloop.models.schedules import schedules_of
 from closeloop.models.status import Addresses, FailedWorkflow, ScheduleStatus, Status, WorkerStatus
 from closeloop.models.weights import WEIGHTS
 from closeloop.services.status import status as look_at_everything
@@ -104,6 +105,8 @@ def status(as_json: AsJson = False) -> None:
             out.print(f"worker: {report.worker.ends.sentence}", soft_wrap=True)
         for one in report.failing:
             out.print(f"fails since {at(one.since)} UTC: {one.task} of {one.subject}: {one.reason}", soft_wrap=True)
+        if report.market:
+            _print_market(report.market)
         if report.unreadable_positions:
             out.print(
                 f"positions: {report.unreadable_positions} on record cannot be read as closes, and are left alone "
@@ -133,6 +136,21 @@ def _periodic_table(work: Sequence[PeriodicStatus]) -> Table:
         now = "no" if not one.due else f"{one.due} books" if one.work == WEIGHTS else "yes"
         shown.add_row(one.work, at(one.last_done_at), at(one.last_as_of), at(one.next_at), now)
     return shown
+
+
+def _print_market(market: MarketStatus) -> None:
+    out.print(f"market: {market.sentence}", soft_wrap=True)
+    if market.sources:
+        shown = table("source", "answered (UTC)", "on record until (UTC)", "not asked before (UTC)", whole=("source",))
+        for one in market.sources:
+            until = one.updated_at if one.source == COINGECKO else one.collected_until
+            shown.add_row(one.source, at(one.answered_at), at(until), at(one.next_attempt_at))
+        out.print(shown)
+    told = [one.sentence for one in market.sources if one.failing]
+    told += [one.sentence for one in market.still]
+    told += [one.sentence for one in market.unpolled]
+    for sentence in told:
+        out.print(f"market: {sentence}", soft_wrap=True)
 
 
 def _failed_table(failed: Sequence[FailedWorkflow]) -> Table:
@@ -181,16 +199,20 @@ def _addresses() -> Addresses:
         temporal=address,
         temporal_ui=state.ui_url if state else None,
         worker_ends=home.worker_ends() if claimed else None,
+        market=settings().market,
     )
 
 
 @schedules.command("apply")
 def schedules_apply() -> None:
-    """Create or update every schedule on the Temporal server. A paused one stays paused."""
+    """Create or update every schedule on the Temporal server. A paused one stays paused.
+
+    CLOSELOOP_MARKET says whether those of the market are among them; where it is off, they are removed.
+    """
 
     async def apply() -> list[str]:
         async with temporal() as client:
-            return await apply_schedules(client)
+            return await apply_schedules(client, settings().market)
 
     for name in run(apply()):
         out.print(f"applied {name}")
@@ -206,12 +228,12 @@ def schedules_list(as_json: AsJson = False) -> None:
             "every_seconds": s.every.total_seconds(),
             "overlap": s.overlap.name.lower(),
         }
-        for s in SCHEDULES
+        for s in schedules_of(settings().market)
     ]
     if as_json:
         return print_json(rows)
     shown = table("schedule", "every", "while the last run goes on", "what for")
-    for s in SCHEDULES:
+    for s in schedules_of(settings().market):
         shown.add_row(s.id, str(s.every), s.overlap.name.lower(), s.summary)
     return out.print(shown)
 

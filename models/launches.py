@@ -22,6 +22,7 @@ from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
 from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.lessons import LessonReport, LessonRequest
 from closeloop.models.market_contexts import MarketBackfillReport, MarketBackfillRequest
+from closeloop.models.market_runs import MarketReport, MarketRequest
 from closeloop.models.meta import MetaRequest
 from closeloop.models.overrides import OverrideReport, OverrideRequest
 from closeloop.models.periods import PeriodicTask
@@ -204,6 +205,19 @@ def corpus(request: CorpusRequest) -> Launch:
         summary="Score, promote and archive skills",
         result=CorpusReport,
         attributes=_attributes("corpus"),
+    )
+
+
+def market(request: MarketRequest) -> Launch:
+    """One run of a timeframe that was asked for by hand at a time: asked for twice, the second one joins the first."""
+    return Launch(
+        workflow="MarketWorkflow",
+        message=request,
+        id=f"market/{request.timeframe}",
+        summary=f"The market's bars and states of {request.timeframe}",
+        result=MarketReport,
+        attributes=_attributes("market"),
+        conflict=WorkflowIDConflictPolicy.USE_EXISTING,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from closeloop.models.market import Driver, Timeframe
+
 MarketMode = Literal["off", "recorded", "sources"]
 """What the market's schedules do. off: there are none; recorded: states from what is on record; sources: Binance and
 CoinGecko are asked first."""
@@ -58,6 +60,21 @@ class SourceStanding(BaseModel):
         return f"{self.source} answered at {_at(self.answered_at)}: {until}"
 
 
+class Unpolled(BaseModel):
+    """A time in which nobody told the dominances."""
+
+    from_at: datetime
+    to_at: datetime
+
+    @property
+    def sentence(self) -> str:
+        """What it means, for a person."""
+        return (
+            f"no dominances from {_at(self.from_at)} to {_at(self.to_at)}: nobody tells them later, so BTC.d and "
+            "USDT.d have no bars of that time"
+        )
+
+
 class MarketCollected(BaseModel):
     """What the sources gave. ``more``: there is more to ask for at once."""
 
@@ -65,8 +82,38 @@ class MarketCollected(BaseModel):
     candles: dict[str, int] = Field(default={}, description="New candles, by source; those with none are left out.")
     polled: bool = Field(default=False, description="CoinGecko gave dominances that are newer than those before.")
     without: dict[str, str] = Field(default={}, description="Dominances that its answer did not have, and why.")
+    unpolled: Unpolled | None = Field(default=None, description="The time without a poll that this one ended.")
     sources: list[SourceStanding] = []
     more: bool = False
+
+
+class StillSeries(BaseModel):
+    """A series whose newest state is too old to be used for levers."""
+
+    driver: Driver
+    timeframe: Timeframe
+    bar_end: datetime
+
+    @property
+    def sentence(self) -> str:
+        """Since when it stands still, for a person."""
+        return f"{self.driver} {self.timeframe} stands still since {_at(self.bar_end)}"
+
+
+class MarketStatus(BaseModel):
+    """How the market's sources and series do."""
+
+    mode: MarketMode = Field(description="CLOSELOOP_MARKET of the process that looked.")
+    newest: datetime | None = Field(default=None, description="End of the newest bar with a state.")
+    sources: list[SourceStanding] = []
+    still: list[StillSeries] = Field(default=[], description="Series that stand still though they should not.")
+    unpolled: list[Unpolled] = Field(default=[], description="Times of the last week, the newest ten.")
+
+    @property
+    def sentence(self) -> str:
+        """Whether it goes on, for a person."""
+        states = f"the newest state is of {_at(self.newest)}" if self.newest else "there are no states yet"
+        return f"CLOSELOOP_MARKET is {self.mode} here; {states}"
 
 
 def _at(instant: datetime | None) -> str:

@@ -8,6 +8,9 @@ from temporalio.client import ScheduleOverlapPolicy
 
 from closeloop.models.forecasts import ResolutionRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.market import Timeframe
+from closeloop.models.market_runs import MarketRequest
+from closeloop.models.market_sources import MarketMode
 from closeloop.models.overrides import OverrideRequest
 from closeloop.models.periods import DueWorkRequest, PeriodicTask
 from closeloop.models.positions import CatchUpRequest
@@ -120,3 +123,28 @@ SCHEDULES = (
         summary="Bring overrides in line with lessons",
     ),
 )
+
+
+def _market(timeframe: Timeframe, seconds: int, summary: str) -> ScheduledWorkflow:
+    return ScheduledWorkflow(
+        id=f"closeloop/market-{timeframe}",
+        workflow="MarketWorkflow",
+        argument=MarketRequest(timeframe=timeframe),
+        every=timeframe.step,
+        offset=timedelta(seconds=seconds),
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
+        summary=summary,
+    )
+
+
+# Some seconds after the bar has ended: its source has it then; and after the run of the minutes that it is made of.
+MARKET_SCHEDULES = (
+    _market(Timeframe.m1, 15, "The market's minutes: collect, then bars and states"),
+    _market(Timeframe.h1, 40, "The market's hours"),
+    _market(Timeframe.d1, 75, "The market's days"),
+)
+
+
+def schedules_of(market: MarketMode) -> tuple[ScheduledWorkflow, ...]:
+    """What repeats where CLOSELOOP_MARKET is this."""
+    return SCHEDULES if market == "off" else SCHEDULES + MARKET_SCHEDULES

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, Field
 
 from closeloop.models.failures import FailingView
+from closeloop.models.market_sources import MarketMode, MarketStatus
 from closeloop.models.periods import PeriodicStatus
 from closeloop.models.workers import PoliciesInUse, WorkerView
 
@@ -43,6 +44,7 @@ class Addresses(BaseModel):
     temporal: str | None
     temporal_ui: str | None
     worker_ends: WorkerEnds | None = None
+    market: MarketMode = "off"
 
 
 class PartStatus(BaseModel):
@@ -159,6 +161,7 @@ class Status(BaseModel):
     schedules: list[ScheduleStatus] | None = Field(default=None, description="Null: cannot be told.")
     failed_workflows: FailedWorkflows | None = Field(default=None, description="Null: cannot be told.")
     periodic: list[PeriodicStatus] = Field(default=[], description="Weekly, daily and six-hourly work.")
+    market: MarketStatus | None = Field(default=None, description="Null: it is off, and nothing of it is on record.")
     troubles: list[Trouble] = Field(default=[], description="What is wrong though the parts are up, with a remedy.")
 
     def parts(self) -> dict[str, PartStatus]:

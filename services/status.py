@@ -16,6 +16,7 @@ from closeloop import store
 from closeloop.models.errors import ServiceError
 from closeloop.models.failures import FailingView
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.market_sources import MarketStatus
 from closeloop.models.periods import PeriodicStatus
 from closeloop.models.status import (
     Addresses,
@@ -28,7 +29,7 @@ from closeloop.models.status import (
     WorkerStatus,
 )
 from closeloop.models.workers import PoliciesInUse, WorkerView
-from closeloop.services import periods, temporal_looks, workers
+from closeloop.services import market_status, periods, temporal_looks, workers
 
 # A worker that polled a queue within this time is taken for alive. It polls for workflow tasks again within 70 s, when
 # a long poll ends by itself. The market queue has one slot: while an activity runs in it, the worker does not poll, so
@@ -52,6 +53,7 @@ async def status(
     periodic: list[PeriodicStatus] = []
     running: list[WorkerView] = []
     policies = PoliciesInUse()
+    market: MarketStatus | None = None
     try:
         async with database() as session:
             postgres.version = await store.database.server_version(session)
@@ -64,6 +66,7 @@ async def status(
                 unreadable = await store.unreadable.count(session)
                 running, policies = await workers.live(session), await workers.policies_in_use(session)
                 periodic = await periods.standing(session, datetime.now(UTC))
+                market = await market_status.standing(session, addresses.market, datetime.now(UTC))
     except Exception as error:  # whatever it is, it is the answer
         postgres.reason = _reason(error)
     server = TemporalStatus(address=addresses.temporal, ui=addresses.temporal_ui)
@@ -75,7 +78,7 @@ async def status(
                 server.reason = f"there is no namespace {client.namespace}"
                 server.remedy = temporal_looks.namespace_remedy(client)
             else:
-                looking = asyncio.create_task(temporal_looks.look(client))
+                looking = asyncio.create_task(temporal_looks.look(client, addresses.market))
                 try:
                     server.up = True
                     worker.queues = [
@@ -104,6 +107,7 @@ async def status(
         running_workers=running,
         policies=policies,
         periodic=periodic,
+        market=market,
         **dict(looks),
     )
 

@@ -22,7 +22,8 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
-from closeloop.models.schedules import SCHEDULES, ScheduledWorkflow
+from closeloop.models.market_sources import MarketMode
+from closeloop.models.schedules import MARKET_SCHEDULES, SCHEDULES, ScheduledWorkflow, schedules_of
 from closeloop.models.sentences import short
 from closeloop.models.status import FailedWorkflow, FailedWorkflows, ScheduleStatus, TemporalLooks, Trouble
 from closeloop.services import search_attributes
@@ -58,13 +59,13 @@ def namespace_remedy(client: Client) -> str:
     )
 
 
-async def look(client: Client) -> TemporalLooks:
-    """Every look at a namespace that is there."""
+async def look(client: Client, market: MarketMode = "off") -> TemporalLooks:
+    """Every look at a namespace that is there. ``market``: what this process is told of the market's schedules."""
     looks = TemporalLooks()
     troubles: list[list[Trouble]] = [[], [], []]
     await asyncio.gather(
         _told("search attributes", _search_attributes(client, looks, troubles[0]), troubles[0]),
-        _told("schedules", _schedules(client, looks, troubles[1]), troubles[1]),
+        _told("schedules", _schedules(client, looks, troubles[1], market), troubles[1]),
         _told("failed workflows", _failed_workflows(client, looks, troubles[2]), troubles[2]),
     )
     looks.troubles = [trouble for found in troubles for trouble in found]
@@ -91,9 +92,10 @@ async def _search_attributes(client: Client, looks: TemporalLooks, troubles: lis
         troubles.append(Trouble(about=about, sentence=sentence, remedy=remedy))
 
 
-async def _schedules(client: Client, looks: TemporalLooks, troubles: list[Trouble]) -> None:
-    found = list(await asyncio.gather(*(_schedule(client, one) for one in SCHEDULES)))
-    looks.schedules = found
+async def _schedules(client: Client, looks: TemporalLooks, troubles: list[Trouble], market: MarketMode) -> None:
+    wanted = {one.id for one in schedules_of(market)}
+    looked = await asyncio.gather(*(_schedule(client, one) for one in SCHEDULES + MARKET_SCHEDULES))
+    looks.schedules = found = [one for one in looked if one.there or one.id in wanted]
     apply = "'closeloop schedules apply' sets them up"
     if missing := [one.id for one in found if not one.there]:
         sentence = f"missing: {', '.join(missing)}; nothing starts their work"
@@ -101,6 +103,10 @@ async def _schedules(client: Client, looks: TemporalLooks, troubles: list[Troubl
     if changed := [one.id for one in found if one.there and not one.as_applied]:
         sentence = f"not as this version has them: {', '.join(changed)}"
         troubles.append(Trouble(about="schedules", sentence=sentence, remedy=apply))
+    if unwanted := [one.id for one in found if one.id not in wanted]:
+        sentence = f"{', '.join(unwanted)} run, though CLOSELOOP_MARKET is off here"
+        remedy = "set it here as the workers have it, or 'closeloop schedules apply' removes them"
+        troubles.append(Trouble(about="schedules", sentence=sentence, remedy=remedy))
     for one in found:
         if one.paused:
             sentence = f"{one.id} is paused" + (f" ({one.note})" if one.note else "") + ": its work is not started"

@@ -147,7 +147,7 @@ async def worker(client: Client, engine: AsyncEngine, home: Path) -> AsyncIterat
             corpus_folder=home / "corpus",
             archive_folder=home / "archive",
         ),
-        build_market_worker(client, engine, policy, binance_url=NO_SOURCE),
+        build_market_worker(client, engine, policy, binance_url=NO_SOURCE, coingecko_url=NO_SOURCE),
     ):
         yield
 

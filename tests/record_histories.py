@@ -18,6 +18,7 @@ from temporalio.client import Client, WorkflowFailureError
 
 from closeloop import store
 from closeloop.activities.attribution import attribute
+from closeloop.gateways.candles import candle
 from closeloop.gateways.language_model import AnthropicModel
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusRequest
@@ -27,6 +28,7 @@ from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.market import Driver, Timeframe
 from closeloop.models.market_contexts import MarketBackfillRequest
+from closeloop.models.market_runs import MarketRequest
 from closeloop.models.overrides import OverrideRequest
 from closeloop.models.periods import DueWorkReport, DueWorkRequest, PeriodicTask
 from closeloop.models.policy import LearningPolicy
@@ -49,7 +51,7 @@ from closeloop.workers.wiring import (
     learners_of,
     open_database,
 )
-from tests.activities.forecasting import T0, abstention, forecast
+from tests.activities.forecasting import MINUTE, T0, abstention, forecast
 from tests.activities.overriding import mined, overrides
 from tests.activities.patterning import AS_OF, FIRST, trades
 from tests.activities.researching import PRICES
@@ -57,6 +59,7 @@ from tests.activities.test_prices import MARKETS
 from tests.closes import closed, message, series
 from tests.conftest import free_ports
 from tests.gateways.binance_server import BinanceServer
+from tests.gateways.coingecko_server import CoinGeckoServer
 from tests.gateways.messages_api import KEY, RATE_LIMIT, answer, error, messages_api
 from tests.services.markets import put_state
 
@@ -172,7 +175,9 @@ async def record_forecasts(client: Client, engine: AsyncEngine) -> None:
     await save(client, silent, "ForecastResolutionWorkflow.nobody-asks-the-source")
     with BinanceServer() as server:
         server.add("ADA/BTC", MARKETS["ADA/BTC"], 300)
-        async with build_market_worker(client, engine, LearningPolicy(), binance_url=server.url):
+        async with build_market_worker(
+            client, engine, LearningPolicy(), binance_url=server.url, coingecko_url=server.url
+        ):
             request = ResolutionRequest(as_of=AFTER_AN_HOUR, ask_again=True)
             asked = await start("ForecastResolutionWorkflow", request, "resolution")
             await save(client, asked, "ForecastResolutionWorkflow.asked-the-source")
@@ -184,6 +189,30 @@ async def record_forecasts(client: Client, engine: AsyncEngine) -> None:
     await save(client, going_on, "ForecastResolutionWorkflow.going-on")
     meta = client.get_workflow_handle(f"meta-forecast/{AFTER_AN_HOUR:%Y-%m-%dT%H:%M:%S.%fZ}")
     await save(client, meta, "MetaForecastWorkflow.insufficient-data")
+
+
+async def record_market(client: Client, engine: AsyncEngine) -> None:
+    """Runs of the market: nobody asks its sources, and they are asked and there is much to catch up."""
+
+    async def start(timeframe: Timeframe, name: str) -> Any:
+        request = MarketRequest(timeframe=timeframe)
+        return await client.start_workflow("MarketWorkflow", request, id=f"recorded/{name}", task_queue=TASK_QUEUE)
+
+    await save(client, await start(Timeframe.d1, "market-nobody-asks"), "MarketWorkflow.nobody-asks-the-sources")
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    with BinanceServer() as server, CoinGeckoServer() as gecko:
+        begun = now - timedelta(hours=3)
+        server.add("BTC/USDT", [candle(begun + i * MINUTE, "1", "1", "1", "1", "1") for i in range(240)], 60)
+        async with build_market_worker(
+            client,
+            engine,
+            LearningPolicy(),
+            binance_url=server.url,
+            coingecko_url=gecko.url,
+            market="sources",
+            history=timedelta(hours=2),
+        ):
+            await save(client, await start(Timeframe.m1, "market"), "MarketWorkflow.caught-up")
 
 
 async def record_weights(client: Client, sessions: Sessions) -> None:
@@ -384,6 +413,7 @@ async def main() -> None:
         ):
             await record(client, sessions_of(engine), stack)
             await record_forecasts(client, engine)
+            await record_market(client, engine)
         await record_research(client, engine)
     finally:
         await engine.dispose()

@@ -13,19 +13,32 @@ from temporalio.client import (
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
+from temporalio.service import RPCError, RPCStatusCode
 
-from closeloop.models.schedules import SCHEDULES, ScheduledWorkflow
+from closeloop.models.market_sources import MarketMode
+from closeloop.models.schedules import MARKET_SCHEDULES, ScheduledWorkflow, schedules_of
 
 
-async def apply_schedules(client: Client) -> list[str]:
-    """Create or update every schedule of the table; returns their ids."""
-    for repeated in SCHEDULES:
+async def apply_schedules(client: Client, market: MarketMode = "off") -> list[str]:
+    """Create or update every schedule of the table, those of the market as ``market`` says; returns their ids.
+
+    Where it is off, the market's are removed.
+    """
+    wanted = schedules_of(market)
+    for repeated in wanted:
         schedule = _schedule(repeated)
         try:
             await client.create_schedule(repeated.id, schedule)
         except ScheduleAlreadyRunningError:
             await client.get_schedule_handle(repeated.id).update(_keeping_pause(schedule))
-    return [repeated.id for repeated in SCHEDULES]
+    for repeated in MARKET_SCHEDULES:
+        if repeated not in wanted:
+            try:
+                await client.get_schedule_handle(repeated.id).delete()
+            except RPCError as error:
+                if error.status is not RPCStatusCode.NOT_FOUND:
+                    raise
+    return [repeated.id for repeated in wanted]
 
 
 def _schedule(repeated: ScheduledWorkflow) -> Schedule:

@@ -5,7 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
@@ -38,6 +38,7 @@ from closeloop.activities.weight_decisions import WeightDecisionActivities
 from closeloop.activities.weights_0_1 import WeightsOf01
 from closeloop.gateways.archive import ArchiveFolder
 from closeloop.gateways.binance import Binance
+from closeloop.gateways.coingecko import CoinGecko
 from closeloop.gateways.language_model import AnthropicModel, LanguageModel, TokenPrices
 from closeloop.gateways.overlay import OverlayFolder
 from closeloop.gateways.postgres_tools import PostgresTools
@@ -62,6 +63,7 @@ from closeloop.workflows.due_work import DueWorkWorkflow
 from closeloop.workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
 from closeloop.workflows.lesson_building import LessonBuildingWorkflow
 from closeloop.workflows.llm_research import LlmResearchWorkflow
+from closeloop.workflows.market import MarketWorkflow
 from closeloop.workflows.market_backfill import MarketBackfillWorkflow
 from closeloop.workflows.messages import ArgumentCount
 from closeloop.workflows.meta import MetaForecastWorkflow
@@ -92,6 +94,7 @@ WORKFLOWS = [
     ForecastResolutionWorkflow,
     MetaForecastWorkflow,
     MarketBackfillWorkflow,
+    MarketWorkflow,
 ]
 
 # What waits for an operator (services/approvals.py).
@@ -181,6 +184,8 @@ def build_workers(client: Client, engine: AsyncEngine, policy: LearningPolicy, s
             engine,
             policy,
             binance_url=settings.binance_url,
+            coingecko_url=settings.coingecko_url,
+            coingecko_key=settings.coingecko_api_key,
             market=settings.market,
             history=timedelta(days=settings.market_history_days),
         ),
@@ -240,6 +245,8 @@ def build_market_worker(
     policy: LearningPolicy,
     *,
     binance_url: str,
+    coingecko_url: str,
+    coingecko_key: SecretStr | None = None,
     market: MarketMode = "off",
     history: timedelta = timedelta(days=1),
     task_queue: str = MARKET_TASK_QUEUE,
@@ -249,9 +256,10 @@ def build_market_worker(
     ``market`` and ``history``: whether the market's sources are asked, too, and how far back at first.
     """
     sessions, binance = sessions_of(engine), Binance(binance_url)
+    coingecko = CoinGecko(coingecko_url, coingecko_key.get_secret_value() if coingecko_key else None)
     groups = (
         PriceActivities(sessions, policy, binance),
-        MarketSourceActivities(sessions, policy.market, market, binance, history),
+        MarketSourceActivities(sessions, policy.market, market, binance, coingecko, history),
     )
     return Worker(
         client,

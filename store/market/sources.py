@@ -43,17 +43,19 @@ async def answered(
 
     ``collected_until`` never goes back: of two runs that asked at the same time, one may be behind. Locks the source.
     """
-    result = await session.execute(
+    before = await session.execute(
+        text("SELECT updated_at FROM market_sources WHERE source = :source FOR UPDATE"), {"source": source}
+    )
+    said = before.scalar_one_or_none()
+    await session.execute(
         text(
-            "WITH old AS MATERIALIZED (SELECT updated_at FROM market_sources WHERE source = :source FOR UPDATE) "
             "INSERT INTO market_sources AS m (source, asked_at, answered_at, updated_at, collected_until, "
             "next_attempt_at) "
             "VALUES (:source, :asked_at, :asked_at, :updated_at, :collected_until, :next_attempt_at) "
             "ON CONFLICT (source) DO UPDATE SET asked_at = excluded.asked_at, answered_at = excluded.answered_at, "
             "updated_at = greatest(m.updated_at, excluded.updated_at), "
             "collected_until = greatest(m.collected_until, excluded.collected_until), "
-            "failures = 0, reason = NULL, next_attempt_at = excluded.next_attempt_at "
-            "RETURNING updated_at > coalesce((SELECT updated_at FROM old), '-infinity')"
+            "failures = 0, reason = NULL, next_attempt_at = excluded.next_attempt_at"
         ),
         {
             "source": source,
@@ -63,7 +65,7 @@ async def answered(
             "next_attempt_at": next_attempt_at,
         },
     )
-    return bool(result.scalar_one())
+    return updated_at is not None and (said is None or said < updated_at)
 
 
 async def failed(

@@ -13,15 +13,21 @@ from temporalio.testing import ActivityEnvironment
 from closeloop.activities.market_sources import MarketSourceActivities
 from closeloop.gateways.binance import Binance
 from closeloop.gateways.candles import Candle, candle
+from closeloop.gateways.coingecko import CoinGecko
 from closeloop.models.market_policy import MarketPolicy
-from closeloop.models.market_sources import CollectMarket, MarketCollected, MarketMode, SourceStanding
+from closeloop.models.market_sources import COINGECKO, CollectMarket, MarketCollected, MarketMode, SourceStanding
 from closeloop.store.database import Sessions
 from tests.gateways.binance_server import BinanceServer
+from tests.gateways.coingecko_server import CoinGeckoServer
 from tests.store.databases import query, scratch_database, sessions_on
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 ASSETS = ("BNB/USDT", "BTC/USDT", "ETH/USDT", "SOL/USDT")
 POLICY = MarketPolicy(alt_components=("SOL", "ETH", "BNB"))
+TABLES = (
+    "market_sources, market_changes, market_checkpoints, market_bar_counts, price_history, price_coverage, "
+    "regime_price_data_ohlc"
+)
 BTC, ETH = "binance/BTC/USDT", "binance/ETH/USDT"
 
 
@@ -31,6 +37,7 @@ class Market:
 
     sessions: Sessions
     server: BinanceServer
+    gecko: CoinGeckoServer
     now: datetime
     """The last minute that had ended when the test began."""
 
@@ -38,7 +45,8 @@ class Market:
         self, mode: MarketMode = "sources", history: timedelta = DAY, policy: MarketPolicy = POLICY
     ) -> MarketSourceActivities:
         """Of a worker that has just started: it remembers nothing."""
-        return MarketSourceActivities(self.sessions, policy, mode, Binance(self.server.url), history)
+        binance, coingecko = Binance(self.server.url), CoinGecko(self.gecko.url)
+        return MarketSourceActivities(self.sessions, policy, mode, binance, coingecko, history)
 
     async def collect(self, **how: Any) -> MarketCollected:
         return await ActivityEnvironment().run(self.activities(**how).collect_market, CollectMarket())
@@ -77,10 +85,16 @@ def server() -> Iterator[BinanceServer]:
 
 
 @pytest.fixture
-async def market(module_sessions: Sessions, server: BinanceServer) -> Market:
+def gecko() -> Iterator[CoinGeckoServer]:
+    with CoinGeckoServer() as gecko:
+        yield gecko
+
+
+@pytest.fixture
+async def market(module_sessions: Sessions, server: BinanceServer, gecko: CoinGeckoServer) -> Market:
     async with module_sessions.begin() as session:
-        await session.execute(text("TRUNCATE market_sources, market_changes, price_history, price_coverage"))
-    made = Market(module_sessions, server, datetime.now(UTC).replace(second=0, microsecond=0))
+        await session.execute(text(f"TRUNCATE {TABLES}"))
+    made = Market(module_sessions, server, gecko, datetime.now(UTC).replace(second=0, microsecond=0))
     for asset in ASSETS:
         made.trade(asset, made.now - DAY - HOUR, 26 * 60)
     return made
@@ -158,9 +172,11 @@ async def test_a_wait_that_is_asked_for_is_kept(market: Market) -> None:
     report = await market.collect(history=HOUR)
     assert len(market.server.asked) == 1
     for source in report.sources:
+        if source.source == COINGECKO:
+            continue
         assert source.reason == "Binance answers 429: too many requests in a minute"
         assert source.next_attempt_at == source.asked_at + 2 * HOUR
-    assert len(report.sources) == len(ASSETS)
+    assert len(report.sources) == len(ASSETS) + 1
     await market.collect(history=HOUR)
     assert len(market.server.asked) == 1
     assert market.server.impatient == []
@@ -172,7 +188,7 @@ async def test_down(market: Market) -> None:
     await market.sql("UPDATE market_sources SET collected_until = collected_until - interval '3 minutes'")
     market.server.close()
     report = await market.collect(history=HOUR)
-    for source in report.sources:
+    for source in report.sources[:-1]:
         assert source.answered_at
         assert source.answered_at < source.asked_at
         assert source.sentence.startswith(
@@ -231,7 +247,7 @@ async def test_an_asset_that_was_listed_late(market: Market) -> None:
     asked = [one for one in market.server.asked if one.parameters["symbol"] == "NEWUSDT"]
     assert len(asked) == 1
     assert (await market.ends("NEW/USDT"))[0] == market.now - HOUR + MINUTE
-    assert len(report.sources) == 2
+    assert len(report.sources) == 3
 
 
 async def test_one_without_any_candle(market: Market) -> None:
@@ -263,3 +279,84 @@ async def test_two_that_ask_at_once_store_each_candle_once(market: Market) -> No
         ends = await market.ends(asset)
         assert sum(report.candles.get(f"binance/{asset}", 0) for report in reports) == len(ends)
         assert ends == [ends[0] + i * MINUTE for i in range(len(ends))]
+
+
+async def polls(market: Market) -> list[tuple[str, float, datetime]]:
+    """Bars of dominances: driver, value, start."""
+    rows = await market.sql(
+        "SELECT driver, open_usd, high_usd, low_usd, close_usd, timestamp, source FROM regime_price_data_ohlc "
+        "ORDER BY timestamp, driver"
+    )
+    for row in rows:
+        assert row["open_usd"] == row["high_usd"] == row["low_usd"] == row["close_usd"]
+        assert row["source"] == "coingecko"
+    return [(row["driver"], float(row["close_usd"]), row["timestamp"]) for row in rows]
+
+
+async def test_a_poll_is_a_bar_of_its_minute(market: Market) -> None:
+    """No more than one in ten minutes, and none that says nothing new."""
+    market.gecko.say(btc=52.5, usdt=4.25, updated_at=int(market.now.timestamp()) - 300)
+    report = await market.collect(history=HOUR)
+    assert (report.polled, report.without, report.unpolled) == (True, {}, None)
+    [btc, usdt] = await polls(market)
+    assert (btc[:2], usdt[:2]) == (("BTC.d", 52.5), ("USDT.d", 4.25))
+    source = by_name(report)[COINGECKO]
+    assert btc[2] == usdt[2] == source.asked_at.replace(second=0, microsecond=0)
+    assert source.updated_at == market.now - 5 * MINUTE
+    assert source.next_attempt_at == source.asked_at + 10 * MINUTE
+    await market.collect(history=HOUR)
+    assert len(market.gecko.asked) == 1
+    await market.later()
+    assert (await market.collect(history=HOUR)).polled is False
+    assert len(market.gecko.asked) == 2
+    assert len(await polls(market)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "headers", "wait"),
+    [
+        ("rate limit", {"Retry_After": "1800"}, 30 * MINUTE),
+        ("internal error", {}, MINUTE),
+        ("html", {}, MINUTE),
+        ("wrong key", {}, MINUTE),
+        ("close", {}, MINUTE),
+    ],
+)
+async def test_coingecko_fails_by_itself(market: Market, fault: str, headers: dict[str, str], wait: timedelta) -> None:
+    market.gecko.fail(fault, **headers)
+    report = await market.collect(history=HOUR)
+    source = by_name(report)[COINGECKO]
+    assert (source.failures, source.next_attempt_at) == (1, source.asked_at + wait)
+    assert source.sentence.startswith("coingecko has given nothing yet (CoinGecko")
+    assert len(report.candles) == len(ASSETS)
+    await market.collect(history=HOUR)
+    assert (len(market.gecko.asked), market.gecko.impatient) == (1, [])
+    market.gecko.behave()
+    await market.later()
+    assert by_name(await market.collect(history=HOUR))[COINGECKO].failing is False
+    assert len(await polls(market)) == 2
+
+
+async def test_what_an_answer_does_not_have(market: Market) -> None:
+    """It makes no bar, and is said; the other share is used."""
+    market.gecko.say(btc=52.5, usdt=None)
+    market.gecko.fail("not found", path="/simple/price")
+    report = await market.collect(history=HOUR)
+    assert list(report.without) == ["USDT.d"]
+    assert [driver for driver, _, _ in await polls(market)] == ["BTC.d"]
+
+
+async def test_a_time_without_polls_is_named(market: Market) -> None:
+    """By the poll that ends it; nothing is made up for it."""
+    await market.collect(history=HOUR)
+    await market.sql(
+        "UPDATE market_sources SET answered_at = answered_at - interval '3 hours', updated_at = updated_at - "
+        "interval '3 hours' WHERE source = 'coingecko'"
+    )
+    market.gecko.say(btc=52.75, usdt=4.5, updated_at=int(datetime.now(UTC).timestamp()) + 1)
+    await market.later()
+    report = await market.collect(history=HOUR)
+    assert report.unpolled is not None
+    assert report.unpolled.to_at - report.unpolled.from_at >= 3 * HOUR
+    assert report.unpolled.sentence.startswith(f"no dominances from {report.unpolled.from_at:%Y-%m-%d %H:%M} UTC to ")
+    assert len({start for _, _, start in await polls(market)}) in (1, 2)

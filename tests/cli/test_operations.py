@@ -96,7 +96,7 @@ async def test_a_queue_that_nobody_polls(dsn: str, client: Client, home: Path) -
 
     addresses = Addresses(home=home, stack_running=True, postgres_data=None, temporal=None, temporal_ui=None)
     engine = open_engine(dsn, pool_size=1)
-    async with build_market_worker(own, engine, LearningPolicy(), binance_url=NO_SOURCE):
+    async with build_market_worker(own, engine, LearningPolicy(), binance_url=NO_SOURCE, coingecko_url=NO_SOURCE):
         seen = await eventually(look, lambda seen: bool(polled(seen)))
     await engine.dispose()
     assert polled(seen) == [MARKET_TASK_QUEUE]

@@ -48,7 +48,9 @@ async def test_every_activity_is_registered(client: Client, engine: AsyncEngine,
             archive_folder=tmp_path,
             task_queue=f"{own}-database",
         ),
-        build_market_worker(client, engine, policy, binance_url=NO_SOURCE, task_queue=f"{own}-market"),
+        build_market_worker(
+            client, engine, policy, binance_url=NO_SOURCE, coingecko_url=NO_SOURCE, task_queue=f"{own}-market"
+        ),
         build_llm_worker(client, engine, policy, model=None, budget=Decimal(1), task_queue=f"{own}-model"),
     )
     registered = [

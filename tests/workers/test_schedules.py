@@ -11,13 +11,17 @@ from temporalio.client import (
     ScheduleDescription,
     ScheduleHandle,
     ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
     ScheduleSpec,
     ScheduleUpdate,
     ScheduleUpdateInput,
 )
 
+from closeloop.models.market import Timeframe
+from closeloop.models.market_runs import MarketRequest
 from closeloop.models.positions import CatchUpReport
-from closeloop.models.schedules import SCHEDULES
+from closeloop.models.schedules import MARKET_SCHEDULES, SCHEDULES
+from closeloop.services.temporal_looks import look
 from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
@@ -29,6 +33,7 @@ from tests.workers.namespaces import own_namespace
 from tests.workers.own_worker import own_worker
 
 IDS = [repeated.id for repeated in SCHEDULES]
+MARKET = [repeated.id for repeated in MARKET_SCHEDULES]
 
 
 async def test_the_schedules_are_those_of_the_table(client: Client) -> None:
@@ -84,6 +89,36 @@ async def test_what_was_changed_by_hand_is_put_back_and_what_is_paused_stays_pau
     schedule = (await handle.describe()).schedule
     assert [interval.every for interval in schedule.spec.intervals] == [SCHEDULES[0].every]
     assert (schedule.state.paused, schedule.state.note) == (True, "the exchange is down")
+
+
+async def test_the_market_repeats_where_it_is_on(client: Client) -> None:
+    """Its schedules come with the mode, go with it, and are as applied in between."""
+    own = await own_namespace(client)
+    await register_search_attributes(own)
+    for mode in ("recorded", "sources"):
+        assert await apply_schedules(own, mode) == [*IDS, *MARKET]  # type: ignore[arg-type]
+    for repeated, timeframe in zip(MARKET_SCHEDULES, Timeframe, strict=True):
+        schedule = (await own.get_schedule_handle(repeated.id).describe()).schedule
+        assert schedule.spec.intervals == [ScheduleIntervalSpec(every=timeframe.step, offset=repeated.offset)]
+        assert schedule.policy.overlap == ScheduleOverlapPolicy.SKIP
+        action = schedule.action
+        assert isinstance(action, ScheduleActionStartWorkflow)
+        [argument] = await own.data_converter.decode(action.args, [MarketRequest])
+        assert (action.workflow, argument) == ("MarketWorkflow", MarketRequest(timeframe=timeframe))
+        assert repeated.offset >= timedelta(seconds=10), "a candle is used from 10 s after its end on"
+    looked = await look(own, "sources")
+    assert looked.schedules is not None
+    assert [one.id for one in looked.schedules] == [*IDS, *MARKET]
+    assert looked.troubles == []
+    [trouble] = (await look(own, "off")).troubles
+    assert trouble.sentence == f"{', '.join(MARKET)} run, though CLOSELOOP_MARKET is off here"
+    for _ in range(2):
+        assert await apply_schedules(own) == IDS
+    looked = await look(own, "off")
+    assert looked.schedules is not None
+    assert ([one.id for one in looked.schedules], looked.troubles) == (IDS, [])
+    [trouble] = (await look(own, "recorded")).troubles
+    assert trouble.sentence == f"missing: {', '.join(MARKET)}; nothing starts their work"
 
 
 async def test_a_scheduled_run_starts_what_was_missed(dsn: str, client: Client, tmp_path: Path) -> None:

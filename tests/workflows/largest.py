@@ -13,7 +13,11 @@ from closeloop.models.corpus import CorpusReport, SkillScored, SkillSkipped
 from closeloop.models.forecasts import ForecastReport, PagesResolved, ResolutionReport
 from closeloop.models.imports import BookCounts, ImportReport
 from closeloop.models.lessons import BookNames, BuiltLessons, LessonReport, SkippedGroup
+from closeloop.models.market import Driver, MarketState, Timeframe
 from closeloop.models.market_contexts import FilledContexts, MarketBackfillReport
+from closeloop.models.market_runs import NOT_ASKED, MarketReport
+from closeloop.models.market_series import MarketAdvanced, SeriesAdvanced
+from closeloop.models.market_sources import MarketCollected, SourceStanding, Unpolled
 from closeloop.models.meta import MetaReport
 from closeloop.models.overrides import Materialized, OverrideReport
 from closeloop.models.patterns import LearnMissedReport
@@ -44,6 +48,7 @@ from closeloop.models.weights import (
     OverlayReport,
 )
 from closeloop.services.imports import BOOKS_AN_IMPORT
+from closeloop.store.market.sources import MOST_LISTED
 from closeloop.workflows.books import BOOKS_A_PAGE
 from closeloop.workflows.weight_adjustment import DUE_PAGE, DUE_PAGES_A_RUN
 
@@ -122,6 +127,61 @@ def _filled() -> FilledContexts:
     return FilledContexts(**counts, no_states_first=AT, no_states_last=AT, last=TEXT)
 
 
+def _sources() -> list[SourceStanding]:
+    """Of a policy with as many components as there may be, each as long as its name in the table may be."""
+    return [
+        SourceStanding(
+            source=f"{n}{TEXT}",
+            asked_at=AT,
+            answered_at=AT,
+            updated_at=AT,
+            collected_until=AT,
+            failures=COUNT,
+            reason=LONG[:500],
+            next_attempt_at=AT,
+        )
+        for n in range(MOST_LISTED)
+    ]
+
+
+def _collected() -> MarketCollected:
+    sources = _sources()
+    return MarketCollected(
+        mode="sources",
+        candles={one.source: COUNT for one in sources},
+        polled=True,
+        without=dict.fromkeys((Driver.btc_d, Driver.usdt_d), LONG[:500]),
+        unpolled=Unpolled(from_at=AT, to_at=AT),
+        sources=sources,
+        more=True,
+    )
+
+
+def _advanced(timeframe: Timeframe) -> MarketAdvanced:
+    series = [
+        SeriesAdvanced(
+            driver=driver,
+            bars=COUNT,
+            bars_changed=COUNT,
+            states=COUNT,
+            states_changed=COUNT,
+            bar_end=AT,
+            state=MarketState.s3,
+            published=True,
+        )
+        for driver in Driver
+    ]
+    return MarketAdvanced(timeframe=timeframe, series=series, failed=dict.fromkeys(Driver, LONG[:REASON]), more=True)
+
+
+def _market() -> MarketReport:
+    report = MarketReport(timeframe=Timeframe.d1, until=AT, not_asked=NOT_ASKED)
+    report.collected(_collected())
+    for timeframe in Timeframe:
+        report.advanced(_advanced(timeframe))
+    return report
+
+
 def _overrides() -> OverrideReport:
     report = OverrideReport(failed=_failed())
     for book in MANY_BOOKS:
@@ -195,6 +255,9 @@ def largest() -> list[Any]:
         LeftBatch(rows=COUNT, bytes=COUNT, more=True),
         _filled(),
         MarketBackfillReport(book=BOOK, **_filled().model_dump()),
+        _collected(),
+        _advanced(Timeframe.m1),
+        _market(),
         RetentionReport(
             as_of=AT,
             left={table: TableLeft(rows=COUNT, batches=COUNT, bytes=COUNT) for table in Leaving},

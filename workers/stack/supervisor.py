@@ -142,7 +142,7 @@ class LocalStack:
         self._home.save(self.state)
         client = await self._connect(temporal)
         await register_search_attributes(client)
-        schedules = await apply_schedules(client)
+        schedules = await apply_schedules(client, settings.market)
         self._say(f"schedules {', '.join(schedules)}")
         if self._with_worker:
             self._worker = LocalWorker(self._home, self._say, temporal.address if temporal else None)
