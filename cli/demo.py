@@ -19,6 +19,7 @@ from closeloop import store
 from closeloop.cli import simulated_forecasts as simulated
 from closeloop.cli.connections import database, database_sessions, temporal
 from closeloop.cli.console import err, number, out, run, settings, table
+from closeloop.cli.demo_market import market
 from closeloop.cli.imports import run_import
 from closeloop.cli.simulated_engine import (
     BOOKS,
@@ -33,6 +34,7 @@ from closeloop.cli.simulated_engine import (
     pattern_trades,
     positions,
 )
+from closeloop.cli.simulated_market import BOOK as MARKET_BOOK
 from closeloop.learning.intervals import wilson_interval
 from closeloop.models.lessons import LessonRequest, LessonStatus
 from closeloop.models.overrides import OverrideMatchRequest, OverrideRequest
@@ -82,6 +84,7 @@ async def _demo() -> None:
             await _show_weights(book, cycles[book.name])
         await _show_forecasters()
         await _patterns()
+        await market()
         if not newly_attributed:
             out.print("Nothing was attributed twice: these positions were all on record from an earlier demo.\n")
         _what_next(started_here, [view for views in cycles.values() for view in views])
@@ -372,6 +375,7 @@ def _what_next(started_here: bool, cycles: Sequence[CycleView]) -> None:
             "stated confidence against what came true, as a picture",
         ),
         (f"{command} lessons list --book {PATTERN_BOOK}", "lessons; 'lessons show ID' explains one"),
+        (f"{command} market contexts --book {MARKET_BOOK}", "the market at the opening of each trade"),
         (f"{command} import freqtrade FILE", "attribute your own trades"),
     ]
     out.print("What next", style="bold")

@@ -1,5 +1,6 @@
 """``market history``: how states have changed, as a table and as a picture."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +93,7 @@ def history(
     return out.print(shown)
 
 
-def draw(path: Path, course: Course, timeframe: Timeframe, title: str) -> None:
+def draw(path: Path, course: Course, timeframe: Timeframe, title: str, marks: Sequence[tuple[int, str]] = ()) -> None:
     """Draw price, states, and A and E; leaves with a sentence where the file cannot be written."""
     import numpy as np
 
@@ -111,6 +112,7 @@ def draw(path: Path, course: Course, timeframe: Timeframe, title: str) -> None:
         np.array([-1 if bar.state is None else numbers[bar.state] for bar in bars]),
         used_from,
         (np.array([int(each.timestamp()) for each in instants]), np.array(a), np.array(e)),
+        marks,
     )
     try:
         market_picture.draw(path, picture)

@@ -1,5 +1,6 @@
 """The market as a picture: price, states as bands, and A and E where they are given."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ _BANDS = {
 class MarketPicture:
     """What is drawn: bars of ``seconds`` each, arrays (n,): ``start`` in seconds since 1970, ``close``, and ``state``
     as indices into STATES, -1 for none. ``used_from``: the start of the first bar whose state is used. ``levers`` (m,)
-    each: instants in seconds since 1970, A, and E."""
+    each: instants in seconds since 1970, A, and E. ``marks``: instants that are named in the picture."""
 
     title: str
     seconds: int
@@ -34,6 +35,7 @@ class MarketPicture:
     state: Any
     used_from: int | None = None
     levers: tuple[Ints, Floats, Floats] | None = None
+    marks: Sequence[tuple[int, str]] = ()
 
 
 def draw(path: Path, picture: MarketPicture) -> None:
@@ -65,13 +67,9 @@ def draw(path: Path, picture: MarketPicture) -> None:
     above.set(ylabel="price", title=picture.title, xlim=(days[0], days[-1]))
     above.margins(y=0.05)
     if picture.used_from is not None and picture.used_from > picture.start[0]:
-        at = picture.used_from / _DAY
-        above.axvline(at, color="#20303f", linewidth=0.8, linestyle=":")
-        above.annotate(
-            "used from here", (at, 1), xycoords=above.get_xaxis_transform(), xytext=(3, -3),
-            textcoords="offset points", va="top", fontsize=7,
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
-        )  # fmt: skip
+        _mark(above, picture.used_from, "used from here", row=0)
+    for instant, name in picture.marks:
+        _mark(above, instant, name, row=1)
     figure.legend(
         handles=[Patch(color=colour, label=state.words) for state, colour in _BANDS.items() if state in shown],
         loc="outside lower center", ncols=5, frameon=False, fontsize=8,
@@ -84,7 +82,9 @@ def draw(path: Path, picture: MarketPicture) -> None:
         below.step(times, a[thin], where="post", color="#1f5fa8", linewidth=1, label="A, aggressiveness")
         below.step(times, e[thin], where="post", color="#c25b12", linewidth=1, label="E, readiness to leave")
         below.set(ylim=(-0.03, 1.03), ylabel="A, E")
-        below.legend(loc="upper left", frameon=False, fontsize=7, ncols=2)
+        below.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, fontsize=7, ncols=2
+        )  # above the lines, which may be anywhere
     last = axes[-1, 0]
     last.set_xlabel("time (UTC)")
     locator = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
@@ -94,6 +94,16 @@ def draw(path: Path, picture: MarketPicture) -> None:
         figure.savefig(path, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     finally:
         pyplot.close(figure)
+
+
+def _mark(axes: Any, instant: int, name: str, row: int) -> None:
+    """A dotted line at an instant, with its name in a row from the top."""
+    at = instant / _DAY
+    axes.axvline(at, color="#20303f", linewidth=0.8, linestyle=":")
+    axes.annotate(
+        name, (at, 1), xycoords=axes.get_xaxis_transform(), xytext=(3, -3 - 11 * row), textcoords="offset points",
+        va="top", fontsize=7, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1},
+    )  # fmt: skip
 
 
 def _columns(picture: MarketPicture) -> tuple[Floats, Ints]:

@@ -1,5 +1,27 @@
 """The market: bars of its drivers, their states, and where their computation goes on from."""
 
-from closeloop.store.market import bars, changes, checkpoints, looks, openings, sources, standings, states, tokens
+from closeloop.store.market import (
+    bars,
+    changes,
+    checkpoints,
+    looks,
+    openings,
+    simulated,
+    sources,
+    standings,
+    states,
+    tokens,
+)
 
-__all__ = ["bars", "changes", "checkpoints", "looks", "openings", "sources", "standings", "states", "tokens"]
+__all__ = [
+    "bars",
+    "changes",
+    "checkpoints",
+    "looks",
+    "openings",
+    "simulated",
+    "sources",
+    "standings",
+    "states",
+    "tokens",
+]
