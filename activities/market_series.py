@@ -1,8 +1,8 @@
 """The market's series, brought up to their bars: a series that fails is reported alone, and the others go on."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from sqlalchemy.ext.asyncio import AsyncSession
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
@@ -45,31 +45,35 @@ class MarketSeriesActivities:
         until = datetime.fromtimestamp(int(request.until.timestamp()) // step * step, UTC)
         answer = MarketAdvanced(timeframe=request.timeframe, series=[])
         async with beating():
-            async with transaction(self._sessions) as session:
-                failing = await store.failures.subjects(session, TASK)
-            sound = [driver for driver in Driver if _subject(driver, request.timeframe) not in failing]
-            alone = [driver for driver in Driver if driver not in sound]
             try:
-                await self._advance(answer, sound, until)
+                done = await self._together(answer, until)
             except Exception as error:
                 _raise_passing(error)
-                alone = list(Driver)
-            for driver in alone:
-                await self._alone(answer, driver, until)
+                done = []
+            for driver in Driver:
+                if driver not in done:
+                    await self._alone(answer, driver, until)
         answer.series.sort(key=lambda each: list(Driver).index(each.driver))
         return answer
 
-    async def _advance(self, answer: MarketAdvanced, drivers: Sequence[Driver], until: datetime) -> None:
+    async def _together(self, answer: MarketAdvanced, until: datetime) -> list[Driver]:
+        """All series in one transaction, but those that failed the last time; returns which."""
         async with transaction(self._sessions) as session:
-            advance = Advance(session, answer.timeframe, until, self._policy, self._batch_bars)
-            series, more = await advance.run(drivers)
+            failing = await store.failures.subjects(session, TASK)
+            drivers = [driver for driver in Driver if _subject(driver, answer.timeframe) not in failing]
+            series, more = await self._advance(session, answer.timeframe, until).run(drivers)
         answer.series += series
         answer.more |= more
+        return drivers
+
+    def _advance(self, session: AsyncSession, timeframe: Timeframe, until: datetime) -> Advance:
+        return Advance(session, timeframe, until, self._policy, self._batch_bars)
 
     async def _alone(self, answer: MarketAdvanced, driver: Driver, until: datetime) -> None:
         subject = _subject(driver, answer.timeframe)
         try:
-            await self._advance(answer, [driver], until)
+            async with transaction(self._sessions) as session:
+                series, more = await self._advance(session, answer.timeframe, until).run([driver])
         except Exception as error:  # whatever is wrong with one series, the others are due
             _raise_passing(error)
             reason = error.message if isinstance(error, ApplicationError) else f"{type(error).__name__}: {error}"
@@ -78,6 +82,8 @@ class MarketSeriesActivities:
             async with transaction(self._sessions) as session:
                 await store.failures.failed(session, TASK, subject, reason[:300])
         else:
+            answer.series += series
+            answer.more |= more
             async with transaction(self._sessions) as session:
                 await store.failures.succeeded(session, TASK, subject)
 

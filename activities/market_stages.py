@@ -274,21 +274,26 @@ class Advance:
         spans = [
             Span(driver, bases.get(driver), each.limit) for driver, each in series.items() if each.limit is not None
         ]
-        read = await store.market.bars.read(self.session, self.timeframe, spans, self.batch_bars)
+        # One more than a batch: what is told to be more is there.
+        read = await store.market.bars.read(self.session, self.timeframe, spans, self.batch_bars + 1)
         states, checkpoints, gone = [], [], []
         for span in spans:
             each, base, rows, until = series[span.driver], bases.get(span.driver), None, span.until
             if span.driver in read:
                 bars, _ = read[span.driver]
+                full = len(bars) > self.batch_bars
+                bars = bars[: self.batch_bars]
                 _check(bars)
                 rows, carry = advance(carries[span.driver], bars, self.timeframe, self.policy)
                 carries[span.driver] = carry
                 end = datetime.fromtimestamp(carry.last_start, UTC) + self.timeframe.step
                 checkpoint = Checkpoint(end, carry.to_bytes())
                 checkpoints.append(NewCheckpoint(span.driver, Stage.engine, of_policy, base, checkpoint))
-                if len(bars) == self.batch_bars:
+                if full:
                     each.more, until = True, end
-            elif each.changed is not None:
+            elif each.changed is None:
+                continue
+            else:
                 gone.append((span.driver, Stage.engine, base))
             states.append(SeriesStates(span.driver, base, until, rows))
         for driver, (new, changed) in (await store.market.states.write(self.session, self.timeframe, states)).items():

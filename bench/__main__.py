@@ -13,6 +13,7 @@ import psutil
 from bench.bulk import bulk, memory
 from bench.forecasts import forecasts
 from bench.live import live
+from bench.market import engine_rate, live_tick
 from bench.mining import mining
 from bench.patterns import match
 from bench.repeats import repeats
@@ -66,6 +67,8 @@ async def main() -> None:
         loop = await forecasts(sessions_of(engine), database_url(settings))
         match_p99, scan_ratio = await match(sessions_of(engine))
         mined = await asyncio.to_thread(mining)
+        market = await live_tick(sessions_of(engine))
+        million = await asyncio.to_thread(engine_rate)
         await engine.dispose()
         print()
         _verdict("live closes with all learners / empty workflows", live_ratio, 0.8)
@@ -90,6 +93,10 @@ async def main() -> None:
         _verdict("trades read for mining, looked for repeats / not", again.reading, 1.5, at_least=False)
         _verdict("closes attributed and looked for / attributed", again.attributing, 1.2, at_least=False)
         _verdict("mining ten times the trades / the trades, processor time", mined.growth, 10, at_least=False)
+        _verdict("a live tick of the market's 24 series", market.tick, 60, "ms", at_least=False)
+        _verdict("a million minutes / the whole series at each bar", million.ratio, 50)
+        _verdict("a million minutes through the engine", million.seconds, 20, "s", at_least=False)
+        _verdict("memory of a million minutes", million.mebibytes, 1024, "MiB", at_least=False)
     finally:
         worker.terminate()
         await worker.wait()

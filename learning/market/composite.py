@@ -215,6 +215,10 @@ def belonging(bars: Bars, spans: Spans | None) -> Bars:
 
 def _span(at: Ints, spans: Spans) -> Ints:
     """Which of the spans each second is in; -1: in none."""
+    if len(at) == 1:  # a minute that comes live
+        second = int(at[0])
+        within = (place for place, (start, end) in enumerate(spans) if start <= second < end)
+        return np.array((next(within, -1),), np.int64)
     if not spans:
         return np.full(len(at), -1, np.int64)
     place = np.searchsorted(np.array([start for start, _ in spans], np.int64), at, side="right") - 1

@@ -56,6 +56,22 @@ def walk(asset: str, minutes: int, seed: int, start: datetime = T0, gaps: float 
     return [Candle(asset, start + (i + 1) * MINUTE, *row) for i, row in enumerate(columns) if there[i]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Computed:
+    """Bars, newest states and counts of a market."""
+
+    bars: dict[tuple[str, str, datetime], tuple[Any, ...]]
+    states: dict[tuple[str, str, datetime], tuple[Any, ...]]
+    counts: dict[tuple[str, str, str], int]
+
+    def check(self, other: "Computed") -> None:
+        """Fail unless it is the same."""
+        assert self.bars == other.bars
+        assert self.states.keys() == other.states.keys()
+        assert [key for key, row in self.states.items() if row != other.states[key]] == []
+        assert self.counts == other.counts
+
+
 class Market:
     """A market on a database of its own. What a test expects is what another one computes at once."""
 
@@ -132,6 +148,11 @@ class Market:
         )
         return {(row["driver"], row["timeframe"]): row["first"] for row in rows}
 
+    async def revised_bars(self) -> list[tuple[str, str, datetime]]:
+        """Driver, timeframe and start of the bars that were changed after they had been written."""
+        rows = await query(self.sessions, "SELECT * FROM regime_price_data_ohlc WHERE revision > 0 ORDER BY 1, 3, 4")
+        return [(row["driver"], row["timeframe"], row["timestamp"]) for row in rows]
+
     async def counts(self) -> dict[tuple[str, str, str], int]:
         rows = await query(self.sessions, "SELECT * FROM market_bar_counts")
         return {(row["driver"], row["asset"], row["kind"]): row["bars"] for row in rows}
@@ -145,13 +166,13 @@ class Market:
                 )
             )
 
+    async def computed(self) -> "Computed":
+        """Everything that is computed, as it is now."""
+        return Computed(await self.bars(), await self.states(), await self.counts())
+
     async def same_as(self, other: "Market") -> None:
         """Fail unless everything that is computed is what another market has."""
-        assert await self.bars() == await other.bars()
-        mine, others = await self.states(), await other.states()
-        assert mine.keys() == others.keys()
-        assert [key for key in mine if mine[key] != others[key]] == []
-        assert await self.counts() == await other.counts()
+        (await self.computed()).check(await other.computed())
 
 
 @asynccontextmanager
