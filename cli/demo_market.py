@@ -47,7 +47,8 @@ async def market() -> None:
     out.print(
         f"A simulated market of {simulated.FIRST:%Y}: BTC, {len(majors) - 1} components of ALT, "
         f"{len(simulated.TOKENS)} tokens of nano, and dominances, over {simulated.HOURS} hours,\n"
-        "of each of which the last minute is on record. Planted, to be found: when all of it turns."
+        "of each of which the last minute is on record. Planted, to be found: when all of it turns.\n"
+        f"(market.flip_atr is {simulated.FLIP_ATR} here: states change less between S1 and S2.)"
     )
     try:
         await _compute(majors, policy.market.model_copy(update={"flip_atr": simulated.FLIP_ATR}))
