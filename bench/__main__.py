@@ -14,6 +14,7 @@ from bench.bulk import bulk, memory
 from bench.forecasts import forecasts
 from bench.live import live
 from bench.market import engine_rate, live_tick
+from bench.market_levers import levers
 from bench.mining import mining
 from bench.patterns import match
 from bench.repeats import repeats
@@ -66,6 +67,7 @@ async def main() -> None:
         again = await repeats(sessions_of(engine), LARGE_BOOK)
         loop = await forecasts(sessions_of(engine), database_url(settings))
         match_p99, scan_ratio = await match(sessions_of(engine))
+        given = await levers(sessions_of(engine))
         mined = await asyncio.to_thread(mining)
         market = await live_tick(sessions_of(engine))
         million = await asyncio.to_thread(engine_rate)
@@ -87,6 +89,8 @@ async def main() -> None:
         _verdict("performance after 1,000 more outcomes", loop.brought_up_to_date_seconds, 1, "s", at_least=False)
         _verdict("match, 10,000 overrides, p99 in the database", match_p99, 5, "ms", at_least=False)
         _verdict("scan in Python / match", scan_ratio, 1)
+        _verdict("levers of 1,000 tokens", given.milliseconds, 20, "ms", at_least=False)
+        _verdict("levers of 1,000 tokens one by one / in one go", given.one_by_one, 10)
         _verdict("first pass of mining / pandas", mined.ratio, 30)
         _verdict("mining of 100,000 trades", mined.seconds, 60, "s", at_least=False)
         _verdict("memory of mining 100,000 trades", mined.mebibytes, 2048, "MiB", at_least=False)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from closeloop.cli.connections import database
 from closeloop.cli.console import AsJson, AsOfOption, at, book_name, number, out, print_json, run, settings, table
 from closeloop.cli.files import open_input
+from closeloop.cli.market_levers_tokens import levers_of_tokens
 from closeloop.models.given_levers import LeversGiven
 from closeloop.models.market_levers import BucketContext, ContextSource, Levers, LeversRequest, StateGiven
 from closeloop.models.policy import LeversPolicy
@@ -20,7 +21,7 @@ MAX_STATES_BYTES = 1_000_000
 
 
 def levers(
-    timeframe: Annotated[str, typer.Option("--timeframe", help="That is traded, such as 1h.")],
+    timeframe: Annotated[str | None, typer.Option("--timeframe", help="That is traded, such as 1h.")] = None,
     bucket: Annotated[str | None, typer.Option("--bucket", help="The token's bucket. Default: in none.")] = None,
     intent: Annotated[
         list[str] | None,
@@ -42,6 +43,14 @@ def levers(
             "--book", help="Put them on record for this book, with an ID that its closes name.", callback=book_name
         ),
     ] = None,
+    tokens: Annotated[
+        str | None,
+        typer.Option(
+            "--tokens",
+            metavar="FILE|-",
+            help='Of many tokens: {"token": "X", "bucket": "nano", "timeframe": "1h"} a line.',
+        ),
+    ] = None,
     as_of: AsOfOption = None,
     as_json: AsJson = False,
 ) -> None:
@@ -53,9 +62,17 @@ def levers(
     for option, value in (("--as-of", as_of), ("--book", book)):
         if states is not None and value is not None:
             raise typer.BadParameter("goes with the record, not with --states", param_hint=option)
-    request = _request(bucket, timeframe, intent or [], context)
     policy = settings().learning_policy().levers
     instant = as_of or datetime.now(UTC)
+    if tokens is not None:
+        given_too = {"--timeframe": timeframe, "--bucket": bucket, "--intent": intent, "--context": context}
+        for option, given_value in (given_too | {"--states": states, "--book": book}).items():
+            if given_value:
+                raise typer.BadParameter("does not go with --tokens, whose lines say it", param_hint=option)
+        return levers_of_tokens(tokens, instant, policy, as_json)
+    if timeframe is None:
+        raise typer.BadParameter("say which timeframe is traded, such as 1h", param_hint="--timeframe")
+    request = _request(bucket, timeframe, intent or [], context)
     given = None if states is None else _given(states)
     found = run(_answer(request, given, book, instant, policy))
     if as_json:

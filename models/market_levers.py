@@ -1,6 +1,7 @@
 """Levers: how aggressive to be (A) and how ready to leave (E), what they are made of, and what they are asked with."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -137,3 +138,32 @@ class Levers(BaseModel):
     context_source: ContextSource | None = Field(default=None, description="Who says so; null: nobody does.")
     contributions: tuple[Contribution, ...]
     missing: tuple[str, ...] = Field(description="Channels without a state, such as BTC/1h: they add nothing.")
+
+
+class TokenAsked(LeversRequest):
+    """A token that levers are asked for together with others."""
+
+    token: Identifier
+
+
+class TokenLevers(BaseModel):
+    """The levers of a token."""
+
+    token: str
+    levers: Levers
+
+
+class RefusedToken(BaseModel):
+    """A token without levers; ``index`` is its place (from 0) in what was asked, ``token`` null where unreadable."""
+
+    index: int
+    token: str | None
+    reason: str
+
+
+class LeversOfTokens(BaseModel):
+    """Levers of many tokens as of one instant, in the order in which they were asked for."""
+
+    as_of: datetime
+    tokens: list[TokenLevers]
+    refused: list[RefusedToken]

@@ -86,27 +86,34 @@ def regime_of(states: Iterable[ChannelState], bucket: str | None, timeframe: str
 
 
 def levers_in(
-    regime: Regime, intent: Mapping[str, float], context: BucketContext | None, policy: LeversPolicy
+    regime: Regime,
+    intent: Mapping[str, float],
+    context: BucketContext | None,
+    policy: LeversPolicy,
+    source: ContextSource = ContextSource.request,
 ) -> Levers:
-    """A and E of a token in a regime, by its own intent metrics and its bucket; raises as :func:`levers` does."""
+    """A and E of a token in a regime, by its own intent metrics and its bucket, of which ``source`` says how it does;
+    raises as :func:`levers` does."""
     da, de = _intent(intent, policy)
     # Summed exactly, so that the contributions as they are shown add up to what is shown.
     a_raw, e_raw = math.fsum((NEUTRAL, da, *regime.da)), math.fsum((NEUTRAL, de, *regime.de))
     m = multiplier(context, policy)
     a = _clamped(_clamped(a_raw) * m)
-    return Levers(
-        A=a,
-        E=_clamped(_clamped(e_raw) / max(m, policy.min_divisor)),
-        A_raw=a_raw,
-        E_raw=e_raw,
-        position_size_frac=policy.base_size + policy.size_slope * a,
-        regime=regime.total,
-        intent=Pair(A=da, E=de),
-        bucket_multiplier=m,
-        context=context,
-        context_source=None if context is None else ContextSource.request,
-        contributions=regime.contributions,
-        missing=regime.missing,
+    return Levers.model_validate(
+        {
+            "A": a,
+            "E": _clamped(_clamped(e_raw) / max(m, policy.min_divisor)),
+            "A_raw": a_raw,
+            "E_raw": e_raw,
+            "position_size_frac": policy.base_size + policy.size_slope * a,
+            "regime": regime.total,
+            "intent": {"A": da, "E": de},
+            "bucket_multiplier": m,
+            "context": context,
+            "context_source": None if context is None else source,
+            "contributions": regime.contributions,
+            "missing": regime.missing,
+        }
     )
 
 
@@ -128,7 +135,7 @@ def _contribution(channel: ChannelState, weight: float, policy: LeversPolicy) ->
     state = channel.state
     named = [(str(state), policy.state_deltas[state])]
     flags = []
-    for name, deltas in policy.flag_deltas.items():
+    for name, deltas in policy.flag_deltas.items() if channel.flags else ():
         of_state, flag = name.split("+")
         if of_state == state and flag in channel.flags:
             flags.append(Flag(flag))

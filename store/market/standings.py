@@ -1,6 +1,7 @@
 """What rank and slope of buckets are computed from: hours of their indices, and what their members did."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from datetime import datetime
 
 from sqlalchemy import text
@@ -24,7 +25,7 @@ _INDICES = text(
 # A member that has no price of shortly before the window, or none within it, says nothing.
 _MOVES = text(
     """
-    SELECT t.asset, CAST(b.close AS float8) AS before, CAST(n.close AS float8) AS newest
+    SELECT t.bucket, t.asset, CAST(b.close AS float8) AS before, CAST(n.close AS float8) AS newest
     FROM market_tokens t
     CROSS JOIN LATERAL (
         SELECT close FROM price_history p
@@ -37,7 +38,8 @@ _MOVES = text(
         WHERE p.asset = t.asset AND p.interval_seconds = 60 AND p.ends_at > :since AND p.ends_at <= :until
         ORDER BY ends_at DESC LIMIT 1
     ) n
-    WHERE t.bucket = :bucket AND t.valid_from <= :until AND (t.valid_to IS NULL OR t.valid_to > :until)
+    WHERE t.bucket = ANY(CAST(:buckets AS text[]))
+      AND t.valid_from <= :until AND (t.valid_to IS NULL OR t.valid_to > :until)
     """
 )
 
@@ -61,7 +63,13 @@ async def indices(session: AsyncSession, since: datetime, until: datetime) -> di
     return {driver: Bars.of(each) for driver, each in rows.items()}
 
 
-async def moves(session: AsyncSession, bucket: str, since: datetime, until: datetime) -> dict[str, Move]:
-    """What those did that are in a bucket at ``until``, from ``since`` on: their prices then and now, by asset."""
-    result = await session.execute(_MOVES, {"bucket": bucket, "since": since, "until": until})
-    return {asset: Move(before, newest) for asset, before, newest in result}
+async def moves(
+    session: AsyncSession, buckets: Collection[str], since: datetime, until: datetime
+) -> dict[str, dict[str, Move]]:
+    """What those did that are in these buckets at ``until``, from ``since`` on: their prices then and now, by bucket
+    and asset."""
+    result = await session.execute(_MOVES, {"buckets": list(buckets), "since": since, "until": until})
+    found: dict[str, dict[str, Move]] = {bucket: {} for bucket in buckets}
+    for bucket, asset, before, newest in result:
+        found[bucket][asset] = Move(before, newest)
+    return found

@@ -81,6 +81,7 @@ async def test_what_there_is_not(no_stack: StackProcess, arguments: tuple[str, .
         (("--context", '{"rank": 0}'), "rank"),
         (("--states", "-"), "prev_sate"),
         (("--states", "-", "--as-of", "2026-01-01T00:00:00Z"), "--as-of"),
+        (("--tokens", "-"), "--timeframe"),
     ],
 )
 async def test_called_wrongly(no_stack: StackProcess, arguments: tuple[str, ...], said: str) -> None:
@@ -88,3 +89,21 @@ async def test_called_wrongly(no_stack: StackProcess, arguments: tuple[str, ...]
     found = await no_stack.cli("market", "levers", "--timeframe", "1h", *arguments, stdin=wrong)
     assert (found.status, found.out) == (2, ""), found
     assert said in found.err
+
+
+async def test_levers_of_many_tokens(stack: StackProcess) -> None:
+    lines = ['{"token": "A", "bucket": "nano", "timeframe": "1h"}', '{"token": "B", "timeframe": "7h"}', "{"]
+    asked = ("market", "levers", "--tokens", "-")
+    found = await stack.cli(*asked, "--json", stdin="\n".join(lines))
+    assert found.status == 1
+    assert [each["token"] for each in found.json()["tokens"]] == ["A"]
+    assert found.json()["tokens"][0]["levers"]["A"] == 0.5
+    assert [each["index"] for each in found.json()["refused"]] == [1, 2]
+    assert "line 2 (B): there is no timeframe '7h'" in found.err
+    told = await stack.cli(*asked, stdin=lines[0])
+    assert (told.status, "│ A " in told.out) == (0, True), told
+
+
+async def test_a_timeframe_has_to_be_said(no_stack: StackProcess) -> None:
+    found = await no_stack.cli("market", "levers", "--bucket", "nano")
+    assert (found.status, "--timeframe" in found.err) == (2, True)

@@ -9,7 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.errors import NotAcceptable
 from closeloop.models.market import Driver, MarketStateRow, MarketToken, RegimeBar, Timeframe
-from closeloop.models.market_levers import BucketContext, ContextSource, LeversRequest
+from closeloop.models.market_levers import (
+    BucketContext,
+    ContextSource,
+    LeversRequest,
+    RefusedToken,
+    TokenAsked,
+)
 from closeloop.models.policy import LeversPolicy
 from closeloop.models.prices import PriceCandle
 from closeloop.services import market_levers
@@ -124,3 +130,32 @@ async def test_what_there_is_not_is_refused_before_anything_is_read(session: Asy
         await market_levers.as_of(session, LeversRequest(bucket="huge", timeframe="1h"), NOW, POLICY)
     assert not session.in_transaction()
     await session.execute(text("SELECT 1"))
+
+
+async def test_many_tokens_get_what_each_alone_gets(session: AsyncSession) -> None:
+    await rising(session)
+    await add(
+        session,
+        MarketStateRow,
+        [state(Driver.btc, Timeframe.h1, HOUR, "S1"), state(Driver.nano, Timeframe.h1, HOUR, "S0", prev_state="S2")],
+    )
+    said = BucketContext(rank=6, slope=0.0, confidence=1.0)
+    asked: list[TokenAsked | RefusedToken] = [
+        TokenAsked(token="a", bucket="nano", timeframe="1h"),
+        TokenAsked(token="b", bucket="nano", timeframe="1m", intent={"hi_buy": 0.4}, context=said),
+        TokenAsked(token="odd", bucket="huge", timeframe="1h"),
+        TokenAsked(token="c", timeframe="1h", intent={"sell": 1.0}),
+        TokenAsked(token="late", bucket="nano", timeframe="2h"),
+        RefusedToken(index=5, token=None, reason="no JSON"),
+        TokenAsked(token="d", bucket="nano", timeframe="1h", intent={"hi_buy": 1.0}),
+    ]
+    surer = LeversPolicy(min_confidence=0.3)
+    found = await market_levers.of_tokens(session, asked, NOW, surer)
+    assert [each.token for each in found.tokens] == ["a", "b", "c", "d"]
+    for each in found.tokens:
+        [request] = [one for one in asked if one.token == each.token]
+        assert isinstance(request, TokenAsked)
+        alone = await market_levers.as_of(session, request, NOW, surer)
+        assert each.levers == alone
+    assert [(each.index, each.token) for each in found.refused] == [(2, "odd"), (4, "late"), (5, None)]
+    assert "nano, small, mid, big" in found.refused[0].reason
