@@ -7,8 +7,9 @@ import typer
 
 from closeloop.cli.connections import database
 from closeloop.cli.console import AsJson, AsOfOption, at, number, out, print_json, run, settings, table
-from closeloop.models.market import Driver, Timeframe
+from closeloop.models.market import BUCKETS, DOMINANCES, Driver, Timeframe, priced_as
 from closeloop.models.market_views import ChannelView
+from closeloop.models.policy import MarketPolicy
 from closeloop.services import market_states
 
 DriverOption = Annotated[Driver | None, typer.Option("--driver", help="Only this driver. Default: all.")]
@@ -43,10 +44,13 @@ def states(
         return print_json(found)
     if not found:
         return out.print(f"No bars of the market as of {at(instant)} UTC. {NOTHING_YET}", soft_wrap=True)
-    return _print(found, instant, [(one, length) for one in drivers for length in timeframes])
+    wanted = [(one, length) for one in drivers for length in timeframes]
+    return _print(found, instant, wanted, policy.market)
 
 
-def _print(found: list[ChannelView], instant: datetime, wanted: list[tuple[Driver, Timeframe]]) -> None:
+def _print(
+    found: list[ChannelView], instant: datetime, wanted: list[tuple[Driver, Timeframe]], policy: MarketPolicy
+) -> None:
     scores = ("TS", "OX", "DX", "EDX")
     shown = table(
         "driver", "timeframe", "state", "flags", *scores, "bar ended (UTC)", "age", "used by levers",
@@ -64,8 +68,22 @@ def _print(found: list[ChannelView], instant: datetime, wanted: list[tuple[Drive
     if old := [f"{one.driver}/{one.timeframe}" for one in found if one.stale]:
         out.print(f"Too old: {', '.join(old)}: 'closeloop status' says what keeps them.", soft_wrap=True)
     have = {(one.driver, one.timeframe) for one in found}
-    if none := [f"{one}/{length}" for one, length in wanted if (one, length) not in have]:
-        out.print(f"Without a bar, adding nothing to levers: {', '.join(none)}", soft_wrap=True)
+    if none := [channel for channel in wanted if channel not in have]:
+        names = ", ".join(f"{one}/{length}" for one, length in none)
+        out.print(f"Without a bar, adding nothing to levers: {names}", soft_wrap=True)
+    for of in dict.fromkeys(_made_of(one, policy) for one in Driver if all((one, t) in none for t in Timeframe)):
+        out.print(f"  {of}", soft_wrap=True)
+
+
+def _made_of(driver: Driver, policy: MarketPolicy) -> str:
+    """What a driver without any bar waits for."""
+    if driver in DOMINANCES:
+        return "BTC.d and USDT.d are polled from CoinGecko: CLOSELOOP_MARKET=sources"
+    if driver in BUCKETS:
+        return "a bucket is made of one-minute candles of its tokens: closeloop market tokens import"
+    of = [priced_as(name) for name in (policy.alt_components if driver is Driver.alt else (driver,))]
+    least = f", at least {policy.min_components} of them" if driver is Driver.alt else ""
+    return f"{driver} is made of one-minute candles of {', '.join(of)}{least}: closeloop prices import"
 
 
 def _state(one: ChannelView) -> str:

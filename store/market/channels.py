@@ -25,8 +25,7 @@ _NEWEST = text(
         SELECT *, count(*) OVER () AS bars FROM (
             SELECT DISTINCT ON (bar_end) * FROM {_TABLE} m
             WHERE m.driver = c.driver AND m.timeframe = c.timeframe AND m.bar_end <= :instant
-              AND (m.revision = 0 OR m.computed_at <= :instant)
-            ORDER BY bar_end DESC, revision DESC
+            ORDER BY bar_end DESC, computed_at <= :instant DESC, revision DESC
         ) newest WHERE NOT {_WITHDRAWN} ORDER BY bar_end DESC LIMIT 1
     ) s
     """  # noqa: S608

@@ -17,8 +17,9 @@ from closeloop.models.market_views import ChannelAsOf, Scores
 Ages = Mapping[tuple[Driver, Timeframe], timedelta]
 """By driver and timeframe, how long after the end of its bar a state is used."""
 
-# A first revision holds whenever it was computed: it depends on nothing that came after its bar. A later one does, and
-# is used only by who could have known it.
+# Of several revisions of a bar the newest counts that was on record at the instant. Where none was (candles that were
+# imported, an outage that was made up for), nobody knew the state: what it would have been is what the newest of all
+# says, which like every revision is made of bars that had ended by then.
 _AS_OF = text(
     f"""
     SELECT i.place, s.* FROM unnest(CAST(:instants AS timestamptz[])) WITH ORDINALITY AS i (instant, place)
@@ -29,8 +30,7 @@ _AS_OF = text(
             SELECT DISTINCT ON (bar_end) * FROM {MarketStateRow.__tablename__} m
             WHERE m.driver = c.driver AND m.timeframe = c.timeframe
               AND m.bar_end <= i.instant AND m.bar_end >= i.instant - c.age
-              AND (m.revision = 0 OR m.computed_at <= i.instant)
-            ORDER BY bar_end DESC, revision DESC
+            ORDER BY bar_end DESC, computed_at <= i.instant DESC, revision DESC
         ) newest WHERE published AND state IS NOT NULL ORDER BY bar_end DESC LIMIT 1
     ) s
     """  # noqa: S608

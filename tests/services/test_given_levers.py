@@ -80,6 +80,15 @@ async def test_what_was_not_known_then_is_not_used(own: Sessions) -> None:
     assert {"ALT/1h", "nano/1h"} <= set(levers.missing)
 
 
+async def test_of_states_that_nobody_knew_then_the_newest_revision_is_used(own: Sessions) -> None:
+    """Candles of one component were imported after another's: the first revision was made of half of them."""
+    for revision, state in enumerate(("S0", "S1", "S3")):
+        later = NOON + timedelta(days=1 + revision)
+        await put_state(own, Driver.alt, Timeframe.h1, NOON - SECOND, state, revision=revision, computed_at=later)
+    levers = await given(own)
+    assert ([each.state for each in levers.contributions], levers.known_then) == (["S3"], False)
+
+
 async def test_states_that_were_computed_later_are_told(own: Sessions) -> None:
     await put_state(own, Driver.btc, Timeframe.h1, NOON - SECOND, "S3", computed_at=NOON + timedelta(days=3))
     levers = await given(own)

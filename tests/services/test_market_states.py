@@ -81,7 +81,7 @@ async def test_as_of_an_instant_and_of_what_was_asked_for(sessions: Sessions) ->
     await put_state(sessions, BTC, H1, HOUR - minutes(60), "S1")
     await put_state(sessions, BTC, H1, HOUR, "S2")
     await put_state(sessions, BTC, H1, HOUR, "S3", revision=1, computed_at=NOW)
-    for instant, state in ((HOUR - minutes(1), "S1"), (HOUR, "S2"), (NOW, "S3")):
+    for instant, state in ((HOUR - minutes(1), "S1"), (NOW - timedelta(seconds=9), "S2"), (NOW, "S3")):
         assert (await shown(sessions, instant))["BTC/1h"].state == state
     assert await shown(sessions, HOUR - minutes(61)) == {}
     assert await shown(sessions, drivers=[NANO]) == {}
