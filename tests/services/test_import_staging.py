@@ -41,8 +41,8 @@ def lines(book: str, at: int, pause: threading.Event | None = None, seconds: flo
 async def test_a_pause_longer_than_a_transaction_may_be_idle(book: str, client: Client, dsn: str, at: int) -> None:
     async with session_for(dsn) as session:
         async with session.begin():  # of this connection, the only one: 2 minutes otherwise
-            await session.execute(text("SET idle_in_transaction_session_timeout = '100ms'"))
-        given = imports.jsonl_source(lines(book, at, seconds=0.5), "-")
+            await session.execute(text("SET idle_in_transaction_session_timeout = '1500ms'"))
+        given = imports.jsonl_source(lines(book, at, seconds=2.5), "-")
         running = await imports.begin(client, session, given, POLICY)
     assert (await imports.outcome(running)).books[book].attributed == ROWS
 
