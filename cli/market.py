@@ -2,8 +2,10 @@
 
 import typer
 
+from closeloop.cli.console import DecisionCommand
 from closeloop.cli.market_backfill import backfill, contexts
 from closeloop.cli.market_collect import collect
+from closeloop.cli.market_drivers import drivers, propose, revert
 from closeloop.cli.market_evidence import evidence
 from closeloop.cli.market_history import history
 from closeloop.cli.market_levers import levers
@@ -19,5 +21,8 @@ app.command()(levers)
 app.command()(backfill)
 app.command()(contexts)
 app.command()(evidence)
+app.command()(propose)
+app.command()(drivers)
+app.command(cls=DecisionCommand)(revert)
 app.command()(replay)
 app.add_typer(tokens, name="tokens")

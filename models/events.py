@@ -33,6 +33,7 @@ class EventType(StrEnum):
     prices_deleted = "prices.deleted.v1"
     recalibration = "producer.recalibration.v1"
     meta_shadowed = "meta.shadowed.v1"
+    drivers_reverted = "market.drivers.reverted.v1"
     book_archived = "learning.book.archived.v1"
     book_restored = "learning.book.restored.v1"
     book_failed = "learning.book_failed.v1"

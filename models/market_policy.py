@@ -244,3 +244,16 @@ class WorthPolicy(PolicySection):
         description="New trades after which evidence is looked at again (share of those that it was last looked at "
         "with). Repeated looks find noise sooner or later.",
     )
+    factor_step: float = Field(
+        default=0.25,
+        gt=0.0,
+        le=1.0,
+        description="How far one approved proposal moves a driver's factor in a book's levers (factor).",
+    )
+    factor_range: float = Field(
+        default=0.5,
+        gt=0.0,
+        lt=1.0,
+        description="How far from 1 a driver's factor may get (factor). Below 1, so that no driver is turned around "
+        "or switched off by what trades said.",
+    )

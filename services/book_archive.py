@@ -15,7 +15,7 @@ from closeloop.models.books import BookChanged
 from closeloop.models.bounded import first_names
 from closeloop.models.events import EventType
 from closeloop.models.weights import CycleKey, RecordRevert
-from closeloop.services import books
+from closeloop.services import books, market_drivers
 from closeloop.services.approvals import BOOK_REMOVED, Subjects
 from closeloop.services.weight_decisions import revert_to_preset
 from closeloop.store.approvals import WaitingPage
@@ -29,7 +29,8 @@ async def remove(
 
     Everything that it has stays on record. Nobody watches what it had learned any more, so that nothing of it stays in
     force: learned weights give way to the preset (the overlay file goes at the next look at the files), overrides end,
-    the meta-producer is in shadow, proposals are withdrawn. A close that was being attributed is attributed before.
+    the meta-producer is in shadow, levers weigh drivers by the policy, proposals are withdrawn. A close that was being
+    attributed is attributed before.
 
     Raises NotOnRecord. Of a book that was removed already, nothing changes.
     """
@@ -48,6 +49,7 @@ async def remove(
         undone = await _back_to_preset(session, name, operator, note, now)
         if (mode := await store.meta.mode(session, name)) and mode["live"]:
             await store.meta.set_mode(session, name, False, now, operator, BOOK_REMOVED)
+        await market_drivers.back_to_policy(session, name, operator, BOOK_REMOVED)
         await store.failures.forget(session, name)
         await store.books.set_archived(session, name, now, operator)
         changed = BookChanged(

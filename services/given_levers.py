@@ -13,7 +13,7 @@ from closeloop.models.given_levers import LeversGiven
 from closeloop.models.market_levers import Levers, LeversRequest
 from closeloop.models.policy import LeversPolicy
 from closeloop.models.values import utc_text
-from closeloop.services import books, market_levers
+from closeloop.services import books, market_drivers, market_levers
 from closeloop.store.market import states
 
 ID_DIGITS = 32
@@ -22,7 +22,8 @@ ID_DIGITS = 32
 async def give(
     session: AsyncSession, book: str, request: LeversRequest, instant: datetime, policy: LeversPolicy
 ) -> LeversGiven:
-    """A and E as of an instant, by what was known then, and put on record for a book, in the caller's transaction.
+    """A and E as of an instant, by what was known and in force then, and put on record for a book, in the caller's
+    transaction.
 
     The same request for the same instant is answered with what is on record: levers are never rewritten, whatever is
     known since. Raises NotAcceptable as :func:`market_levers.as_of` does, and for an instant to come; BookArchived.
@@ -34,6 +35,7 @@ async def give(
     name = levers_id(book, request, instant)
     row = (await store.given_levers.load(session, [name])).get(name)
     if row is None:
+        policy = await market_drivers.policy_of(session, book, policy, instant)
         found = await states.as_of(session, instant, market_levers.ages(policy))
         answer = await market_levers.in_states(session, request, instant, found, policy)
         used = {(each.driver, each.timeframe) for each in answer.contributions}

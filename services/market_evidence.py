@@ -43,7 +43,7 @@ async def evidence(
     counted = looked_at(len(trades.rr), policy.worth)
     found = worth(trades.openings(counted), policy.worth, policy.mining)
     at = sorted(trades.opened_at[:counted])
-    states = [_shown(each, policy.worth) for each in found]
+    states = [shown_worth(each, policy.worth) for each in found]
     answer = MarketEvidence(
         book=book,
         as_of=as_of,
@@ -145,7 +145,7 @@ def _places(context: Any) -> list[int]:
     return [_PLACES.get(str(said.get(dimension)), -1) for dimension in REGIME_STATE_DIMENSIONS]
 
 
-def _shown(found: Worth, numbers: WorthPolicy) -> StateWorth:
+def shown_worth(found: Worth, numbers: WorthPolicy) -> StateWorth:
     driver, timeframe = channel_of(found.dimension)
     too_few = None if found.too_few is None else TooFew(found.too_few)
     if too_few is None and found.low is None:

@@ -48,6 +48,7 @@ from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QU
 from closeloop.models.market_sources import MarketMode
 from closeloop.models.policy import LearningPolicy
 from closeloop.services.approvals import Subjects
+from closeloop.services.market_drivers import DriversProposal
 from closeloop.services.meta_decisions import LeavingShadow
 from closeloop.services.override_decisions import OverrideProposal
 from closeloop.services.weight_decisions import WeightsProposal
@@ -98,7 +99,7 @@ WORKFLOWS = [
 ]
 
 # What waits for an operator (services/approvals.py).
-SUBJECTS: Subjects = (WeightsProposal(), OverrideProposal(), LeavingShadow())
+SUBJECTS: Subjects = (WeightsProposal(), OverrideProposal(), LeavingShadow(), DriversProposal())
 
 LLM_CONCURRENCY = 4  # research activities at once in a worker
 
