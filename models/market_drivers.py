@@ -1,7 +1,6 @@
 """Weights of the market's drivers in a book's levers: what is proposed, what an operator decided, what is in force."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,14 +14,6 @@ from closeloop.models.market_worth import MarketEvidence
 
 NO_CHANGE = 1.0
 """The factor of a driver whose weight is the policy's."""
-
-
-class DriverStep(StrEnum):
-    """What the evidence says of a driver's weight."""
-
-    up = "up"
-    down = "down"
-    kept = "kept"
 
 
 class StateSaid(BaseModel):
@@ -40,13 +31,16 @@ class StateSaid(BaseModel):
 class SeriesSaid(BaseModel):
     """A driver's timeframe with states that are told from noise.
 
-    ``covariance``, in points of A times R: whether trades did better in the states in which the driver makes A higher.
+    ``covariance``, in points of A times R, and its interval: whether trades did better in the states in which the
+    driver makes A higher.
     """
 
     model_config = ConfigDict(frozen=True)
 
     timeframe: Timeframe
     covariance: float
+    low: float
+    high: float
     states: list[StateSaid]
 
 
@@ -59,7 +53,6 @@ class DriverChange(BaseModel):
     driver: str
     before: float
     after: float
-    step: DriverStep
     reason: str
     series: list[SeriesSaid]
 
@@ -86,32 +79,25 @@ class DriversAnswer(BaseModel):
     evidence: MarketEvidence
 
 
-class FactorsInForce(BaseModel):
-    """A book's factors of drivers from ``since`` on; version 0: nobody decided, all are 1."""
+class DriversView(BaseModel):
+    """A book's factors of drivers, with the weights that follow, in force from ``since`` on (version 0: nobody decided,
+    all are 1), and the proposal that waits, if one does."""
 
     book: str
     version: int
     since: datetime | None
-    factors: dict[str, float]
     operator: str | None
     note: str | None
-    proposal: str | None = Field(default=None, description="The proposal that was approved; null: reverted.")
-
-
-class DriversView(FactorsInForce):
-    """Factors in force with the weights that follow, and the proposal that waits, if one does."""
-
+    proposal: str | None = Field(description="The proposal that was approved; null: reverted, or nobody decided.")
     policy_weights: dict[str, float]
+    factors: dict[str, float]
     weights: dict[str, float]
     waiting: str | None = None
     waits_until: datetime | None = None
 
 
 class DriverProposal(SQLModel, table=True):
-    """A proposal to change a book's factors of drivers; it waits for an operator.
-
-    ``before`` and ``factors``: by driver. ``counted``: trades that it was made of; the same are not proposed again.
-    """
+    """A proposal to change a book's factors of drivers; it waits for an operator. ``evidence``: DriversProposed."""
 
     __tablename__ = "driver_proposals"
     __table_args__ = (
@@ -122,9 +108,6 @@ class DriverProposal(SQLModel, table=True):
     book_id: str = Col(sa_column=Column(Text, primary_key=True))
     number: int = Col(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     state: str = Col(sa_column=Column(Text, nullable=False))
-    before: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
-    factors: dict[str, float] = Col(sa_column=Column(JSONB, nullable=False))
-    counted: int = Col(sa_column=Column(Integer, nullable=False))
     evidence: dict[str, Any] = Col(sa_column=Column(JSONB, nullable=False))
     proposed_at: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))
     deadline: datetime = Col(sa_column=Column(DateTime(timezone=True), nullable=False))

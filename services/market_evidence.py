@@ -146,6 +146,7 @@ def _places(context: Any) -> list[int]:
 
 
 def shown_worth(found: Worth, numbers: WorthPolicy) -> StateWorth:
+    """What a state has been worth, as it is shown."""
     driver, timeframe = channel_of(found.dimension)
     too_few = None if found.too_few is None else TooFew(found.too_few)
     if too_few is None and found.low is None:

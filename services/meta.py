@@ -20,7 +20,7 @@ from closeloop.models.meta import (
 )
 from closeloop.models.policy import LearningPolicy
 from closeloop.services import books
-from closeloop.services.meta_decisions import propose_leaving_shadow
+from closeloop.services.meta_decisions import PROPOSALS, propose_leaving_shadow
 from closeloop.store.database import Sessions
 
 _MAX_ID_DIGITS = 18  # any such number fits into PostgreSQL's bigint
@@ -66,7 +66,7 @@ async def status(session: AsyncSession, policy: LearningPolicy, book: str, as_of
     """The track record of a book's meta-producer, and the proposal to leave shadow that waits."""
     await books.find(session, book)
     record = await track_record(session, policy, book, as_of)
-    waiting = await store.meta.proposals(session, book, "pending")
+    waiting = await PROPOSALS.pending(session, book)
     return MetaStatus(**record.model_dump(), proposals=[MetaProposalView.model_validate(dict(row)) for row in waiting])
 
 

@@ -8,8 +8,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.models.meta import META, MetaDecision, MetaDecisionView, MetaProposal
-from closeloop.store.approvals import WaitingPage, waiting_page
+from closeloop.models.meta import META, MetaDecision, MetaDecisionView
 from closeloop.store.rows import execute, insertion
 
 _MICROSECONDS = "(extract(epoch FROM {}) * 1000000)::bigint"
@@ -203,75 +202,3 @@ async def set_mode(session: AsyncSession, book: str, live: bool, since: datetime
         {"book": book, "live": live, "since": since, "operator": operator, "note": note},
     )
     return result.first() is not None
-
-
-async def propose(session: AsyncSession, row: Mapping[str, Any]) -> RowMapping:
-    """Store a proposal to leave shadow unless one waits; returns the one that waits now. The caller holds the book."""
-    pending = await proposals(session, row["book_id"], "pending")
-    if not pending:
-        number = await session.execute(
-            text("SELECT coalesce(max(number), 0) + 1 FROM meta_proposals WHERE book_id = :book"),
-            {"book": row["book_id"]},
-        )
-        await execute(session, insertion(MetaProposal, [dict(row) | {"number": number.scalar_one()}]))
-        pending = await proposals(session, row["book_id"], "pending")
-    return pending[0]
-
-
-_PROPOSALS = (
-    "SELECT book_id AS book, number, state, evidence, proposed_at, deadline, verdict, operator, note, decided_at, "
-    "policy_hash FROM meta_proposals "
-)
-
-
-async def proposals(session: AsyncSession, book: str | None, state: str | None = None) -> Sequence[RowMapping]:
-    """Proposals to leave shadow, oldest first."""
-    result = await session.execute(
-        text(
-            _PROPOSALS + "WHERE (CAST(:book AS text) IS NULL OR book_id = :book) "
-            "AND (CAST(:state AS text) IS NULL OR state = :state) ORDER BY book_id, number"
-        ),
-        {"book": book, "state": state},
-    )
-    return result.mappings().all()
-
-
-async def waiting(session: AsyncSession, page: WaitingPage) -> Sequence[RowMapping]:
-    """Proposals to leave shadow that wait for an operator, the soonest deadline first."""
-    name = "'meta/' || p.book || '/' || p.number"
-    result = await session.execute(waiting_page(_PROPOSALS + "WHERE state = 'pending'", name), page.values)
-    return result.mappings().all()
-
-
-async def proposal(session: AsyncSession, book: str, number: int) -> RowMapping | None:
-    """A proposal to leave shadow."""
-    query = text(_PROPOSALS + "WHERE book_id = :book AND number = :number")
-    return (await session.execute(query, {"book": book, "number": number})).mappings().first()
-
-
-async def settle_proposal(
-    session: AsyncSession,
-    book: str,
-    number: int,
-    state: str,
-    verdict: str | None,
-    operator: str,
-    note: str,
-    at: datetime | None,
-) -> None:
-    """Store the decision on a proposal to leave shadow. The caller holds the book."""
-    await session.execute(
-        text(
-            "UPDATE meta_proposals SET state = :state, verdict = :verdict, operator = :operator, note = :note, "
-            "decided_at = :at WHERE book_id = :book AND number = :number"
-        ),
-        {
-            "book": book,
-            "number": number,
-            "state": state,
-            "verdict": verdict,
-            "operator": operator,
-            "note": note,
-            "at": at,
-        },
-    )

@@ -1,15 +1,15 @@
 """What the evidence says of the weights of the market's drivers (docs/algorithms.md, section 17).
 
 A driver's weight says how much its states move A. Where a state of one of its timeframes is told from noise, it is
-asked whether trades did better in the states in which A is higher. If so on all such timeframes of a driver, its weight
-goes up a step, if on none, down one, and otherwise it stays.
+asked whether trades did better in the states in which A is higher. Where that is so on one of them and the reverse on
+none, its weight goes up a step; where the reverse, down one; otherwise it stays.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
 from closeloop.models.market import Timeframe
-from closeloop.models.market_drivers import NO_CHANGE, DriverChange, DriverStep, SeriesSaid, StateSaid
+from closeloop.models.market_drivers import NO_CHANGE, DriverChange, SeriesSaid, StateSaid
 from closeloop.models.market_policy import LeversPolicy, WorthPolicy
 from closeloop.models.market_worth import StateWorth
 
@@ -64,34 +64,42 @@ def _of_driver(
             if each.effect is not None and each.low is not None and each.high is not None
             if each.q is not None and each.q <= max_q
         ]
-        covariance = weight * _covariance(series, levers)
-        if told and covariance:
-            said.append(SeriesSaid(timeframe=timeframe, covariance=covariance, states=told))
-    agree = [str(each.timeframe) for each in said if each.covariance > 0.0]
-    against = [str(each.timeframe) for each in said if each.covariance < 0.0]
-    reasons = [f"{' and '.join(names)} {word}" for names, word in ((agree, "with A"), (against, "against A")) if names]
-    reason = "trades went " + ", ".join(reasons) if said else "none of its states is told from noise"
-    step = DriverStep.kept if bool(agree) == bool(against) else DriverStep.up if agree else DriverStep.down
-    to = {DriverStep.up: 1, DriverStep.down: -1, DriverStep.kept: 0}[step] * numbers.factor_step
+        if told:
+            covariance, error = _covariance(series, weight, levers)
+            low, high = covariance - error, covariance + error
+            said.append(SeriesSaid(timeframe=timeframe, covariance=covariance, low=low, high=high, states=told))
+    agree = [str(each.timeframe) for each in said if each.low > 0.0]
+    against = [str(each.timeframe) for each in said if each.high < 0.0]
+    step = numbers.factor_step * (bool(agree) - bool(against))
+    if not said:
+        reason = "none of its states is told from noise"
+    elif not agree and not against:
+        reason = "whether trades went with A can be noise"
+    else:
+        words = ((agree, "with A"), (against, "against A"))
+        reason = "trades went " + ", ".join(f"{' and '.join(names)} {word}" for names, word in words if names)
     low, high = NO_CHANGE - numbers.factor_range, NO_CHANGE + numbers.factor_range
-    after = before if not to else round(min(max(before + to, low), high), 12)
-    if to and after == before:
-        step, reason = DriverStep.kept, f"{reason}; its factor is at its limit"
-    return DriverChange(driver=driver, before=before, after=after, step=step, reason=reason, series=said)
+    after = round(min(max(before + step, low), high), 12) if step else before
+    if step and after == before:
+        reason += "; its factor is at its limit"
+    return DriverChange(driver=driver, before=before, after=after, reason=reason, series=said)
 
 
-def _covariance(series: Sequence[StateWorth], levers: LeversPolicy) -> float:
-    """Of points for A and R over the trades of a series, by the states of which something can be said.
+def _covariance(series: Sequence[StateWorth], weight: float, levers: LeversPolicy) -> tuple[float, float]:
+    """Of a driver's points for A and R over the trades of a series, by the states whose interval is known; and how far
+    its 95 % interval reaches to either side.
 
-    A state's mean R less that of all is its effect times the share of trades in the others.
+    It is a contrast of the states' means: Σ w (x - x̄) m over states with the share w of trades, x points and the mean m
+    of R. A mean's interval is taken to be as wide as that of the state's effect, which is wider, and the means to be
+    independent.
     """
-    known = [(each, each.effect) for each in series if each.effect is not None]
-    n = sum(each.n for each, _ in known)
-    if not n:
-        return 0.0
-    points = [levers.state_deltas[each.state][0] for each, _ in known]
-    mean = math.fsum(each.n * point for (each, _), point in zip(known, points, strict=True)) / n
-    return math.fsum(
-        each.n / n * (point - mean) * effect * each.n_other / (each.n + each.n_other)
-        for (each, effect), point in zip(known, points, strict=True)
-    )
+    known = [
+        (each.n, weight * levers.state_deltas[each.state][0], each.effect * each.n_other / (each.n + each.n_other),
+         (each.high - each.low) / 2)
+        for each in series
+        if each.effect is not None and each.low is not None and each.high is not None
+    ]  # fmt: skip
+    n = sum(trades for trades, *_ in known)
+    mean = math.fsum(trades * points for trades, points, *_ in known) / n
+    shares = [(trades / n * (points - mean), r, half) for trades, points, r, half in known]
+    return math.fsum(share * r for share, r, _ in shares), math.hypot(*(share * half for share, _, half in shares))

@@ -20,7 +20,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.services import approvals
 from closeloop.services import meta as services
 from closeloop.services.meta import track_record
-from closeloop.services.meta_decisions import META_MODE, LeavingShadow, back_to_shadow
+from closeloop.services.meta_decisions import META_MODE, PROPOSALS, LeavingShadow, back_to_shadow
 from tests.activities.forecasting import DAY, HOUR, MINUTE, T0, TICK, Floor, abstention, floor_on, forecast
 
 POLICY = LearningPolicy(meta_min_outcomes=80)
@@ -199,7 +199,7 @@ async def test_the_meta_producer_forecasts_once_for_an_instant(floor: Floor) -> 
 async def propose(floor: Floor, book: str = "b", deadline: datetime = AS_OF + DAY) -> ApprovalKey:
     async with floor.sessions.begin() as session:
         await store.books.hold(session, book)
-        row = await store.meta.propose(
+        row = await PROPOSALS.propose(
             session,
             {
                 "book_id": book,

@@ -6,7 +6,7 @@ import pytest
 from closeloop.learning.market.drivers import level, proposed
 from closeloop.learning.market.worth import looked_at, worth
 from closeloop.models.market import MarketState, Timeframe
-from closeloop.models.market_drivers import DriverChange, DriverStep
+from closeloop.models.market_drivers import DriverChange
 from closeloop.models.market_worth import StateWorth
 from closeloop.models.policy import LeversPolicy, MiningPolicy, WorthPolicy
 from closeloop.services.market_evidence import shown_worth
@@ -44,7 +44,7 @@ def test_a_driver_that_is_right_weighs_more(driver: str, better_in: str, after: 
     """S3 has more points for A than S0; of a driver with a negative weight, A is higher in S0."""
     sign = 1 if better_in == "S3" else -1
     found = change(driver, said(driver, "1d", "S3", 0.5 * sign), said(driver, "1d", "S0", -0.5 * sign))
-    assert (found.before, found.after, found.step) == (1.0, after, DriverStep.up if after > 1 else DriverStep.down)
+    assert (found.before, found.after) == (1.0, after)
     assert found.reason == f"trades went 1d {'with' if after > 1 else 'against'} A"
 
 
@@ -67,21 +67,33 @@ def test_the_covariance_is_by_hand() -> None:
 
 def test_timeframes_that_disagree_change_nothing() -> None:
     found = change("BTC", *ahead("1d", 0.5), *ahead("1h", -0.5))
-    assert (found.after, found.step) == (1.0, DriverStep.kept)
+    assert found.after == 1.0
     assert found.reason == "trades went 1d with A, 1h against A"
+
+
+def test_what_one_state_was_worth_does_not_say_that_a_was_right() -> None:
+    """S2 has about the mean of all points: whether A was right lies with S0 and S3, of which little is known."""
+    unsure = [
+        said("BTC", "1d", state, effect, q=0.5).model_copy(update={"low": effect - 0.6, "high": effect + 0.6})
+        for state, effect in (("S0", -0.2), ("S3", 0.1))
+    ]
+    found = change("BTC", said("BTC", "1d", "S2", 0.9), *unsure)
+    assert (found.after, found.reason) == (1.0, "whether trades went with A can be noise")
+    [series] = found.series
+    assert series.low < 0.0 < series.covariance < series.high
 
 
 def test_what_is_not_told_from_noise_at_this_look_says_nothing() -> None:
     limit = level(1_000, NUMBERS)
-    assert change("BTC", *ahead("1d", 0.5, limit * 1.01)).step is DriverStep.kept
-    assert change("BTC", *ahead("1d", 0.5, limit)).step is DriverStep.up
+    assert change("BTC", *ahead("1d", 0.5, limit * 1.01)).after == 1.0
+    assert change("BTC", *ahead("1d", 0.5, limit)).after == 1.25
 
 
 def test_a_factor_has_limits() -> None:
     up = ahead("1d", 0.5)
     assert change("BTC", *up, BTC=1.25).after == 1.5
     found = change("BTC", *up, BTC=1.5)
-    assert (found.after, found.step) == (1.5, DriverStep.kept)
+    assert found.after == 1.5
     assert found.reason.endswith("its factor is at its limit")
     assert change("BTC", *ahead("1d", -0.5), BTC=0.5).after == 0.5
 
