@@ -200,7 +200,7 @@ def _nothing(found: DriversProposed, last: RowMapping | None) -> str:
         )
     if all(each.after == each.before for each in found.changes):
         return (
-            f"Nothing to propose: of the states of no driver, {found.counted:,} trades say that its weight should be "
-            f"another one (q at most {found.max_q:.2g})."
+            f"Nothing to propose: {found.counted:,} trades do not tell of any driver that its weight should be another "
+            f"one. At so many, a state is believed with q at most {found.max_q:.2g}."
         )
     return ""

@@ -179,7 +179,7 @@ async def test_nothing_is_proposed_of_noise_and_of_nothing(client: Client, sessi
     await attribute_all(sessions, switching(book, 240, lift=0.0))
     answer = await propose(client, sessions, book)
     assert answer.proposal is None
-    assert answer.sentence.startswith("Nothing to propose: of the states of no driver, 238 trades say"), answer.sentence
+    assert answer.sentence.startswith("Nothing to propose: 238 trades do not tell of any driver"), answer.sentence
     for name in ("drivers/nobody/1", f"drivers/{book}/x", f"drivers/{book}/99999999999"):
         with pytest.raises(NotOnRecord):
             await state_of(sessions, name)
