@@ -12,7 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.attribution import RefusedClose, attribute_and_learn
+from closeloop.activities.attribution import attribute_and_learn
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
@@ -20,6 +20,7 @@ from closeloop.models.closes import read_close
 from closeloop.models.imports import BookCounts, ImportReport, ImportRequest, book_of
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import ClosedPosition, NotedField, PositionKey
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from closeloop.store.errors import is_passing
 from closeloop.store.imports import RefusedImportRow, RowNote, StagedRow

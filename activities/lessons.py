@@ -17,7 +17,6 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.books import known_book, on_record
 from closeloop.activities.heartbeats import beating
 from closeloop.activities.transactions import transaction
@@ -42,6 +41,7 @@ from closeloop.models.lessons import (
 )
 from closeloop.models.policy import LearningPolicy, hash_of
 from closeloop.models.sentences import strongest_untold
+from closeloop.services.recorded_closes import CLOCK_TOLERANCE
 from closeloop.store.database import Sessions
 
 REFUSED = "LessonsRefused"

@@ -14,7 +14,6 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.books import known_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.learning.overrides import expires_at, needs_approval, sizing
@@ -31,6 +30,7 @@ from closeloop.models.overrides import (
 from closeloop.models.policy import LearningPolicy
 from closeloop.services.approvals import approval_launch, start_waiting
 from closeloop.services.override_decisions import OverrideProposal, override_key
+from closeloop.services.recorded_closes import CLOCK_TOLERANCE
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 

@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.attribution import RefusedClose, attribute_and_learn
+from closeloop.activities.attribution import attribute_and_learn
 from closeloop.activities.books import check_open, on_record
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
@@ -33,6 +33,7 @@ from closeloop.models.positions import (
 from closeloop.services import convictions, imports
 from closeloop.services.imports import STAGING_KEPT_HOURS
 from closeloop.services.positions import start_close
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
 from closeloop.store.unreadable import Unreadable

@@ -8,7 +8,6 @@ from temporalio.exceptions import ApplicationError
 
 from closeloop import store
 from closeloop.activities import Activity
-from closeloop.activities.attribution import CLOCK_TOLERANCE
 from closeloop.activities.books import known_book, on_record
 from closeloop.activities.transactions import transaction
 from closeloop.learning.guard import guard_reading
@@ -37,6 +36,7 @@ from closeloop.models.weights import (
 )
 from closeloop.services import periods
 from closeloop.services.operator_decisions import record_by_policy
+from closeloop.services.recorded_closes import CLOCK_TOLERANCE
 from closeloop.services.weight_decisions import SUPERSEDED, WeightsProposal
 from closeloop.services.weights import preset_version
 from closeloop.store.database import Sessions

@@ -41,7 +41,7 @@ _OTHERWISE_DESCRIBED = frozenset(ClosedPosition.model_fields) - {
 _REPLACE_IF_OPEN = (
     "(book_id, position_id) DO UPDATE SET "
     + ", ".join(f"{c.strip()} = excluded.{c.strip()}" for c in _COLUMNS.split(",")[2:])
-    + ", attributed = true WHERE positions.closed_at IS NULL AND "
+    + ", attributed = excluded.attributed WHERE positions.closed_at IS NULL AND "
     + " AND ".join(f"positions.{c} = excluded.{c}" for c in _OPEN_AGREES_IN)
 )
 
@@ -64,18 +64,20 @@ async def contradicted(session: AsyncSession, positions: Mapping[PositionKey, Cl
     return {key for key, row in (await _load(session, list(positions))).items() if _differing(row, positions[key])}
 
 
-async def record(session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition]) -> RecordedCloses:
+async def record(
+    session: AsyncSession, positions: Mapping[PositionKey, ClosedPosition], *, attributed: bool
+) -> RecordedCloses:
     """Store closed positions (sorted by key), and create the books that do not exist.
 
-    A position that is on record as closed is compared, never overwritten. Positions that this call stores are marked
-    as attributed: the caller attributes them in the same transaction.
+    A position that is on record as closed is compared, never overwritten. ``attributed``: whether the positions that
+    this call stores are marked as attributed, because the caller attributes them in the same transaction.
     """
     rows = await execute(
         session,
         store.books.creating({key.book for key in positions}),
         insertion(
             Position,
-            [_row(position) for position in positions.values()],
+            [_row(position, attributed) for position in positions.values()],
             on_conflict=_REPLACE_IF_OPEN,
             returning="book_id, position_id",
         ),
@@ -234,11 +236,11 @@ def _key_row(key: PositionKey) -> dict[str, str]:
     return {"book_id": key.book, "position_id": key.position_id}
 
 
-def _row(position: ClosedPosition) -> dict[str, Any]:
+def _row(position: ClosedPosition, attributed: bool) -> dict[str, Any]:
     values = position.model_dump(exclude={"position_key", "noted"})
     values["position_id"] = position.key.position_id
     conviction = values["conviction"]
     values["book_id"] = values.pop("book")
     values["conviction_id"] = conviction and conviction["conviction_id"]
-    values["attributed"] = True
+    values["attributed"] = attributed
     return values

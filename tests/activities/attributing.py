@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from sqlalchemy import RowMapping
 
-from closeloop.activities.attribution import RefusedClose, attribute
+from closeloop.activities.attribution import attribute
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.positions import AttributedClose, ClosedPosition
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from tests.store.databases import query
 

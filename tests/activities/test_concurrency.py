@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
-from closeloop.activities.attribution import RefusedClose, attribute, attribute_and_learn
+from closeloop.activities.attribution import attribute, attribute_and_learn
 from closeloop.activities.patterns import PatternEvents
 from closeloop.models.convictions import RecordedConviction
 from closeloop.models.events import EventType
 from closeloop.models.positions import AttributedClose, ClosedPosition, LearnReport
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from tests.activities.attributing import (
     NOW,

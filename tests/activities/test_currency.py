@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from closeloop import store
-from closeloop.activities.attribution import RefusedClose
 from closeloop.models.positions import AttributedClose
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from tests.activities.attributing import accepted, attributed, attributing, refused, tally
 from tests.closes import closed

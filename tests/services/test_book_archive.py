@@ -12,7 +12,6 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from closeloop import store
-from closeloop.activities.attribution import RefusedClose
 from closeloop.models.approvals import ApprovalState
 from closeloop.models.books import BookChanged
 from closeloop.models.convictions import RecordedConviction
@@ -25,6 +24,7 @@ from closeloop.models.positions import BOOK_ARCHIVED, AttributedClose
 from closeloop.models.weights import CurrentCyclesRequest, CycleState, WeightsVerdict
 from closeloop.services import approvals, book_archive, books, convictions, forecasts, meta
 from closeloop.services.override_decisions import OverrideProposal
+from closeloop.services.recorded_closes import RefusedClose
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.wiring import SUBJECTS
 from tests.activities.attributing import attributed, attributing, engine_writes, tally
