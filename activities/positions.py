@@ -17,6 +17,7 @@ from closeloop import store
 from closeloop.activities import Activity
 from closeloop.activities.attribution import attribute_and_learn
 from closeloop.activities.books import check_open, on_record
+from closeloop.activities.heartbeats import beating
 from closeloop.activities.learners import Learner
 from closeloop.activities.transactions import transaction
 from closeloop.models.convictions import RecordedConviction
@@ -29,16 +30,19 @@ from closeloop.models.positions import (
     CatchUpRequest,
     ClosedPosition,
     PositionKey,
+    ReceivedReport,
 )
 from closeloop.services import convictions, imports
 from closeloop.services.imports import STAGING_KEPT_HOURS
-from closeloop.services.positions import start_close
+from closeloop.services.positions import start_close, start_received
 from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
 from closeloop.store.positions import UnattributedRow
 from closeloop.store.unreadable import Unreadable
 
 CATCH_UP_PAGE_ROWS = 200  # positions without an attribution that are read at once
+CHUNK_ROWS = 1_000  # received closes that are attributed in one transaction
+TOGETHER_FROM = 1_000  # so many closes without an attribution get one workflow, which takes them in chunks
 EXAMPLES_TOLD = 3  # of the rows that a run found unreadable, in its log
 STAGED_AND_LEFT_SECONDS = 300  # the command that staged an import starts it at once, if it lives
 IMPORTS_STARTED_AT_ONCE = 100
@@ -56,7 +60,7 @@ class PositionActivities:
 
     def activities(self) -> list[Activity]:
         """What a worker registers."""
-        return [self.attribute_close, self.record_conviction, self.start_unattributed]
+        return [self.attribute_close, self.record_conviction, self.start_unattributed, self.attribute_received]
 
     @activity.defn(name="attribute_close")
     async def attribute_close(self, position: ClosedPosition) -> AttributedClose:
@@ -90,6 +94,59 @@ class PositionActivities:
             await check_open(session, conviction.book)
             return (await convictions.record(session, [conviction])).added == 1
 
+    @activity.defn(name="attribute_received")
+    async def attribute_received(self) -> ReceivedReport:
+        """Attribute the closes on record that have no attribution, a chunk a transaction, the oldest first.
+
+        A row that cannot be read is left to the catch-up, which tells of it. One that is refused, or that the database
+        does not take, is remembered as such, and stops no other.
+        """
+        report = ReceivedReport()
+        last: UnattributedRow | None = None
+        async with beating():
+            while True:
+                async with transaction(self._sessions) as session:
+                    rows = await store.positions.unattributed(session, last, CHUNK_ROWS)
+                if not rows:
+                    return report
+                last = rows[-1]
+                positions = [row.position for row in rows if row.position is not None]
+                try:
+                    await self._attribute_together(positions, report)
+                except ApplicationError as error:
+                    if not error.non_retryable:
+                        raise
+                    activity.logger.warning("a chunk is attributed row by row", exc_info=True)
+                    for position in positions:
+                        await self._attribute_alone(position, report)
+                activity.heartbeat(report)
+
+    async def _attribute_together(self, positions: Sequence[ClosedPosition], report: ReceivedReport) -> None:
+        run = activity.info().workflow_run_id or ""
+        async with transaction(self._sessions) as session:
+            answers, _ = await attribute_and_learn(
+                session, positions, self._policy, datetime.now(UTC), run, self._learners
+            )
+            for position, answer in zip(positions, answers, strict=True):
+                if isinstance(answer, RefusedClose) and answer.kind != BOOK_ARCHIVED:
+                    await self._remember_refused(session, position, answer.reason)
+        refused = sum(isinstance(answer, RefusedClose) for answer in answers)
+        new = sum(not answer.already_attributed for answer in answers if isinstance(answer, AttributedClose))
+        report.attributed += new
+        report.refused += refused
+        meter = activity.metric_meter()
+        meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(new)
+
+    async def _attribute_alone(self, position: ClosedPosition, report: ReceivedReport) -> None:
+        try:
+            await self._attribute_together([position], report)
+        except ApplicationError as error:
+            if not error.non_retryable:
+                raise
+            report.refused += 1
+            async with transaction(self._sessions) as session:
+                await self._remember_refused(session, position, f"it cannot be stored: {error.message}"[:300])
+
     @activity.defn(name="start_unattributed")
     async def start_unattributed(self, request: CatchUpRequest) -> CatchUpReport:
         """Start the workflow of every closed position on record that has no attribution, the oldest first.
@@ -111,8 +168,12 @@ class PositionActivities:
         while found := await self._impossible():
             report.newly_unattributable += await self._remember(found, examples)
             activity.heartbeat(report)
+        async with transaction(self._sessions) as session:
+            report.together = await store.positions.are_many(session, TOGETHER_FROM)
+        if report.together:
+            await start_received(self._client)
         last: UnattributedRow | None = None
-        while report.started < request.limit:
+        while report.started < request.limit and not report.together:
             page = min(CATCH_UP_PAGE_ROWS, request.limit - report.started)
             async with transaction(self._sessions) as session:
                 rows = await store.positions.unattributed(session, last, page)

@@ -16,14 +16,14 @@ from closeloop.workers.wiring import connect_temporal
 @asynccontextmanager
 async def database() -> AsyncIterator[AsyncSession]:
     """A session on the stack's database."""
-    async with session_for(database_url(settings())) as session:
+    async with session_for(database_url(settings()), through_pooler=settings().database_pooler) as session:
         yield session
 
 
 @asynccontextmanager
 async def database_sessions() -> AsyncIterator[Sessions]:
     """Sessions on the stack's database, one at a time, for what needs several transactions."""
-    engine = open_engine(database_url(settings()), pool_size=1)
+    engine = open_engine(database_url(settings()), pool_size=1, through_pooler=settings().database_pooler)
     try:
         yield sessions_of(engine)
     finally:

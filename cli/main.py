@@ -20,9 +20,11 @@ class Commands(LazyGroup):
 
     table: ClassVar[dict[str, LazyCommand]] = {
         "dev": LazyCommand(
-            "closeloop.cli.operations:dev", "Start PostgreSQL, Temporal with its UI, and a worker, in the foreground."
+            "closeloop.cli.operations:dev",
+            "Start PostgreSQL, Temporal with its UI, a worker and the API, in the foreground.",
         ),
         "worker": LazyCommand("closeloop.cli.operations:worker", "Run a worker until SIGINT or SIGTERM."),
+        "api": LazyCommand("closeloop.cli.operations:api", "Run the HTTP API until SIGINT or SIGTERM."),
         "status": LazyCommand(
             "closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers."
         ),
@@ -59,7 +61,7 @@ class Commands(LazyGroup):
         "approvals": LazyCommand(
             "closeloop.cli.approvals:app", "What waits for you, of whatever kind: look at it, approve, reject."
         ),
-        "tokens": LazyCommand("closeloop.cli.tokens:app", "Tokens: by which operators are known who decide."),
+        "tokens": LazyCommand("closeloop.cli.tokens:app", "Tokens: by which engines and operators are known."),
         "weights": LazyCommand(
             "closeloop.cli.weights:app", "Governed weights: what is proposed and why; approve, reject, revert."
         ),

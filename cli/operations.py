@@ -23,6 +23,7 @@ from closeloop.workers.addresses import temporal_config
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
 from closeloop.workers.settings import SettingsError
+from closeloop.workers.stack.api import USUAL_PORT
 from closeloop.workers.stack.home import Home
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 from closeloop.workers.telemetry import Telemetry, start_logging
@@ -42,18 +43,32 @@ def dev(
     temporal_port: Annotated[int, _port("Temporal", Ports.temporal)] = Ports.temporal,
     ui_port: Annotated[int, _port("Temporal's web UI", Ports.ui)] = Ports.ui,
     postgres_port: Annotated[int, _port("PostgreSQL", Ports.postgres)] = Ports.postgres,
+    api_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Port of the HTTP API on loopback.",
+            show_default=f"{USUAL_PORT}, or another where that is taken",
+        ),
+    ] = None,
+    no_api: Annotated[bool, typer.Option("--no-api", help="Leave the HTTP API away.")] = False,
 ) -> None:
-    """Start PostgreSQL, Temporal with its UI, and a worker, in the foreground. Ctrl-C stops them; the data stays."""
+    """Start PostgreSQL, Temporal with its UI, a worker and the API, in the foreground.
+
+    Ctrl-C stops them; the data stays. A token for this machine is in the home, in api.token,
+    which only its owner can read.
+    """
     if home is not None:
         set_home(home)
-    run(_dev(Ports(temporal_port, ui_port, postgres_port)))
+    run(_dev(Ports(temporal_port, ui_port, postgres_port, api_port), not no_api))
 
 
-async def _dev(ports: Ports) -> None:
+async def _dev(ports: Ports, with_api: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await LocalStack(settings(), ports, _print_line).run(stop)
+    await LocalStack(settings(), ports, _print_line, with_api=with_api).run(stop)
 
 
 def _print_line(line: str) -> None:
@@ -71,6 +86,29 @@ def worker(home: HomeOption = None) -> None:
         fail(str(error))
     try:
         run(run_worker(settings(), telemetry))
+    finally:
+        telemetry.flush()
+
+
+def api(
+    home: HomeOption = None,
+    host: Annotated[
+        str, typer.Option(help="Where to listen. From elsewhere than this machine, put TLS in front of it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port.")] = USUAL_PORT,
+) -> None:
+    """Run the HTTP API until SIGINT or SIGTERM. In production, run as many as are needed."""
+    if home is not None:
+        set_home(home)
+    from closeloop.api.server import run_api
+
+    try:
+        start_logging(settings())
+        telemetry = Telemetry(settings())
+    except SettingsError as error:
+        fail(str(error))
+    try:
+        run(run_api(settings(), telemetry, host, port))
     finally:
         telemetry.flush()
 

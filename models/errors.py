@@ -41,6 +41,12 @@ class BookArchived(NotPossibleNow):
     """The book was removed: it takes in nothing and decides nothing until it is restored."""
 
 
+class ChangedSince(ServiceError):
+    """What was asked for rests on something that has changed since it was looked at."""
+
+    http_status = 412
+
+
 class NotAcceptable(ServiceError):
     """The request can never be done as it was said: a value outside its limits, a policy or preset that cannot hold."""
 

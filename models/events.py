@@ -48,6 +48,7 @@ class EventType(StrEnum):
     token_created = "token.created.v1"  # noqa: S105
     token_revoked = "token.revoked.v1"  # noqa: S105
     approval_word_refused = "learning.approval.word_refused.v1"
+    parameter_mode = "learning.parameters.mode.v1"
     skill_promoted = "learning.skill.promoted.v1"
     skill_archived = "learning.skill.archived.v1"
     skill_skipped = "learning.skill.skipped.v1"

@@ -26,7 +26,14 @@ from closeloop.models.market_runs import MarketReport, MarketRequest
 from closeloop.models.meta import MetaRequest
 from closeloop.models.overrides import OverrideReport, OverrideRequest
 from closeloop.models.periods import PeriodicTask
-from closeloop.models.positions import ClosedPosition, CloseReport, KarmaRebuildReport, KarmaRebuildRequest
+from closeloop.models.positions import (
+    ClosedPosition,
+    CloseReport,
+    KarmaRebuildReport,
+    KarmaRebuildRequest,
+    ReceivedReport,
+    ReceivedRequest,
+)
 from closeloop.models.producers import Heartbeat
 from closeloop.models.research import ResearchReport, ResearchRequest
 from closeloop.models.retention import RetentionReport, RetentionRequest
@@ -74,6 +81,19 @@ def position_close(position: ClosedPosition) -> Launch:
         summary=opening_line(position),
         result=CloseReport,
         attributes=position_attributes(position),
+    )
+
+
+def received_closes() -> Launch:
+    """One run at a time: a close that comes while it runs is told to it by the signal ``more``."""
+    return Launch(
+        workflow="ReceivedClosesWorkflow",
+        message=ReceivedRequest(),
+        id="received-closes",
+        summary="Attribute closes that came in numbers by the HTTP door",
+        result=ReceivedReport,
+        attributes=_attributes("received-closes"),
+        conflict=WorkflowIDConflictPolicy.USE_EXISTING,
     )
 
 

@@ -295,7 +295,8 @@ class CatchUpReport(BaseModel):
 
     ``unattributable``: all of these that there are; ``newly_unattributable`` those that this run found. ``imports``:
     those that were started because the command that staged them had died.
-    ``completed``: closes whose conviction had come after them.
+    ``completed``: closes whose conviction had come after them. ``together``: whether there were so many that one
+    workflow attributes them instead of one each.
     """
 
     started: int = 0
@@ -304,6 +305,21 @@ class CatchUpReport(BaseModel):
     newly_unattributable: int = 0
     imports: int = 0
     completed: int = 0
+    together: bool = False
+
+
+class ReceivedRequest(BaseModel):
+    """Attribute the closes that came in by the HTTP door; ``attributed`` and ``refused`` by the runs before."""
+
+    attributed: Annotated[int, Field(ge=0)] = 0
+    refused: Annotated[int, Field(ge=0)] = 0
+
+
+class ReceivedReport(BaseModel):
+    """How many received closes were attributed, and how many cannot be as they stand."""
+
+    attributed: int = 0
+    refused: int = 0
 
 
 class KarmaRebuildRequest(BaseModel):

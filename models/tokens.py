@@ -14,7 +14,7 @@ from closeloop.models.values import BookId, Identifier, Utc
 
 
 class Scope(StrEnum):
-    """What a token is for. Only ``operate`` has a use today: to decide on what waits."""
+    """What a token is for: to send messages, to read what is on record, to decide on what waits."""
 
     ingest = "ingest"
     read = "read"
@@ -42,17 +42,18 @@ class TokenView(BaseModel):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    last_used_at: datetime | None = Field(description="At the HTTP door, to the minute.")
     state: str = Field(description="valid, expired or revoked.")
 
 
 class NewToken(TokenView):
-    """A token that was just made. ``secret`` is shown this once, and stored nowhere."""
+    """A token that was just made. ``token`` is the secret: it is shown this once, and stored nowhere."""
 
-    secret: str
+    token: str
 
 
 class ApiToken(SQLModel, table=True):
-    """A token; of its secret only the argon2 hash. One that is valid has a name of its own."""
+    """A token; of its secret only the hash. One that is valid has a name of its own."""
 
     __tablename__ = "api_tokens"
     __table_args__ = (Index("api_tokens_name", "name", unique=True, postgresql_where=text("revoked_at IS NULL")),)
@@ -67,3 +68,4 @@ class ApiToken(SQLModel, table=True):
     )
     expires_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
     revoked_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))
+    last_used_at: datetime | None = Col(default=None, sa_column=Column(DateTime(timezone=True)))

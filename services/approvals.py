@@ -30,13 +30,13 @@ from closeloop.models.approvals import (
     RefusedApproval,
     Said,
 )
-from closeloop.models.errors import NotOnRecord, RunFailed
+from closeloop.models.errors import ChangedSince, NotOnRecord, RunFailed
 from closeloop.models.events import EventType
 from closeloop.models.launches import Launch, approval
 from closeloop.models.operator_decisions import DecisionRecord
 from closeloop.services import books
 from closeloop.services.launching import start
-from closeloop.services.operator_decisions import REVERT, listen, record, spend
+from closeloop.services.operator_decisions import REVERT, hash_of_proposal, listen, record, spend
 from closeloop.store.approvals import WaitingPage
 from closeloop.store.database import Sessions
 
@@ -402,8 +402,11 @@ async def send_decision(
     operator: str,
     note: str,
     secret: str | None = None,
+    seen: str | None = None,
 ) -> ApprovalAnswer:
     """Send an operator's decision to the workflow that waits for it, and wait for the answer.
+
+    ``seen``: the hash of what the operator saw proposed; with another one nothing is decided. Raises ChangedSince then.
 
     With the ``secret`` of a token, the decision is recorded first, under the token's name, and the workflow is told
     which record it is. If this process then dies, the decision is carried out all the same, within minutes.
@@ -413,6 +416,8 @@ async def send_decision(
     subject = subject_of(subjects, key)
     async with sessions() as session:
         found = await find(session, subject, key)
+        if seen is not None and seen != hash_of_proposal(found):
+            raise ChangedSince("What is proposed has changed since you looked at it: look at it again.")
         launch = await subject.launch(session, found)
         word = {"verdict": verdict, "operator": operator, "note": note}
         if secret is not None:

@@ -40,7 +40,7 @@ async def record(session: AsyncSession, forecast: Forecast, now: datetime) -> Fo
     Raises NotAcceptable where it names the meta-producer or is issued in the future, NotPossibleNow where it is on
     record with other content, BookArchived.
     """
-    if reason := _unacceptable(forecast, now):
+    if reason := unacceptable(forecast, now):
         raise NotAcceptable(reason)
     await books.refuse_archived(session, forecast.book)
     recorded = await store.forecasts.record(session, [forecast])
@@ -49,7 +49,7 @@ async def record(session: AsyncSession, forecast: Forecast, now: datetime) -> Fo
     return ForecastReport(forecast_id=forecast.forecast_id, already_recorded=forecast.key not in recorded.new)
 
 
-def _unacceptable(forecast: Forecast, now: datetime) -> str:
+def unacceptable(forecast: Forecast, now: datetime) -> str:
     if forecast.producer_id == META:
         return _META_IS_RESERVED
     return _IN_THE_FUTURE if forecast.issued_at > now + CLOCK_DIFFERENCE else ""
@@ -69,7 +69,7 @@ async def add(
         for index, forecast in batch:
             if isinstance(forecast, UnacceptableForecast):
                 report.rejected.append(forecast)
-            elif reason := _unacceptable(forecast, now):
+            elif reason := unacceptable(forecast, now):
                 report.rejected.append(UnacceptableForecast(index=index, reason=reason))
             else:
                 unsettled.append((index, forecast))

@@ -3,21 +3,27 @@
 from typing import Any
 
 from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 
 from closeloop.models.errors import RunFailed
 from closeloop.models.launches import Launch
 
 
-async def start(client: Client, launch: Launch) -> WorkflowHandle[Any, Any]:
-    """Start a workflow. Raises WorkflowAlreadyStartedError where the launch does not join or repeat what has its id."""
+async def start(client: Client, launch: Launch, signal: str | None = None) -> WorkflowHandle[Any, Any]:
+    """Start a workflow, or with ``signal``, which is sent in any case, join the one that runs.
+
+    Raises WorkflowAlreadyStartedError where the launch does not join or repeat what has its id.
+    """
     return await client.start_workflow(
         launch.workflow,
         args=[] if launch.message is None else [launch.message],
         id=launch.id,
         task_queue=launch.task_queue,
         id_reuse_policy=launch.reuse,
-        id_conflict_policy=launch.conflict,
+        # A signal joins by itself; the server takes no policy beside it.
+        id_conflict_policy=WorkflowIDConflictPolicy.UNSPECIFIED if signal else launch.conflict,
+        start_signal=signal,
         static_summary=launch.summary,
         search_attributes=launch.attributes,
         result_type=launch.result,

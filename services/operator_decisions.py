@@ -24,7 +24,7 @@ POLICY_ITSELF = "policy"
 
 _BARE = (
     "a token is needed (policy approvals.require_token): decide with 'closeloop approvals approve' or 'reject' and "
-    "CLOSELOOP_TOKEN; 'closeloop tokens create NAME --scope operate' makes one"
+    "CLOSELOOP_TOKEN; 'closeloop tokens add NAME --scope operate' makes one"
 )
 _BARE_REVERT = (
     "a decision on record is needed (policy approvals.require_token): 'closeloop weights revert' makes it, also "

@@ -11,7 +11,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, WorkflowAlrea
 
 from closeloop import store
 from closeloop.models.errors import BookArchived, NotAcceptable, NotPossibleNow, RunFailed, ServiceError
-from closeloop.models.launches import position_close, position_close_id
+from closeloop.models.launches import position_close, position_close_id, received_closes
 from closeloop.models.positions import (
     BOOK_ARCHIVED,
     CURRENCY_CONFLICT,
@@ -39,6 +39,11 @@ _REFUSALS: Mapping[str | None, type[ServiceError]] = {
 async def start_close(client: Client, position: ClosedPosition) -> WorkflowHandle[object, CloseReport]:
     """Start a position's workflow. Raises WorkflowAlreadyStartedError while one of it runs."""
     return await start(client, position_close(position))
+
+
+async def start_received(client: Client) -> None:
+    """Have the received closes that have no attribution attributed together, also those that come meanwhile."""
+    await start(client, received_closes(), signal="more")
 
 
 async def close(client: Client, position: ClosedPosition) -> CloseReport:

@@ -1,12 +1,17 @@
 """Tokens: making, listing and revoking them, and whether one may do what it is shown for.
 
-A secret is ``clt_``, the token's id (which is no secret), and 256 random bits. It is shown once; what is stored is its
-argon2 hash (RFC 9106). Every door that asks for a token comes by :func:`verify`.
+A token is ``clp_``, its id (which is no secret), 256 random bits and a checksum, by which one that was cut or mistyped
+is told without a look at the database. It is shown once; what is stored is its SHA-256: of so many random bits, a slow
+hash protects no better. Those of before (``clt_``) have an argon2 hash (RFC 9106) and stay valid. Every door that asks
+for a token comes by :func:`authenticate`.
 """
 
 import asyncio
+import hashlib
+import hmac
 import re
 import secrets
+import zlib
 from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,24 +20,24 @@ from closeloop import store
 from closeloop.models.errors import NotAcceptable, NotAllowed, NotAuthenticated, NotOnRecord, NotPossibleNow
 from closeloop.models.events import EventType
 from closeloop.models.tokens import NewToken, Scope, TokenRequest, TokenView
-from closeloop.services import books
 
-_SECRET = re.compile(r"clt_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_SECRET = re.compile(r"clp_([0-9a-f]{12})_[A-Za-z0-9_-]{43}([0-9a-f]{8})")
+_BEFORE = re.compile(r"clt_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+_SHA256 = "sha256:"
 
 
 async def create(session: AsyncSession, wanted: TokenRequest) -> NewToken:
-    """Make a token. Commits.
+    """Make a token. Its books need not exist yet: the first message of an engine makes its book. Commits.
 
-    Raises NotOnRecord for a book that is not there, NotAcceptable for an expiry that has passed, NotPossibleNow where a
-    token of this name is there that was not revoked.
+    Raises NotAcceptable for an expiry that has passed, NotPossibleNow where a token of this name is there that was not
+    revoked.
     """
-    for book in wanted.books or []:
-        await books.find(session, book)
     if wanted.expires_at is not None and wanted.expires_at <= datetime.now(UTC):
         raise NotAcceptable("The token would have expired already: give a time in the future.")
     token_id = secrets.token_hex(6)
-    secret = f"clt_{token_id}_{secrets.token_urlsafe(32)}"
-    if not await store.tokens.add(session, token_id, await asyncio.to_thread(_hash, secret), wanted):
+    unchecked = f"clp_{token_id}_{secrets.token_urlsafe(32)}"
+    secret = unchecked + _checksum(unchecked)
+    if not await store.tokens.add(session, token_id, _hash(secret), wanted):
         raise NotPossibleNow(
             f"There is a token {wanted.name} already: 'closeloop tokens revoke {wanted.name}' makes room for a new one."
         )
@@ -41,7 +46,12 @@ async def create(session: AsyncSession, wanted: TokenRequest) -> NewToken:
     held = await store.tokens.hold(session, token_id)
     assert held is not None, "it was just added"
     await session.commit()
-    return NewToken(**held[0].model_dump(), secret=secret)
+    return NewToken(**held[0].model_dump(), token=secret)
+
+
+async def unknown_books(session: AsyncSession, token: TokenView) -> list[str]:
+    """Those of a token's books that are not on record yet, by name."""
+    return sorted(set(token.books or []) - await store.books.existing(session, token.books or []))
 
 
 async def listing(session: AsyncSession) -> list[TokenView]:
@@ -71,16 +81,29 @@ async def verify(session: AsyncSession, secret: str, scope: Scope, book: str) ->
 
     Raises NotAuthenticated for a secret that is none of ours, expired or revoked; NotAllowed for another scope or book.
     """
-    named = _SECRET.fullmatch(secret)
-    held = await store.tokens.hold(session, named[1]) if named else None
-    if held is None or not await asyncio.to_thread(_is_of, held[1], secret):
-        raise NotAuthenticated("The token is unknown here: 'closeloop tokens create NAME --scope operate' makes one.")
-    token = held[0]
-    if reason := no_longer(token, datetime.now(UTC)):
-        raise NotAuthenticated(f"T{reason[1:]}: make another one with 'closeloop tokens create'.")
+    token = await authenticate(session, secret)
     if reason := not_for(token, scope, book):
         raise NotAllowed(f"T{reason[1:]}.")
     return token
+
+
+async def authenticate(session: AsyncSession, secret: str) -> TokenView:
+    """The token of a secret; it cannot be revoked before the transaction ends. Raises NotAuthenticated."""
+    token_id = id_of(secret)
+    held = await store.tokens.hold(session, token_id) if token_id else None
+    if held is None or not await _is_of(held[1], secret):
+        raise NotAuthenticated("The token is unknown here: 'closeloop tokens add NAME --scope operate' makes one.")
+    if reason := no_longer(held[0], datetime.now(UTC)):
+        raise NotAuthenticated(f"T{reason[1:]}: make another one with 'closeloop tokens add'.")
+    return held[0]
+
+
+def id_of(secret: str) -> str | None:
+    """The id that a secret names; None where it cannot be one of ours: no look at the database is needed."""
+    if named := _SECRET.fullmatch(secret):
+        return named[1] if hmac.compare_digest(named[2], _checksum(secret[:-8])) else None
+    named = _BEFORE.fullmatch(secret)
+    return named[1] if named else None
 
 
 def no_longer(token: TokenView, at: datetime) -> str | None:
@@ -101,16 +124,24 @@ def not_for(token: TokenView, scope: Scope, book: str) -> str | None:
     return None
 
 
+def _checksum(text: str) -> str:
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
 def _hash(secret: str) -> str:
-    import argon2  # most processes never see a token
-
-    return argon2.PasswordHasher().hash(secret)
+    return _SHA256 + hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _is_of(secret_hash: str, secret: str) -> bool:
-    import argon2
+async def _is_of(stored: str, secret: str) -> bool:
+    if stored.startswith(_SHA256):
+        return hmac.compare_digest(stored, _hash(secret))
+    return await asyncio.to_thread(_is_of_argon2, stored, secret)
+
+
+def _is_of_argon2(stored: str, secret: str) -> bool:
+    import argon2  # most processes never see a token of before
 
     try:
-        return argon2.PasswordHasher().verify(secret_hash, secret)
+        return argon2.PasswordHasher().verify(stored, secret)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False

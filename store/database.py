@@ -18,21 +18,44 @@ _SERVER_SETTINGS = {
 Sessions = async_sessionmaker[AsyncSession]
 
 
-def open_engine(dsn: str, pool_size: int = 5, *, ask_first: bool = False) -> AsyncEngine:
+# A pooler in transaction mode hands a connection on after each transaction, with what was set or prepared on it.
+_POOLED_SETTINGS = {name: _SERVER_SETTINGS[name] for name in ("application_name", "timezone")}
+
+
+def open_engine(
+    dsn: str,
+    pool_size: int = 5,
+    *,
+    ask_first: bool = False,
+    through_pooler: bool = False,
+    statement_seconds: int = 300,
+    pool_seconds: int = 30,
+) -> AsyncEngine:
     """An engine over asyncpg for a libpq-style DSN (``postgresql://...``; ``sslmode`` and the like are understood).
 
     ``ask_first``: before a transaction, whether its connection is still there; one that is not is replaced.
+    ``through_pooler``: the DSN is that of a pooler in transaction mode. ``statement_seconds``: after which a statement
+    fails; ``pool_seconds``: for how long a connection of the pool is waited for.
     """
 
-    async def connect() -> asyncpg.Connection:
-        return await asyncpg.connect(dsn, timeout=10, command_timeout=300, server_settings=_SERVER_SETTINGS)
+    async def connect(*_: object, **__: object) -> asyncpg.Connection:
+        return await asyncpg.connect(
+            dsn,
+            timeout=10,
+            command_timeout=statement_seconds,
+            server_settings=_POOLED_SETTINGS if through_pooler else _SERVER_SETTINGS,
+            statement_cache_size=0 if through_pooler else 100,
+        )
 
     return create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=connect,
+        connect_args={
+            "async_creator_fn": connect,
+            "prepared_statement_cache_size": 0 if through_pooler else 100,
+        },
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=30,
+        pool_timeout=pool_seconds,
         pool_pre_ping=ask_first,
     )
 
@@ -43,9 +66,9 @@ def sessions_of(engine: AsyncEngine) -> Sessions:
 
 
 @asynccontextmanager
-async def session_for(dsn: str) -> AsyncIterator[AsyncSession]:
+async def session_for(dsn: str, *, through_pooler: bool = False) -> AsyncIterator[AsyncSession]:
     """One session on an engine of its own, for a command: between its transactions it may wait long for its input."""
-    engine = open_engine(dsn, pool_size=1, ask_first=True)
+    engine = open_engine(dsn, pool_size=1, ask_first=True, through_pooler=through_pooler)
     try:
         async with sessions_of(engine)() as session:
             yield session

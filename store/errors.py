@@ -17,6 +17,8 @@ _PERMANENT = ("22", "23", "54")
 _AWAY = ("08", "53", "57P")
 # A deadlock or a failure to serialize: the whole transaction is to be tried again.
 _LOST_TO_OTHERS = ("40",)
+LOST_TO_OTHERS_TRIES = 5
+"""How often a transaction is tried that is lost to others."""
 
 
 def is_permanent(error: BaseException) -> bool:
@@ -40,6 +42,11 @@ def ends_transaction(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     return error.connection_invalidated or (sqlstate(error) or "").startswith(_AWAY + _LOST_TO_OTHERS)
+
+
+def is_lost_to_others(error: BaseException) -> bool:
+    """Whether the transaction was ended for another one's sake (a deadlock): tried again, it will succeed."""
+    return (sqlstate(error) or "").startswith(_LOST_TO_OTHERS)
 
 
 def is_unreachable(error: BaseException) -> bool:

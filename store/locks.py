@@ -70,5 +70,10 @@ async def book_runs(session: AsyncSession, book: str) -> None:
     await _of_book(session, "hashtextextended('closeloop/runs/' || :book, 0)", book)
 
 
+async def book_messages(session: AsyncSession, book: str, kind: str) -> None:
+    """Lock a book's messages of a kind: one transaction at a time finds out which are new, and adds them."""
+    await _of_book(session, "hashtextextended('closeloop/inbox/' || :book, 0)", f"{book}/{kind}")
+
+
 async def _of_book(session: AsyncSession, lock: str, book: str) -> None:
     await session.execute(text(f"SELECT pg_advisory_xact_lock({lock})"), {"book": book})

@@ -1,5 +1,6 @@
 """Tokens: their names, scopes and hashes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import text
@@ -9,7 +10,7 @@ from closeloop.models.tokens import ApiToken, TokenRequest, TokenView
 from closeloop.store.rows import execute, insertion
 
 _SHOWN = (
-    "token_id, name, scopes, books, created_at, expires_at, revoked_at, "
+    "token_id, name, scopes, books, created_at, expires_at, revoked_at, last_used_at, "
     "CASE WHEN revoked_at IS NOT NULL THEN 'revoked' "
     "WHEN expires_at <= clock_timestamp() THEN 'expired' ELSE 'valid' END AS state"
 )
@@ -52,3 +53,16 @@ async def revoke(session: AsyncSession, name: str) -> tuple[str, datetime] | Non
     )
     row = result.one_or_none()
     return None if row is None else (row.token_id, row.revoked_at)
+
+
+async def used(session: AsyncSession, token_ids: Sequence[str], at: datetime) -> None:
+    """Record that tokens were used, those of which a use within the minute before is not on record already."""
+    await session.execute(
+        text(
+            "UPDATE api_tokens SET last_used_at = :at WHERE token_id IN (SELECT token_id FROM api_tokens "
+            "WHERE token_id = ANY(CAST(:ids AS text[])) "
+            "AND (last_used_at IS NULL OR last_used_at < CAST(:at AS timestamptz) - interval '1 minute') "
+            "ORDER BY token_id FOR NO KEY UPDATE)"
+        ),
+        {"at": at, "ids": list(token_ids)},
+    )

@@ -93,8 +93,23 @@ class Settings(BaseSettings):
         default=16, ge=1, le=500, description="Database activities (and connections) at once."
     )
 
+    api_reads_per_second: int = Field(
+        default=200, ge=1, le=1_000_000, description="Reads of one token in a second, at the HTTP door."
+    )
+    api_items_per_second: int = Field(
+        default=5_000, ge=500, le=10_000_000, description="Messages of one token in a second, at the HTTP door."
+    )
+    api_connections: int = Field(
+        default=10, ge=1, le=500, description="Connections of one API process to the database at once."
+    )
+    database_pooler: bool = Field(
+        default=False,
+        description="Whether DATABASE_URL leads to a pooler in transaction mode, such as pgbouncer: then no statement "
+        "is prepared on a connection.",
+    )
+
     token: SecretStr | None = Field(
-        default=None, description="The operator's token ('closeloop tokens create'), by which decisions are made."
+        default=None, description="The operator's token ('closeloop tokens add'), by which decisions are made."
     )
     token_file: Path | None = Field(
         default=None, description="A file that holds the token, instead; only its owner may have access to it."

@@ -70,6 +70,7 @@ from closeloop.workflows.messages import ArgumentCount
 from closeloop.workflows.meta import MetaForecastWorkflow
 from closeloop.workflows.override_materialization import OverrideMaterializationWorkflow
 from closeloop.workflows.position_close import ConvictionWorkflow, PositionCloseWorkflow
+from closeloop.workflows.received_closes import ReceivedClosesWorkflow
 from closeloop.workflows.results import AnswerSize
 from closeloop.workflows.retention import RetentionWorkflow
 from closeloop.workflows.weight_adjustment import OverlayWatchWorkflow, WeightAdjustmentWorkflow, WeightDispatchWorkflow
@@ -80,6 +81,7 @@ WORKFLOWS = [
     BackfillWorkflow,
     KarmaRebuildWorkflow,
     CatchUpWorkflow,
+    ReceivedClosesWorkflow,
     WeightAdjustmentWorkflow,
     WeightDispatchWorkflow,
     OverlayWatchWorkflow,
@@ -133,9 +135,34 @@ async def connect_temporal(settings: Settings, telemetry: Telemetry) -> Client:
     )
 
 
+async def connect_temporal_lazily(settings: Settings, telemetry: Telemetry) -> Client:
+    """A client that connects when it is first used, so that a process can begin without Temporal. Raises StackError."""
+    return await Client.connect(
+        **temporal_config(settings),
+        data_converter=pydantic_data_converter,
+        interceptors=telemetry.interceptors,
+        runtime=telemetry.runtime,
+        lazy=True,
+    )
+
+
 def open_database(settings: Settings) -> AsyncEngine:
     """The engine of a worker: a connection for each activity that may run at once."""
-    return open_engine(database_url(settings), pool_size=settings.worker_concurrency)
+    return open_engine(
+        database_url(settings), pool_size=settings.worker_concurrency, through_pooler=settings.database_pooler
+    )
+
+
+def open_api_database(settings: Settings) -> AsyncEngine:
+    """The engine of an API process: a request that is answered within seconds, or not at all."""
+    return open_engine(
+        database_url(settings),
+        pool_size=settings.api_connections,
+        ask_first=True,
+        through_pooler=settings.database_pooler,
+        statement_seconds=30,
+        pool_seconds=5,
+    )
 
 
 def open_postgres_tools(settings: Settings) -> PostgresTools:

@@ -36,6 +36,8 @@ class CatchUpWorkflow:
             summary="Look for closes without an attribution",
         )
         outcome = f"{report.started} closes started, {report.unattributable} rows are not readable as closes"
+        if report.together:
+            outcome = f"closes are many and attributed together, {report.unattributable} rows are not readable"
         if report.imports:
             outcome += f", {report.imports} imports started that were left behind"
         if report.completed:

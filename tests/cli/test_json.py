@@ -54,7 +54,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("market", "revert"): ("--book", "history", "--by", "ann"),
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("market", "tokens", "import"): ("{folder}/tokens.csv",),
-    ("tokens", "create"): ("json", "--scope", "operate"),
+    ("tokens", "add"): ("json", "--scope", "operate"),
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.
 REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {

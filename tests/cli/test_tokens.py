@@ -29,7 +29,7 @@ async def proposed(stack: StackProcess, book: str) -> str:
 
 async def test_no_tokens_yet(strict: StackProcess) -> None:
     """The first test of this stack."""
-    assert "closeloop tokens create NAME --scope operate" in (await strict.cli("tokens", "list")).out
+    assert "closeloop tokens add NAME --scope operate" in (await strict.cli("tokens", "list")).out
     assert await strict.json("tokens", "list") == []
 
 
@@ -41,12 +41,12 @@ async def test_a_decision_by_token(strict: StackProcess, tmp_path: Path) -> None
         "not accepted",
         "a token is needed",
         "CLOSELOOP_TOKEN",
-        "closeloop tokens create NAME --scope operate",
+        "closeloop tokens add NAME --scope operate",
     ):
         assert said in " ".join(bare.out.split())
-    made = await strict.cli("tokens", "create", "ann", "--scope", "operate", "--book", "tokens-a", "--expires", "90d")
+    made = await strict.cli("tokens", "add", "ann", "--scope", "operate", "--book", "tokens-a", "--expires", "90d")
     secret = made.out.strip()
-    assert secret.startswith("clt_")
+    assert secret.startswith("clp_")
     assert "shown this once" in made.err
     file = tmp_path / "token"
     file.write_text(f"{secret}\n")
@@ -77,15 +77,15 @@ async def test_a_decision_by_token(strict: StackProcess, tmp_path: Path) -> None
 
 
 async def test_tokens_are_listed_without_their_secrets(strict: StackProcess) -> None:
-    made = await strict.json("tokens", "create", "lister", "--scope", "read", "--scope", "operate")
+    made = await strict.json("tokens", "add", "lister", "--scope", "read", "--scope", "operate")
     listed = await strict.json("tokens", "list")
     [ours] = [view for view in listed if view["name"] == "lister"]
-    assert ours == {key: value for key, value in made.items() if key != "secret"}
+    assert ours == {key: value for key, value in made.items() if key != "token"}
     assert (ours["scopes"], ours["books"], ours["state"]) == (["read", "operate"], None, "valid")
     text = (await strict.cli("tokens", "list")).out
     assert "lister" in text
-    assert made["secret"] not in text
-    again = await strict.cli("tokens", "create", "lister", "--scope", "read")
+    assert made["token"] not in text
+    again = await strict.cli("tokens", "add", "lister", "--scope", "read")
     assert "closeloop tokens revoke lister" in again.sentence()
     assert "no token nobody that could be revoked" in (await strict.cli("tokens", "revoke", "nobody")).sentence()
 
@@ -93,13 +93,13 @@ async def test_tokens_are_listed_without_their_secrets(strict: StackProcess) -> 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("create", "ann"),
-        ("create", "ann", "--scope", "rule"),
-        ("create", "", "--scope", "operate"),
-        ("create", "ann\x1b[2J", "--scope", "operate"),
-        ("create", "ann", "--scope", "operate", "--book", "no such name!"),
-        ("create", "ann", "--scope", "operate", "--expires", "soon"),
-        ("create", "ann", "--scope", "operate", "--expires", "2027-01-01T00:00:00"),
+        ("add", "ann"),
+        ("add", "ann", "--scope", "rule"),
+        ("add", "", "--scope", "operate"),
+        ("add", "ann\x1b[2J", "--scope", "operate"),
+        ("add", "ann", "--scope", "operate", "--book", "no such name!"),
+        ("add", "ann", "--scope", "operate", "--expires", "soon"),
+        ("add", "ann", "--scope", "operate", "--expires", "2027-01-01T00:00:00"),
     ],
 )
 async def test_called_wrongly(arguments: tuple[str, ...], stack: StackProcess) -> None:

@@ -49,7 +49,7 @@ async def desk(idle: Desk) -> AsyncIterator[Desk]:
 async def token(desk: Desk, name: str, **changes: Any) -> str:
     async with desk.sessions() as session:
         wanted = TokenRequest.model_validate({"name": name, "scopes": [Scope.operate]} | changes)
-        return (await tokens.create(session, wanted)).secret
+        return (await tokens.create(session, wanted)).token
 
 
 async def proposed(desk: Desk, book: str, **changes: Any) -> str:
@@ -113,7 +113,7 @@ async def test_a_bare_signal_and_a_bare_update_are_on_record_with_their_sender_a
     await handle.signal("approve", {"operator": "policy", "note": ""})
     [first, second] = await refused(desk, book, 2)
     assert (first["operator"], first["sender"]) == ("ann (CFO)", desk.client.identity)
-    for said in ("a token is needed", "approvals.require_token", "CLOSELOOP_TOKEN", "closeloop tokens create"):
+    for said in ("a token is needed", "approvals.require_token", "CLOSELOOP_TOKEN", "closeloop tokens add"):
         assert said in first["outcome"]
     assert second["operator"] == "policy"
     answer = await update(desk, cycle_id, verdict="reject")

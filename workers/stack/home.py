@@ -27,6 +27,7 @@ class StackState(BaseModel):
     ui_url: str | None
     database_url: str
     postgres_data: str | None
+    api_url: str | None = None
 
 
 class Home:

@@ -19,6 +19,7 @@ from closeloop.store.schema import SchemaNewer
 from closeloop.workers.registration import register_search_attributes
 from closeloop.workers.schedules import apply_schedules
 from closeloop.workers.settings import Settings, SettingsError
+from closeloop.workers.stack.api import LocalApi, usual_or_free_port
 from closeloop.workers.stack.home import Home, StackError, StackState
 from closeloop.workers.stack.neighbours import note_about, people_beside
 from closeloop.workers.stack.postgres import LocalPostgres
@@ -40,11 +41,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ports:
-    """Loopback ports of the parts."""
+    """Loopback ports of the parts. ``api`` None: its usual one, or another where that is taken."""
 
     temporal: int = 7233
     ui: int = 8233
     postgres: int = 15432
+    api: int | None = None
 
 
 @dataclass
@@ -60,11 +62,14 @@ class _Part:
 class LocalStack:
     """PostgreSQL, Temporal and a worker under one home. What the environment names elsewhere is used, not started."""
 
-    def __init__(self, settings: Settings, ports: Ports, say: Say, with_worker: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, ports: Ports, say: Say, with_worker: bool = True, with_api: bool = True
+    ) -> None:
         self._settings = settings
         self._ports = ports
         self._say = say
         self._with_worker = with_worker
+        self._with_api = with_api
         self._home = Home(settings.home)
         self._parts: list[_Part] = []
         self._worker: LocalWorker | None = None
@@ -106,9 +111,11 @@ class LocalStack:
             )
         )
         ports = self._ports
-        if len({ports.temporal, ports.ui, ports.postgres}) < 3:
+        named = [port for port in (ports.temporal, ports.ui, ports.postgres, ports.api) if port is not None]
+        if len(set(named)) < len(named):
             raise StackError(
-                "Each part needs a port of its own: --temporal-port, --ui-port and --postgres-port must differ."
+                "Each part needs a port of its own: --temporal-port, --ui-port, --postgres-port and --api-port must "
+                "differ."
             )
         await asyncio.to_thread(self._clear, postgres, temporal)
         if postgres:
@@ -116,6 +123,8 @@ class LocalStack:
         if temporal:
             check_port(self._ports.temporal, "--temporal-port")
             check_port(self._ports.ui, "--ui-port")
+        if self._with_api and ports.api is not None:
+            check_port(ports.api, "--api-port")
 
         if postgres:
             await self._add("postgres", postgres.start)
@@ -138,15 +147,35 @@ class LocalStack:
             ui_url=temporal.ui_url if temporal else None,
             database_url=dsn,
             postgres_data=str(postgres.data) if postgres else None,
+            api_url=None,
         )
         self._home.save(self.state)
         client = await self._connect(temporal)
         await register_search_attributes(client)
         schedules = await apply_schedules(client, settings.market)
         self._say(f"schedules {', '.join(schedules)}")
+        address = temporal.address if temporal else None
         if self._with_worker:
-            self._worker = LocalWorker(self._home, self._say, temporal.address if temporal else None)
-            await self._worker.start()
+            self._worker = LocalWorker(self._home, self._say, address)
+        opening = asyncio.create_task(self._open_door(dsn, address)) if self._with_api else None
+        try:
+            if self._worker:
+                await self._worker.start()
+            if opening:
+                await opening
+        finally:
+            if opening and not opening.done():
+                opening.cancel()
+                await asyncio.wait((opening,))
+
+    async def _open_door(self, dsn: str, temporal_address: str | None) -> None:
+        api = LocalApi(self._home, self._ports.api or usual_or_free_port(), temporal_address)
+        await api.make_token(dsn)
+        await self._add("api", api.start)
+        assert self.state is not None, "it was set before"
+        self.state = self.state.model_copy(update={"api_url": api.url})
+        self._home.save(self.state)
+        self._say(f"api       up on {api.url}, a token for this machine in {api.token_file}")
 
     @property
     def worker_ends(self) -> WorkerEnds | None:
@@ -167,6 +196,7 @@ class LocalStack:
     def _clear(self, postgres: LocalPostgres | None, temporal: LocalTemporal | None) -> None:
         """End what a killed run of this home left running, before its ports are looked at."""
         LocalWorker(self._home, self._say, None).end_leftovers()
+        LocalApi(self._home, 0, None).end_leftovers()
         if temporal:
             temporal.end_leftovers()
         if postgres:
@@ -251,7 +281,9 @@ class LocalStack:
         state = self.state
         assert state is not None, "start() has run"
         ui = f"Temporal UI {state.ui_url}, " if state.ui_url else ""
-        line = f"ready     {ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'. Ctrl-C stops it."
+        api = f"API {state.api_url}, " if state.api_url else ""
+        where = f"{api}{ui}Temporal {state.temporal_address}, PostgreSQL: see 'closeloop db url'"
+        line = f"ready     {where}. Ctrl-C stops it."
         return f"{line} No worker runs yet: it is tried again." if self.worker_ends else line
 
 
