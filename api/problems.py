@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from temporalio.service import RPCError
 
-from closeloop.models.errors import ServiceError
+from closeloop.models.errors import NotOnRecord, ServiceError
 from closeloop.services.inbox import FieldError, Unreadable, errors_of, fields_of
 from closeloop.store.errors import DATABASE_ERRORS, is_permanent, is_unreachable
 
@@ -109,6 +109,9 @@ def answer_with_problems(app: FastAPI) -> None:
     """Have every error of a handler answered as a problem document."""
 
     async def handle(request: Request, error: Exception) -> Response:
+        token = request.scope.get("closeloop.token")
+        if isinstance(error, NotOnRecord) and token is not None and token.books is not None:
+            error = Problem(404, "It is not on record.")  # the sentence may name what is others'
         return answer(problem_of(error), request.url.path)
 
     kinds: tuple[type[Exception], ...] = (

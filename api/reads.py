@@ -24,6 +24,7 @@ from closeloop.services import (
     approvals,
     books,
     coefficients,
+    decisions,
     events,
     forecasts,
     given_levers,
@@ -135,6 +136,10 @@ LISTS: dict[str, tuple[str, Load]] = {
     "forecasts/outcomes": (
         "How forecasts turned out",
         lambda p: forecasts.outcomes(p.session, p.book, last=p.last, before=p.before),
+    ),
+    "decisions": (
+        "Decisions, and what became of the market after them",
+        lambda p: decisions.listing(p.session, p.book, last=p.last, before=p.before),
     ),
     "lessons": (
         "Lessons: in which circumstances trades went better or worse",

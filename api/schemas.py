@@ -7,6 +7,7 @@ from pydantic.json_schema import models_json_schema
 
 from closeloop.api.approvals import DecisionNote
 from closeloop.api.messages import SINGLE_PATHS
+from closeloop.models.decisions import DecisionMessage, DiscoveryMessage, TradeChangeMessage
 from closeloop.models.forecasts import Forecast
 from closeloop.models.inbox import MOST_ITEMS, Kind, ProducerSignal
 from closeloop.models.market_levers import LeversRequest
@@ -19,6 +20,9 @@ MESSAGES: dict[Kind, type[BaseModel]] = {
     Kind.forecasts: Forecast,
     Kind.heartbeats: Heartbeat,
     Kind.signals: ProducerSignal,
+    Kind.thesis_decision: DecisionMessage,
+    Kind.discovery_data: DiscoveryMessage,
+    Kind.trade_outcome: TradeChangeMessage,
 }
 QUESTIONS: dict[str, type[BaseModel]] = {
     "/v1/levers": LeversRequest,

@@ -69,6 +69,11 @@ class Commands(LazyGroup):
         "forecasts": LazyCommand(
             "closeloop.cli.forecasts:app", "Forecasts: what producers say, and how it turned out."
         ),
+        "decisions": LazyCommand(
+            "closeloop.cli.decisions:app", "Decisions of engines, and what became of the market after them."
+        ),
+        "params": LazyCommand("closeloop.cli.params:app", "Parameters that engines read, and who gets learned ones."),
+        "health": LazyCommand("closeloop.cli.health:health", "How the learning service is: its flows, its answers."),
         "prices": LazyCommand("closeloop.cli.prices:app", "Prices, by which forecasts are resolved."),
         "producers": LazyCommand("closeloop.cli.producers:app", "What producers are worth by their forecasts."),
         "meta": LazyCommand(

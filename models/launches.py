@@ -18,6 +18,7 @@ from temporalio.common import (
 
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusReport, CorpusRequest
+from closeloop.models.decisions import FillReport, FillRequest
 from closeloop.models.forecasts import ResolutionReport, ResolutionRequest
 from closeloop.models.imports import ImportReport, ImportRequest
 from closeloop.models.lessons import LessonReport, LessonRequest
@@ -176,6 +177,19 @@ def meta_forecast(request: MetaRequest) -> Launch:
         id=f"meta-forecast/{request.as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
         summary=f"The meta-producer as of {request.as_of:%Y-%m-%d %H:%M} UTC",
         attributes=_attributes("meta"),
+    )
+
+
+def decision_outcomes(request: FillRequest, as_of: datetime) -> Launch:
+    """Asked for twice at the same instant, the second one joins the first."""
+    return Launch(
+        workflow="DecisionOutcomesWorkflow",
+        message=request,
+        id=f"decision-outcomes/{as_of:%Y-%m-%dT%H:%M:%S.%fZ}",
+        summary=f"Fill in outcomes of decisions as of {as_of:%Y-%m-%d %H:%M} UTC",
+        result=FillReport,
+        attributes=_attributes("decision-outcomes"),
+        conflict=WorkflowIDConflictPolicy.USE_EXISTING,
     )
 
 

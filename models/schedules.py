@@ -6,6 +6,7 @@ from datetime import timedelta
 from pydantic import BaseModel
 from temporalio.client import ScheduleOverlapPolicy
 
+from closeloop.models.decisions import FillRequest
 from closeloop.models.forecasts import ResolutionRequest
 from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
 from closeloop.models.market import Timeframe
@@ -86,6 +87,14 @@ SCHEDULES = (
         every=timedelta(minutes=30),
         overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
         summary="Resolve every forecast whose horizon has elapsed",
+    ),
+    ScheduledWorkflow(
+        id="closeloop/decision-outcomes",
+        workflow="DecisionOutcomesWorkflow",
+        argument=FillRequest(),
+        every=timedelta(hours=1),  # so that what becomes due is told the same hour; what was missed comes with it
+        overlap=ScheduleOverlapPolicy.SKIP,  # the next run finds what this one leaves
+        summary="Fill in what became of the market after each decision",
     ),
     ScheduledWorkflow(
         id="closeloop/research",

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop import store
 from closeloop.models.closes import differing, read_close
+from closeloop.models.decisions import DecisionMessage, DiscoveryMessage, TradeChangeMessage
 from closeloop.models.forecasts import Forecast
 from closeloop.models.inbox import Kind, ProducerSignal, Receipt, ReceiptStatus, message_id
 from closeloop.models.positions import ClosedPosition, NotedField
@@ -23,8 +24,9 @@ from closeloop.models.producers import Heartbeat
 from closeloop.models.refusals import path, reason_of
 from closeloop.models.tokens import Scope, TokenView
 from closeloop.models.values import BOOK_PATTERN
-from closeloop.services import forecasts, tokens
+from closeloop.services import decisions, forecasts, tokens
 from closeloop.services.books import archived_sentence
+from closeloop.services.decisions import CLOCK_DIFFERENCE
 from closeloop.services.recorded_closes import record_closes
 
 DEFAULT_BOOK = "default"
@@ -367,6 +369,100 @@ class SignalIntake:
         return _differing(one, other)
 
 
+class ThesisIntake:
+    """Decisions with a thesis. What became of the market is filled in when it is due."""
+
+    kind = Kind.thesis_decision
+
+    def read(self, body: Mapping[str, Any], book: str, given_id: str | None, now: datetime) -> Read:
+        """See Intake."""
+        named = {} if "decision_id" in body else {"decision_id": _id_of(self.kind, body, book, given_id)}
+        decision = DecisionMessage.model_validate({"book": book, **body, **named})
+        _not_in_the_future(decision.timestamp, now)
+        return Read((book, decision.decision_id), decision.decision_id, decision)
+
+    async def record(self, session: AsyncSession, messages: Mapping[Key, DecisionMessage], now: datetime) -> Recorded:
+        """See Intake."""
+        recorded, taken = await _of_open_books(session, messages)
+        found = await store.decisions.record(session, taken, now)
+        recorded.new, recorded.differing = found.new, found.differing
+        return recorded
+
+    def differing(self, one: DecisionMessage, other: DecisionMessage) -> list[str]:
+        """See Intake."""
+        fields = _differing(one, other)
+        if "thesis" in fields:
+            fields.remove("thesis")
+            fields += [f"thesis.{name}" for name in _differing(one.thesis, other.thesis)] or ["thesis"]
+        return fields
+
+
+class DiscoveryIntake:
+    """What a run of an engine's discovery found: each candidate is a decision of type IGNORE."""
+
+    kind = Kind.discovery_data
+
+    def read(self, body: Mapping[str, Any], book: str, given_id: str | None, now: datetime) -> Read:
+        """See Intake."""
+        named = {} if "discovery_id" in body else {"discovery_id": _id_of(self.kind, body, book, given_id)}
+        discovery = DiscoveryMessage.model_validate({"book": book, **body, **named})
+        _not_in_the_future(discovery.timestamp, now)
+        return Read((book, discovery.discovery_id), discovery.discovery_id, discovery)
+
+    async def record(self, session: AsyncSession, messages: Mapping[Key, DiscoveryMessage], now: datetime) -> Recorded:
+        """See Intake."""
+        recorded, taken = await _of_open_books(session, messages)
+        found = await store.decisions.record_discoveries(session, taken, now)
+        recorded.new, recorded.differing = found.new, found.differing
+        return recorded
+
+    def differing(self, one: DiscoveryMessage, other: DiscoveryMessage) -> list[str]:
+        """See Intake."""
+        return _differing(one, other)
+
+
+class TradeOutcomeIntake:
+    """Changes of positions. A CLOSE whose data are a whole close is attributed like one."""
+
+    kind = Kind.trade_outcome
+
+    def read(self, body: Mapping[str, Any], book: str, given_id: str | None, now: datetime) -> Read:
+        """See Intake."""
+        named = {} if "change_id" in body else {"change_id": _id_of(self.kind, body, book, given_id)}
+        change = TradeChangeMessage.model_validate({"book": book, **body, **named})
+        _not_in_the_future(change.timestamp, now)
+        return Read((book, change.change_id), change.change_id, change)
+
+    async def record(
+        self, session: AsyncSession, messages: Mapping[Key, TradeChangeMessage], now: datetime
+    ) -> Recorded:
+        """See Intake."""
+        recorded, taken = await _of_open_books(session, messages)
+        closes = {key: close for key, change in taken.items() if (close := decisions.close_of(change)) is not None}
+        keys = list(closes)
+        refused, of_closes = await record_closes(session, list(closes.values()), now, attributed=False)
+        recorded.refused |= {keys[index]: why.reason for index, why in refused.items()}
+        for key, close in closes.items():
+            if key not in recorded.refused and (fields := of_closes.differing.get(close.key)):
+                recorded.differing[key] = fields
+        stays_out = recorded.refused.keys() | recorded.differing.keys()
+        kept = {key: change for key, change in taken.items() if key not in stays_out}
+        found = await store.decisions.record_trade_changes(session, kept, now)
+        recorded.new = found.new
+        recorded.differing |= found.differing
+        recorded.closes = [close for key, close in closes.items() if close.key in of_closes.new]
+        return recorded
+
+    def differing(self, one: TradeChangeMessage, other: TradeChangeMessage) -> list[str]:
+        """See Intake."""
+        return _differing(one, other)
+
+
+def _not_in_the_future(stated: datetime | None, now: datetime) -> None:
+    if stated is not None and stated > now + CLOCK_DIFFERENCE:
+        raise Unreadable([FieldError("timestamp", "must not be more than 5 minutes in the future")])
+
+
 async def _of_open_books(session: AsyncSession, messages: Mapping[Key, Any]) -> tuple[Recorded, dict[Key, Any]]:
     """Those of messages whose book was not removed; the others are refused."""
     archived = await store.books.archived(session, {book for book, _ in messages})
@@ -379,5 +475,14 @@ def _differing(one: BaseModel, other: BaseModel) -> list[str]:
 
 
 INTAKES: Mapping[str, Intake] = {
-    intake.kind: intake for intake in (PositionIntake(), ForecastIntake(), HeartbeatIntake(), SignalIntake())
+    intake.kind: intake
+    for intake in (
+        PositionIntake(),
+        ForecastIntake(),
+        HeartbeatIntake(),
+        SignalIntake(),
+        ThesisIntake(),
+        DiscoveryIntake(),
+        TradeOutcomeIntake(),
+    )
 }

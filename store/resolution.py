@@ -36,6 +36,12 @@ _PRICE_AT = """
     ORDER BY c.ends_at DESC, c.interval_seconds LIMIT 1
 """
 
+
+def price_at(instant: str) -> str:
+    """SQL: the candle that prices ``instant``, a FROM item with ``asset`` and ``t``; ``:tolerance`` is a parameter."""
+    return _PRICE_AT.format(i=instant)
+
+
 # The source gave all that it has of the time in which a candle could price t.
 _COVERED = """{p}.close IS NULL AND EXISTS (
             SELECT 1 FROM price_coverage k

@@ -15,6 +15,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from closeloop.activities import Activity
 from closeloop.activities.approvals import ApprovalActivities
 from closeloop.activities.corpus import CorpusActivities
+from closeloop.activities.decisions import DecisionActivities
 from closeloop.activities.forecasts import ForecastActivities
 from closeloop.activities.imports import ImportActivities
 from closeloop.activities.karma import KarmaActivities
@@ -60,6 +61,7 @@ from closeloop.workflows.approval import ApprovalWorkflow
 from closeloop.workflows.backfill import BackfillWorkflow, KarmaRebuildWorkflow
 from closeloop.workflows.catch_up import CatchUpWorkflow
 from closeloop.workflows.corpus import CorpusWorkflow
+from closeloop.workflows.decision_outcomes import DecisionOutcomesWorkflow
 from closeloop.workflows.due_work import DueWorkWorkflow
 from closeloop.workflows.forecast_resolution import ForecastResolutionWorkflow, ForecastWorkflow, HeartbeatWorkflow
 from closeloop.workflows.lesson_building import LessonBuildingWorkflow
@@ -95,6 +97,7 @@ WORKFLOWS = [
     ForecastWorkflow,
     HeartbeatWorkflow,
     ForecastResolutionWorkflow,
+    DecisionOutcomesWorkflow,
     MetaForecastWorkflow,
     MarketBackfillWorkflow,
     MarketWorkflow,
@@ -258,6 +261,7 @@ def build_worker(
         LessonActivities(sessions, policy),
         OverrideActivities(sessions, policy, client),
         ForecastActivities(sessions, policy),
+        DecisionActivities(sessions, policy),
         ProducerActivities(sessions, policy),
         MetaActivities(sessions, policy),
         MarketContextActivities(sessions, policy),
