@@ -45,7 +45,13 @@ async def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="closeloop-bench-"))
     folder.chmod(0o755)
     settings = Settings.load(folder).model_copy(update={"database_url": None, "otlp_endpoint": None})
-    stack = LocalStack(settings, Ports(_free_port(), _free_port(), _free_port()), lambda line: None, with_worker=False)
+    stack = LocalStack(
+        settings,
+        Ports(_free_port(), _free_port(), _free_port()),
+        lambda line: None,
+        with_worker=False,
+        with_api=False,
+    )
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(stack.run(stop, ready))
     await asyncio.wait((running, asyncio.create_task(ready.wait())), return_when=asyncio.FIRST_COMPLETED)

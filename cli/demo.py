@@ -98,7 +98,7 @@ async def _stack() -> AsyncIterator[bool]:
         yield False
         return
     out.print(f"Starting PostgreSQL, Temporal and a worker; their data stays in {configured.home}")
-    stack = LocalStack(configured, _ports(), lambda line: out.print(f"  {line}"))
+    stack = LocalStack(configured, _ports(), lambda line: out.print(f"  {line}"), with_api=False)
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(stack.run(stop, ready))
     waiting = asyncio.create_task(ready.wait())

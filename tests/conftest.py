@@ -97,7 +97,11 @@ async def settings(home: Path, dsn: str) -> AsyncIterator[Settings]:
     settings = Settings.load(home)
     # The database's address is the stack's word, not the environment's: commands find it in the home.
     stack = LocalStack(
-        settings.model_copy(update={"database_url": dsn}), free_ports(), lambda line: None, with_worker=False
+        settings.model_copy(update={"database_url": dsn}),
+        free_ports(),
+        lambda line: None,
+        with_worker=False,
+        with_api=False,
     )
     stop, ready = asyncio.Event(), asyncio.Event()
     stack_run = asyncio.create_task(stack.run(stop, ready))

@@ -22,9 +22,10 @@ from closeloop.gateways.candles import candle
 from closeloop.gateways.language_model import AnthropicModel
 from closeloop.models.approvals import ApprovalRequest
 from closeloop.models.corpus import CorpusRequest
+from closeloop.models.decisions import FillRequest
 from closeloop.models.forecasts import ResolutionContinuation, ResolutionRequest
 from closeloop.models.imports import ImportRequest
-from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE
+from closeloop.models.launches import LLM_TASK_QUEUE, TASK_QUEUE, received_closes
 from closeloop.models.lessons import LessonRequest
 from closeloop.models.market import Driver, Timeframe
 from closeloop.models.market_contexts import MarketBackfillRequest
@@ -150,6 +151,19 @@ async def record(client: Client, sessions: Sessions, stack: LocalStack) -> None:
                 "VALUES ('r', 'row', 'X', 'short', '2026-01-01', '2026-01-02', 1, 1, 1, 2)"
             )
         )
+    async with sessions.begin() as session:
+        received = {position.key: position for position in series("r-received", 3)}
+        await store.positions.record(session, received, attributed=False)
+    launch = received_closes()
+    together = await client.start_workflow(
+        launch.workflow, launch.message, id="received-closes/recorded", task_queue=TASK_QUEUE, start_signal="more"
+    )
+    await save(client, together, "ReceivedClosesWorkflow.a-few")
+    filled = await client.start_workflow(
+        "DecisionOutcomesWorkflow", FillRequest(as_of=FIRST), id="decision-outcomes/recorded", task_queue=TASK_QUEUE
+    )
+    await save(client, filled, "DecisionOutcomesWorkflow.nothing-due")
+
     catch_up = await client.start_workflow(
         "CatchUpWorkflow", CatchUpRequest(), id="catch-up/recorded", task_queue=TASK_QUEUE
     )
@@ -394,7 +408,7 @@ async def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="closeloop-record-"))
     home.chmod(0o755)
     settings = Settings.load(home).model_copy(update={"database_url": None})
-    stack = LocalStack(settings, free_ports(), print, with_worker=False)
+    stack = LocalStack(settings, free_ports(), print, with_worker=False, with_api=False)
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(stack.run(stop, ready))
     await ready.wait()

@@ -75,16 +75,23 @@ class RunningCommand:
 
 
 class StackProcess:
-    """A home, three ports, and at most one ``closeloop dev`` on them."""
+    """A home, a port for each part, and at most one ``closeloop dev`` on them; the API only where it is asked for."""
 
     def __init__(
-        self, home: Path | None = None, program: Sequence[str] = CLOSELOOP, folder: Path = ROOT, **env: str
+        self,
+        home: Path | None = None,
+        program: Sequence[str] = CLOSELOOP,
+        folder: Path = ROOT,
+        *,
+        with_api: bool = False,
+        **env: str,
     ) -> None:
         """``program`` is started in ``folder``, with ``env`` beside the environment."""
         self._temporary = Path(tempfile.mkdtemp(prefix="closeloop-faults-"))
         self._temporary.chmod(0o755)
         self.home = home or self._temporary / "home"
-        self.ports = dict(zip(("temporal", "ui", "postgres"), reserve_ports(3), strict=True))
+        parts = ("temporal", "ui", "postgres", *(("api",) if with_api else ()))
+        self.ports = dict(zip(parts, reserve_ports(len(parts)), strict=True))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self.env |= {"CLOSELOOP_HOME": str(self.home), "COLUMNS": "200"} | env
         self._program, self._folder = program, folder
@@ -110,6 +117,7 @@ class StackProcess:
         assert not self.running, "one at a time"
         self.lines, self.errors = [], []
         ports = [text for name, port in self.ports.items() for text in (f"--{name}-port", str(port))]
+        ports += [] if "api" in self.ports else ["--no-api"]
         self._process = await asyncio.create_subprocess_exec(
             *(*self._program, "dev", "--home", str(self.home), *ports),
             stdin=asyncio.subprocess.DEVNULL,

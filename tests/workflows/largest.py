@@ -10,6 +10,7 @@ from closeloop.models.approvals import ApprovalAnswer, ApprovalState, StartedAga
 from closeloop.models.bounded import BOOKS, FAILURES, add_failure, first_names
 from closeloop.models.bounded import REASON_CHARACTERS as REASON
 from closeloop.models.corpus import CorpusReport, SkillScored, SkillSkipped
+from closeloop.models.decisions import FillReport
 from closeloop.models.forecasts import ForecastReport, PagesResolved, ResolutionReport
 from closeloop.models.imports import BookCounts, ImportReport
 from closeloop.models.lessons import BookNames, BuiltLessons, LessonReport, SkippedGroup
@@ -31,6 +32,7 @@ from closeloop.models.positions import (
     LearnReport,
     NotedField,
     PositionOutcome,
+    ReceivedReport,
 )
 from closeloop.models.prices import PricesFetched
 from closeloop.models.producers import PerformanceReport
@@ -282,6 +284,8 @@ def largest() -> list[Any]:
             sentence=TEXT * 5,
         ),
         CatchUpReport(started=COUNT, running_already=COUNT, unattributable=COUNT),
+        ReceivedReport(attributed=COUNT, refused=COUNT),
+        FillReport(as_of=AT, decisions=COUNT, filled=COUNT, closed=COUNT, pending=COUNT, unresolvable=COUNT),
         KarmaRebuildReport(
             producers=dict.fromkeys(LISTED, COUNT),
             failed=failed,
