@@ -2,7 +2,7 @@
 
 import os
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from closeloop_client import Closeloop
 
@@ -12,7 +12,7 @@ closeloop = Closeloop(sys.argv[1], os.environ["CLOSELOOP_TOKEN"], spool="engine.
 size = 0.02 * closeloop.size_multiplier("default", "pm.uptrend.S1.buy_flag", "entry", {"chain": "solana"}).value
 
 # After the position closed: on disk when this returns, and sent until closeloop has it on record.
-now = datetime.now(timezone.utc)
+now = datetime.now(UTC)
 written = closeloop.close(
     {
         "book": "default", "position_id": f"http-{now:%Y%m%dT%H%M%S}", "symbol": "BTC/USDT", "direction": "long",

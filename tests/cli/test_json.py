@@ -108,8 +108,13 @@ async def test_one_document_and_nothing_else(stack: StackProcess, history: list[
     conviction = {"book": "json", "symbol": "X", "conviction_id": "c", "cycle_id": "y", "domain_scores": {"d": 0.5}}
     (tmp_path / "conviction.jsonl").write_text(json.dumps(conviction))
     (tmp_path / "forecast.jsonl").write_text(json.dumps(FORECAST))
-    thesis = {"recommendation": "BUY", "confidence": 0.6}
-    decision = {"book": "json", "decision_id": "d", "symbol": "X", "timestamp": "2026-01-01T00:00:00Z", "thesis": thesis}
+    decision = {
+        "book": "json",
+        "decision_id": "d",
+        "symbol": "X",
+        "timestamp": "2026-01-01T00:00:00Z",
+        "thesis": {"recommendation": "BUY", "confidence": 0.6},
+    }
     (tmp_path / "decision.jsonl").write_text(json.dumps(decision))
     (tmp_path / "candles.csv").write_text("timestamp,open,high,low,close,volume\n1767225600,1,2,1,2,5\n")
     (tmp_path / "tokens.csv").write_text("asset,bucket,valid_from\nJSON/BTC,big,2026-01-01T00:00:00Z\n")
