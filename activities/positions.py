@@ -168,21 +168,28 @@ class PositionActivities:
         while found := await self._impossible():
             report.newly_unattributable += await self._remember(found, examples)
             activity.heartbeat(report)
-        async with transaction(self._sessions) as session:
-            report.together = await store.positions.are_many(session, TOGETHER_FROM)
-        if report.together:
-            await start_received(self._client)
+        waiting: list[tuple[UnattributedRow, ClosedPosition]] = []
         last: UnattributedRow | None = None
-        while report.started < request.limit and not report.together:
-            page = min(CATCH_UP_PAGE_ROWS, request.limit - report.started)
+        while len(waiting) < TOGETHER_FROM:
             async with transaction(self._sessions) as session:
-                rows = await store.positions.unattributed(session, last, page)
+                rows = await store.positions.unattributed(session, last, CATCH_UP_PAGE_ROWS)
             if not rows:
                 break
             last = rows[-1]
-            unreadable = [reason for row in rows if (reason := await self._start(row, report)) is not None]
+            waiting += [(row, row.position) for row in rows if row.position is not None]
+            unreadable = [Unreadable(row.key, row.content, row.reason) for row in rows if row.position is None]
             report.newly_unattributable += await self._remember(unreadable, examples)
             activity.heartbeat(report)
+        report.together = len(waiting) >= TOGETHER_FROM
+        if report.together:
+            await start_received(self._client)
+        else:
+            for row, position in waiting:
+                if report.started >= request.limit:
+                    break
+                if (refused := await self._start(row, position, report)) is not None:
+                    report.newly_unattributable += await self._remember([refused], examples)
+                activity.heartbeat(report)
         async with transaction(self._sessions) as session:
             report.unattributable = await store.unreadable.count(session)
         if report.newly_unattributable:
@@ -208,12 +215,10 @@ class PositionActivities:
             completed += page
             activity.heartbeat(completed)
 
-    async def _start(self, row: UnattributedRow, report: CatchUpReport) -> Unreadable | None:
+    async def _start(self, row: UnattributedRow, position: ClosedPosition, report: CatchUpReport) -> Unreadable | None:
         """Start the workflow of a close on record, and count it; why it cannot be, where it cannot."""
-        if row.position is None:
-            return Unreadable(row.key, row.content, row.reason)
         try:
-            await start_close(self._client, row.position)
+            await start_close(self._client, position)
             report.started += 1
         except WorkflowAlreadyStartedError:
             report.running_already += 1

@@ -11,8 +11,8 @@ def is_learned(book: str, symbol: str, day: date, share: float) -> bool:
 
     >>> from datetime import date
     >>> [is_learned("b", f"S{k}", date(2026, 1, 1), 0.5) for k in range(6)]
-    [True, True, True, True, True, False]
-    >>> is_learned("b", "S5", date(2026, 1, 1), 1.0), is_learned("b", "S0", date(2026, 1, 1), 0.0)
+    [False, True, False, True, True, True]
+    >>> is_learned("b", "S0", date(2026, 1, 1), 1.0), is_learned("b", "S1", date(2026, 1, 1), 0.0)
     (True, False)
     """
     digest = hashlib.sha256(f"params|{book}|{symbol}|{day.isoformat()}".encode()).digest()

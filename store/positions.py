@@ -181,18 +181,6 @@ async def unattributed(session: AsyncSession, after: UnattributedRow | None, lim
     return rows
 
 
-async def are_many(session: AsyncSession, number: int) -> bool:
-    """Whether at least so many closes have no attribution, of those that :func:`unattributed` lists."""
-    result = await session.execute(
-        text(
-            "SELECT count(*) >= :number FROM (SELECT FROM positions p WHERE NOT attributed "  # noqa: S608
-            f"AND closed_at <= clock_timestamp() AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} LIMIT :number) q"
-        ),
-        {"number": number},
-    )
-    return bool(result.scalar_one())
-
-
 async def impossible(session: AsyncSession, limit: int) -> list[Unreadable]:
     """Closed positions without an attribution whose times no message could carry, and that are not remembered yet."""
     result = await session.execute(
