@@ -9,14 +9,14 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from closeloop.models.tokens import Scope, TokenRequest
 from closeloop.services import tokens
-from closeloop.store.database import Sessions, sessions_of
+from closeloop.store.database import Sessions, open_engine, sessions_of
 from closeloop.workers.stack.api import READY
 from tests.ports import reserve_ports
-from tests.store.databases import open_engine
 
 
 @dataclass
@@ -40,13 +40,21 @@ class ApiProcess:
     port: int
     sessions: Sessions
     process: asyncio.subprocess.Process
-    answers: list[Answered] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)  # of tokens, by what they are
 
-    async def token(self, *scopes: Scope, books: list[str] | None = None, **more: Any) -> str:
-        """A new token."""
-        wanted = TokenRequest(name=f"t-{uuid.uuid4().hex[:8]}", scopes=list(scopes), books=books, **more)
+    async def token(self, *scopes: Scope, books: list[str] | None = None, seconds: float | None = None) -> str:
+        """A new token; ``seconds``: for how long it is valid."""
+        expires = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        wanted = TokenRequest(name=f"t-{uuid.uuid4().hex[:8]}", scopes=list(scopes), books=books, expires_at=expires)
         async with self.sessions() as session:
-            return (await tokens.create(session, wanted)).token
+            made = await tokens.create(session, wanted)
+        self.names[made.token] = made.name
+        return made.token
+
+    async def revoke(self, token: str) -> None:
+        """Revoke it, beside the API."""
+        async with self.sessions() as session:
+            await tokens.revoke(session, self.names[token])
 
     async def ask(
         self,
@@ -82,7 +90,6 @@ class ApiProcess:
                 answered = Answered(response.status, found, text)
         finally:
             connection.close()
-        self.answers.append(answered)
         return answered
 
     async def stop(self) -> None:
@@ -92,13 +99,13 @@ class ApiProcess:
         await self.process.wait()
 
 
-async def start_api(dsn: str, temporal: str, home: str, **env: str) -> ApiProcess:
-    """Start one and wait until it listens."""
-    [port] = reserve_ports(1)
+async def start_api(dsn: str, home: str, port: int | None = None, **env: str) -> ApiProcess:
+    """Start one and wait until it listens; Temporal is the one of the home."""
+    port = port or reserve_ports(1)[0]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "closeloop", "api", f"--home={home}", f"--port={port}"),
         stdout=asyncio.subprocess.PIPE,
-        env=dict(os.environ, DATABASE_URL=dsn, TEMPORAL_ADDRESS=temporal, **env),
+        env=dict(os.environ, DATABASE_URL=dsn, **env),
     )
     assert process.stdout is not None
     assert (await process.stdout.readline()).decode().strip() == READY
@@ -111,9 +118,9 @@ def chunks(raw: bytes, size: int = 65_536) -> Iterable[bytes]:
 
 
 @contextlib.asynccontextmanager
-async def api_on(dsn: str, temporal: str, home: str, **env: str) -> AsyncIterator[ApiProcess]:
+async def api_on(dsn: str, home: str, **env: str) -> AsyncIterator[ApiProcess]:
     """An API process, for as long as the block."""
-    api = await start_api(dsn, temporal, home, **env)
+    api = await start_api(dsn, home, **env)
     try:
         yield api
     finally:
