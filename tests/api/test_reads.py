@@ -15,7 +15,7 @@ from closeloop.workers.settings import Settings
 from tests.activities.patterning import learn
 from tests.api.doors import ApiProcess, api_on
 from tests.closes import series
-from tests.store.databases import query, scratch_database
+from tests.store.databases import scratch_database
 
 
 @pytest.fixture
