@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from temporalio.service import RPCError
 
@@ -83,6 +84,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, ValidationError):
         found = errors_of(error)
         return Problem(422, "; ".join(f"{one.field}: {one.message}" for one in found), found)
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "The connection was closed before the body had come whole.")  # nobody reads it
     if isinstance(error, HTTPException):
         return Problem(error.status_code, str(error.detail), headers=error.headers)
     if isinstance(error, RPCError | PoolTimeout) or _is_away(error):

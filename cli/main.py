@@ -73,7 +73,10 @@ class Commands(LazyGroup):
             "closeloop.cli.decisions:app", "Decisions of engines, and what became of the market after them."
         ),
         "params": LazyCommand("closeloop.cli.params:app", "Parameters that engines read, and who gets learned ones."),
-        "health": LazyCommand("closeloop.cli.health:health", "How the learning service is: its flows, its answers."),
+        "health": LazyCommand(
+            "closeloop.cli.health:health",
+            "How the learning service is: its flows, its answers, what it learned, its database.",
+        ),
         "prices": LazyCommand("closeloop.cli.prices:app", "Prices, by which forecasts are resolved."),
         "producers": LazyCommand("closeloop.cli.producers:app", "What producers are worth by their forecasts."),
         "meta": LazyCommand(

@@ -40,7 +40,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("weights", "simulate"): ("--book", "history"),
     ("forecasts", "add"): ("{folder}/forecast.jsonl",),
     ("decisions", "add"): ("{folder}/decision.jsonl",),
-    ("params", "mode"): ("history", "shadow", "--by", "ann"),
+    ("params", "mode"): ("json", "shadow", "--by", "ann"),
     ("prices", "import"): ("{folder}/candles.csv", "--asset", "JSON/BTC", "--interval", "5m"),
     ("producers", "calibration"): ("flow", "--book", "history"),
     ("producers", "heartbeat"): ("ta", "--book", "json"),
@@ -57,6 +57,7 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("market", "levers"): ("--bucket", "nano", "--timeframe", "1h"),
     ("market", "tokens", "import"): ("{folder}/tokens.csv",),
     ("tokens", "add"): ("json", "--scope", "operate"),
+    ("tokens", "create"): ("json-as-in-0.1", "--scope", "operate"),
 }
 # What is asked for does not exist: status 1, and nothing on stdout but a document.
 REFUSED: dict[tuple[str, ...], tuple[str, ...]] = {
