@@ -62,7 +62,7 @@ check: .venv/installed-dev
 	$(BIN)/python -m pytest $(TESTS)
 
 # ruff and mypy remember what they have read: only what changed since is looked at again.
-lint = set -eo pipefail; $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/lint-imports
+lint = set -eo pipefail; $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; $(BIN)/mypy client/closeloop_client; $(BIN)/lint-imports
 
 lint: .venv/installed-dev
 	@$(lint)
@@ -70,7 +70,7 @@ lint: .venv/installed-dev
 	$(BIN)/hadolint deploy/Dockerfile
 
 bench: .venv/installed-dev
-	$(BIN)/python -m bench
+	PYTHONPATH=client $(BIN)/python -m bench
 
 SECONDS ?= 3600
 chaos: .venv/installed-dev

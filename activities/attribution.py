@@ -33,6 +33,7 @@ async def attribute_and_learn(
     now: datetime,
     by: str,
     learners: Sequence[Learner],
+    read: Mapping[PositionKey, str] | None = None,
 ) -> tuple[list[AttributedClose | RefusedClose], LearnReport]:
     """Attribute closes and let every learner take them in, within the caller's transaction.
 
@@ -40,7 +41,7 @@ async def attribute_and_learn(
     is reported, and the closes are marked as not yet learned by it, so that a catch-up lets it take them in later.
     Raises a database error that ended the transaction: then the caller tries all of it again.
     """
-    answers = await attribute(session, positions, policy, now, by)
+    answers = await attribute(session, positions, policy, now, by, read=read)
     taken = [p for p, answer in zip(positions, answers, strict=True) if isinstance(answer, AttributedClose)]
     contexts = await contexts_of(session, taken)
     return answers, await learn_from(
@@ -55,15 +56,18 @@ async def attribute(
     now: datetime,
     by: str,
     learners: Sequence[str] = (),
+    read: Mapping[PositionKey, str] | None = None,
 ) -> list[AttributedClose | RefusedClose]:
     """Record closes and attribute them, within the caller's transaction; the answers are in the order of the closes.
 
     ``by`` names the workflow run or import that attributes. What is attributed here is marked as not yet learned by
     each of ``learners`` (names). Closes that were attributed before change nothing; they are answered with the outcome
-    and karma of then. A refused close stores nothing, and the others are attributed all the same.
+    and karma of then. A refused close stores nothing, and the others are attributed all the same. ``read``: see
+    record_closes.
     """
-    refused, recorded = await record_closes(session, positions, now, attributed=True)
-    await store.positions.mark_attributed(session, [key for key in recorded.stored if key not in recorded.new])
+    refused, recorded = await record_closes(session, positions, now, attributed=True, read=read)
+    here = recorded.new | recorded.taken
+    await store.positions.mark_attributed(session, [key for key in recorded.stored if key not in here])
     keys = [position.key for position in positions]
     written = await _write_attributions(session, recorded.stored, policy, now, by)
     steps = await _write_karma_and_events(session, written, policy, learners)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,7 +37,7 @@ from closeloop.services.imports import STAGING_KEPT_HOURS
 from closeloop.services.positions import start_close, start_received
 from closeloop.services.recorded_closes import RefusedClose
 from closeloop.store.database import Sessions
-from closeloop.store.positions import UnattributedRow
+from closeloop.store.positions import Cursor, UnattributedRow
 from closeloop.store.unreadable import Unreadable
 
 CATCH_UP_PAGE_ROWS = 200  # positions without an attribution that are read at once
@@ -102,30 +102,33 @@ class PositionActivities:
         does not take, is remembered as such, and stops no other.
         """
         report = ReceivedReport()
-        last: UnattributedRow | None = None
+        after: Cursor | None = None
         async with beating():
             while True:
                 async with transaction(self._sessions) as session:
-                    rows = await store.positions.unattributed(session, last, CHUNK_ROWS)
-                if not rows:
-                    return report
-                last = rows[-1]
-                positions = [row.position for row in rows if row.position is not None]
+                    page = await store.positions.unattributed(session, after, CHUNK_ROWS)
+                after = page.after
+                positions = [row.position for row in page.rows if row.position is not None]
+                read = {row.key: row.content for row in page.rows}
                 try:
-                    await self._attribute_together(positions, report)
+                    await self._attribute_together(positions, read, report)
                 except ApplicationError as error:
                     if not error.non_retryable:
                         raise
                     activity.logger.warning("a chunk is attributed row by row", exc_info=True)
                     for position in positions:
-                        await self._attribute_alone(position, report)
+                        await self._attribute_alone(position, read, report)
+                if after is None:
+                    return report
                 activity.heartbeat(report)
 
-    async def _attribute_together(self, positions: Sequence[ClosedPosition], report: ReceivedReport) -> None:
+    async def _attribute_together(
+        self, positions: Sequence[ClosedPosition], read: Mapping[PositionKey, str], report: ReceivedReport
+    ) -> None:
         run = activity.info().workflow_run_id or ""
         async with transaction(self._sessions) as session:
             answers, _ = await attribute_and_learn(
-                session, positions, self._policy, datetime.now(UTC), run, self._learners
+                session, positions, self._policy, datetime.now(UTC), run, self._learners, read
             )
             for position, answer in zip(positions, answers, strict=True):
                 if isinstance(answer, RefusedClose) and answer.kind != BOOK_ARCHIVED:
@@ -137,9 +140,11 @@ class PositionActivities:
         meter = activity.metric_meter()
         meter.create_counter("closeloop_closes_attributed", "Closes attributed").add(new)
 
-    async def _attribute_alone(self, position: ClosedPosition, report: ReceivedReport) -> None:
+    async def _attribute_alone(
+        self, position: ClosedPosition, read: Mapping[PositionKey, str], report: ReceivedReport
+    ) -> None:
         try:
-            await self._attribute_together([position], report)
+            await self._attribute_together([position], read, report)
         except ApplicationError as error:
             if not error.non_retryable:
                 raise
@@ -169,17 +174,16 @@ class PositionActivities:
             report.newly_unattributable += await self._remember(found, examples)
             activity.heartbeat(report)
         waiting: list[tuple[UnattributedRow, ClosedPosition]] = []
-        last: UnattributedRow | None = None
+        after: Cursor | None = None
         while len(waiting) < TOGETHER_FROM:
             async with transaction(self._sessions) as session:
-                rows = await store.positions.unattributed(session, last, CATCH_UP_PAGE_ROWS)
-            if not rows:
-                break
-            last = rows[-1]
+                rows, after = await store.positions.unattributed(session, after, CATCH_UP_PAGE_ROWS)
             waiting += [(row, row.position) for row in rows if row.position is not None]
             unreadable = [Unreadable(row.key, row.content, row.reason) for row in rows if row.position is None]
             report.newly_unattributable += await self._remember(unreadable, examples)
             activity.heartbeat(report)
+            if after is None:
+                break
         report.together = len(waiting) >= TOGETHER_FROM
         if report.together:
             await start_received(self._client)

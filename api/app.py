@@ -31,8 +31,8 @@ def build_app(door: Door, *, loopback: bool) -> FastAPI:
     )
     app.state.door = door
     for router in (
+        intelligence.router,  # what is polled comes first: routes are tried one after the other
         messages.router,
-        intelligence.router,
         approvals.router,
         reads.router,
         operations.router,

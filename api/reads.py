@@ -14,7 +14,7 @@ from closeloop.api.authentication import books_of, require
 from closeloop.api.bodies import KIB, json_body
 from closeloop.api.door import Door, door_of
 from closeloop.api.problems import Documented, documented
-from closeloop.models.errors import NotAcceptable, NotOnRecord
+from closeloop.models.errors import NotOnRecord
 from closeloop.models.market import Driver, Timeframe
 from closeloop.models.market_levers import LeversRequest
 from closeloop.models.overrides import OverrideMatchRequest
@@ -238,18 +238,6 @@ async def list_prices(request: Request, limit: Limit = LISTED, before: Before = 
         return plain(await prices.listing(session, last=limit, before=before))
 
 
-@router.get("/v1/weights", response_model=None, responses=_READ | {304: {"description": "As If-None-Match names it"}})
-async def weights_in_force(request: Request, book: OneBook = "default") -> Response:
-    """The domain weights of a book that are in force."""
-    door = reading(request, book)
-
-    async def load() -> Any:
-        async with door.session() as session:
-            return await weights.in_force(session, door.policy, door.preset, book)
-
-    return await door.memory.answer(request, ("weights", book), load, door.measures.from_memory)
-
-
 @router.get("/v1/weights/history", response_model=None, responses=_READ)
 async def weights_history(
     request: Request, book: OneBook = "default", limit: Limit = LISTED, before: Before = None
@@ -332,33 +320,3 @@ async def match(request: Request) -> Response:
     require(request, Scope.read, wanted.book)
     async with door.session() as session:
         return plain(await overrides.match(session, wanted, _now(), door.policy))
-
-
-@router.get("/v1/overrides:match", response_model=None, responses=_READ | {304: {"description": "As If-None-Match"}})
-async def match_by_query(
-    request: Request,
-    pattern: Name,
-    action: Name,
-    book: OneBook = "default",
-    scope: Annotated[str, Query(max_length=4_000, description="Such as chain=solana,mcap_bucket=nano.")] = "",
-) -> Response:
-    """The size multiplier of an action in a scope, for polling."""
-    door = reading(request, book)
-    wanted = OverrideMatchRequest(book=book, pattern_key=pattern, action_category=action, scope=_scope_of(scope))
-
-    async def load() -> Any:
-        async with door.session() as session:
-            return await overrides.match(session, wanted, _now(), door.policy)
-
-    asked = ("match", book, pattern, action, scope)
-    return await door.memory.answer(request, asked, load, door.measures.from_memory)
-
-
-def _scope_of(text: str) -> dict[str, str]:
-    found = {}
-    for part in text.split(",") if text else []:
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip():
-            raise NotAcceptable("scope: must be name=value pairs with commas between them")
-        found[name.strip()] = value.strip()
-    return found

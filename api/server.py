@@ -19,6 +19,7 @@ from closeloop.api.memory import Memory
 from closeloop.api.starting import Starter
 from closeloop.gateways.presets import load_preset
 from closeloop.store.database import sessions_of
+from closeloop.workers.garbage import collect_rarely
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import SUBJECTS, connect_temporal_lazily, open_api_database
@@ -83,6 +84,7 @@ async def run_api(settings: Settings, telemetry: Telemetry, host: str, port: int
         asyncio.create_task(work)
         for work in (door.tokens.record_uses(), door.measures.keep_flushing(), door.starter.keep_starting())
     ]
+    collect_rarely()
     try:
         await server.serve()
     finally:

@@ -14,9 +14,9 @@ from closeloop.services import positions
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 10  # workflows that are being started
-MOST_WAITING = 200
-"""Closes that wait for their workflow to be started; with more, they are attributed together."""
+AT_ONCE = 4  # workflows that are being started
+MOST_WAITING = 20
+"""Closes that wait for their workflow to be started; with more, they come in numbers, and are attributed together."""
 
 
 class Starter:
@@ -32,6 +32,8 @@ class Starter:
         try:
             self._waiting.put_nowait(close)
         except asyncio.QueueFull:
+            while not self._waiting.empty():  # they too, in a hundredth of the time
+                self._waiting.get_nowait()
             self._together.set()
 
     def together(self, closes: Sequence[ClosedPosition]) -> None:

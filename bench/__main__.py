@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -11,12 +10,14 @@ from pathlib import Path
 import psutil
 
 from bench.bulk import bulk, memory
+from bench.door import door
 from bench.forecasts import forecasts
 from bench.live import live
 from bench.market import engine_rate, live_tick
 from bench.market_levers import levers
 from bench.mining import mining
 from bench.patterns import match
+from bench.ports import free_port
 from bench.repeats import repeats
 from closeloop.store.database import sessions_of
 from closeloop.workers.addresses import database_url
@@ -26,12 +27,6 @@ from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import connect_temporal, open_database
 
 LARGE_BOOK = "bench-large"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _verdict(name: str, figure: float, target: float, unit: str = "times", at_least: bool = True) -> None:
@@ -47,7 +42,7 @@ async def main() -> None:
     settings = Settings.load(folder).model_copy(update={"database_url": None, "otlp_endpoint": None})
     stack = LocalStack(
         settings,
-        Ports(_free_port(), _free_port(), _free_port()),
+        Ports(free_port(), free_port(), free_port()),
         lambda line: None,
         with_worker=False,
         with_api=False,
@@ -73,6 +68,7 @@ async def main() -> None:
         again = await repeats(sessions_of(engine), LARGE_BOOK)
         loop = await forecasts(sessions_of(engine), database_url(settings))
         match_p99, scan_ratio = await match(sessions_of(engine))
+        http = await door(client, sessions_of(engine), folder)
         given = await levers(sessions_of(engine))
         mined = await asyncio.to_thread(mining)
         market = await live_tick(sessions_of(engine))
@@ -95,6 +91,12 @@ async def main() -> None:
         _verdict("performance after 1,000 more outcomes", loop.brought_up_to_date_seconds, 1, "s", at_least=False)
         _verdict("match, 10,000 overrides, p99 in the database", match_p99, 5, "ms", at_least=False)
         _verdict("scan in Python / match", scan_ratio, 1)
+        _verdict("100,000 closes by POST / import of the same", http.of_import, 0.7)
+        _verdict("single closes by POST / by Temporal's door", http.of_temporal, 5)
+        _verdict("304s / a bare FastAPI route", http.of_bare, 0.5)
+        _verdict("overrides:match at 200/s, p99", http.match_p99, 20, "ms", at_least=False)
+        _verdict("the client's put, p99", http.put_p99, 1, "ms", at_least=False)
+        _verdict("the client's read from memory", http.cached_us, 20, "us", at_least=False)
         _verdict("levers of 1,000 tokens", given.milliseconds, 20, "ms", at_least=False)
         _verdict("levers of 1,000 tokens one by one / in one go", given.one_by_one, 10)
         _verdict("first pass of mining / pandas", mined.ratio, 30)

@@ -36,7 +36,7 @@ async def match(sessions: Sessions) -> tuple[float, float]:
 async def _measure(sessions: Sessions, patterns: int) -> tuple[float, float]:
     book = f"bench-{uuid.uuid4().hex[:8]}"
     rng = random.Random(patterns)
-    await _store(sessions, book, patterns, rng)
+    await store_overrides(sessions, book, patterns, rng)
     inside, whole, scans = [], [], []
     async with sessions() as session:
         for number in range(WARM_UP + MATCHES):
@@ -60,7 +60,8 @@ async def _measure(sessions: Sessions, patterns: int) -> tuple[float, float]:
     return _percentile(inside, 0.99), _percentile(scans, 0.5) / _percentile(whole, 0.5)
 
 
-async def _store(sessions: Sessions, book: str, patterns: int, rng: random.Random) -> None:
+async def store_overrides(sessions: Sessions, book: str, patterns: int, rng: random.Random) -> None:
+    """Put 10,000 overrides of a book on record, over so many patterns."""
     now = datetime.now(UTC)
     of_all = {"book_id": book, "as_of": now, "policy_hash": "bench"}
     scopes: dict[str, tuple[str, dict[str, str]]] = {}

@@ -31,12 +31,18 @@ class RefusedClose:
 
 
 async def record_closes(
-    session: AsyncSession, positions: Sequence[ClosedPosition], now: datetime, *, attributed: bool
+    session: AsyncSession,
+    positions: Sequence[ClosedPosition],
+    now: datetime,
+    *,
+    attributed: bool,
+    read: Mapping[PositionKey, str] | None = None,
 ) -> tuple[dict[int, RefusedClose], RecordedCloses]:
     """Record closes in the caller's transaction; the refused ones by their place, and what is on record.
 
     ``attributed``: whether the caller attributes them in the same transaction; what it does not, a workflow does. Of
-    several closes of one position the first one sent stays. A refused close stores nothing.
+    several closes of one position the first one sent stays. A refused close stores nothing. ``read``: digests of the
+    rows that closes were read from; where a row is still as it was, it is what its close says, and is not compared.
     """
     keys = [position.key for position in positions]
     refused = {i: r for i, p in enumerate(positions) if (r := _refuse(p, now)) is not None}
@@ -61,7 +67,13 @@ async def record_closes(
             reason = _other_currency(position, book_has)
             refused |= {i: reason for i, k in enumerate(keys) if k == key and i not in refused}
     closes = {key: first[key] for key in sorted(first)}
-    return refused, await store.positions.record(session, closes, attributed=attributed)
+    taken = await store.positions.take(session, {key: read[key] for key in closes if key in read}) if read else set()
+    others = {key: close for key, close in closes.items() if key not in taken}
+    recorded = await store.positions.record(session, others, attributed=attributed) if others else RecordedCloses()
+    if taken:
+        recorded.taken = taken
+        recorded.stored = {key: closes[key] for key in closes if key in taken or key in recorded.stored}
+    return refused, recorded
 
 
 def _refuse(position: ClosedPosition, now: datetime) -> RefusedClose | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import RowMapping, text
@@ -20,6 +20,7 @@ _COLUMNS = (
     "currency, risk, max_drawdown_pct, max_favorable_pct, regime_at_entry, exit_reason, conviction_id, conviction, "
     "signals, entry_context"
 )
+_WHERE_OURS = _COLUMNS.replace("opened_at", "CASE WHEN o.ours THEN opened_at END AS opened_at")
 # PostgreSQL's instants reach further than a message's, to infinity.
 _IMPOSSIBLE = (
     "closed_at < '1800-01-01Z' OR opened_at < '1800-01-01Z' OR opened_at >= '9999-12-31Z' OR closed_at = 'infinity'"
@@ -50,11 +51,12 @@ _REPLACE_IF_OPEN = (
 class RecordedCloses:
     """What is on record for a batch of closes, by key.
 
-    ``new``: stored by this call. ``stored``: on record as sent, new or not. ``differing``: on record with other values
-    in these fields.
+    ``new``: stored by this call. ``taken``: were on record and are marked as attributed by this call. ``stored``: on
+    record as sent, new or not. ``differing``: on record with other values in these fields.
     """
 
     new: set[PositionKey] = field(default_factory=set)
+    taken: set[PositionKey] = field(default_factory=set)
     stored: dict[PositionKey, ClosedPosition] = field(default_factory=dict)
     differing: dict[PositionKey, list[str]] = field(default_factory=dict)
 
@@ -126,6 +128,30 @@ async def compare(
     return same, differing
 
 
+async def take(session: AsyncSession, read: Mapping[PositionKey, str]) -> set[PositionKey]:
+    """Mark closes on record as attributed: those that have no attribution and are as they were read (their digests)."""
+    if not read:
+        return set()
+    result = await session.execute(
+        text(
+            "WITH held AS MATERIALIZED (SELECT h.* FROM (SELECT * FROM "  # noqa: S608
+            "unnest(CAST(:books AS text[]), CAST(:ids AS text[]), CAST(:contents AS text[])) "
+            "r (book_id, position_id, content) ORDER BY book_id, position_id) r CROSS JOIN LATERAL "
+            "(SELECT p.book_id, p.position_id FROM positions p "
+            "WHERE (p.book_id, p.position_id) = (r.book_id, r.position_id) "
+            f"AND NOT p.attributed AND p.closed_at IS NOT NULL AND {CONTENT} = r.content FOR UPDATE OF p) h) "
+            "UPDATE positions p SET attributed = true FROM held "
+            "WHERE (p.book_id, p.position_id) = (held.book_id, held.position_id) RETURNING p.book_id, p.position_id"
+        ),
+        {
+            "books": [key.book for key in read],
+            "ids": [key.position_id for key in read],
+            "contents": list(read.values()),
+        },
+    )
+    return {PositionKey(row.book_id, row.position_id) for row in result}
+
+
 async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) -> None:
     """Mark positions as attributed, so that the catch-up no longer finds them."""
     if not keys:
@@ -137,6 +163,10 @@ async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) ->
         ),
         {"rows": as_json([_key_row(key) for key in keys])},
     )
+
+
+Cursor = tuple[datetime, str, str]
+"""A place in the order of (closed_at, book, position_id)."""
 
 
 class UnattributedRow(NamedTuple):
@@ -152,33 +182,41 @@ class UnattributedRow(NamedTuple):
     reason: str
 
 
-async def unattributed(session: AsyncSession, after: UnattributedRow | None, limit: int) -> list[UnattributedRow]:
-    """Closed positions without an attribution, by (closed_at, book, position_id), after the given one.
+class UnattributedPage(NamedTuple):
+    """Some of them; where the next page begins, None after the last one."""
 
-    Those that are remembered as unreadable are left out, and those of archived books.
+    rows: list[UnattributedRow]
+    after: Cursor | None
+
+
+async def unattributed(session: AsyncSession, after: Cursor | None, limit: int) -> UnattributedPage:
+    """Closed positions without an attribution, by (closed_at, book, position_id), from a place on.
+
+    Those that are remembered as unreadable are left out, and those of archived books: a page may hold fewer than
+    ``limit``, which says at how many is looked. So the index gives them in order, however many wait behind.
     """
+    closed_at, book, position_id = after or (datetime(1800, 1, 1, tzinfo=UTC), "", "")
     result = await session.execute(
         text(
-            f"SELECT {_COLUMNS}, {CONTENT} AS content FROM positions p "  # noqa: S608
-            "WHERE NOT attributed AND closed_at <= clock_timestamp() "
-            f"AND NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} AND (CAST(:closed_at AS timestamptz) IS NULL "
-            "OR (closed_at, book_id, position_id) > "
-            '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C")) '
-            "ORDER BY closed_at, book_id, position_id LIMIT :limit"
+            f"SELECT {_WHERE_OURS}, {CONTENT} AS content, o.ours FROM (SELECT * FROM positions "  # noqa: S608
+            "WHERE NOT attributed AND closed_at IS NOT NULL AND closed_at <= clock_timestamp() "
+            "AND (closed_at, book_id, position_id) > "
+            '(CAST(:closed_at AS timestamptz), CAST(:book AS text), CAST(:id AS text) COLLATE "C") '
+            "ORDER BY closed_at, book_id, position_id LIMIT :limit) p "
+            f"CROSS JOIN LATERAL (SELECT NOT ({_IMPOSSIBLE}) AND NOT {KNOWN} AND {_LEARNS} AS ours) o "
+            "ORDER BY closed_at, book_id, position_id"
         ),
-        {
-            "closed_at": after.closed_at if after else None,
-            "book": after.key.book if after else None,
-            "id": after.key.position_id if after else None,
-            "limit": limit,
-        },
+        {"closed_at": closed_at, "book": book, "id": position_id, "limit": limit},
     )
-    rows = []
+    rows, looked_at = [], 0
     for row in result.mappings():
-        key = PositionKey(row["book_id"], row["position_id"])
-        read = _read({name: value for name, value in row.items() if name != "content"})
-        rows.append(UnattributedRow(key, row["content"], row["closed_at"], read.position, read.reason))
-    return rows
+        looked_at += 1
+        after = row["closed_at"], row["book_id"], row["position_id"]
+        if row["ours"]:
+            key = PositionKey(row["book_id"], row["position_id"])
+            read = _read({name: value for name, value in row.items() if name not in ("content", "ours")})
+            rows.append(UnattributedRow(key, row["content"], row["closed_at"], read.position, read.reason))
+    return UnattributedPage(rows, after if looked_at == limit else None)
 
 
 async def impossible(session: AsyncSession, limit: int) -> list[Unreadable]:

@@ -1,4 +1,4 @@
-"""Python's garbage collector, set for a worker."""
+"""Python's garbage collector, set for a worker or the HTTP door."""
 
 import gc
 

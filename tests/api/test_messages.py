@@ -307,7 +307,7 @@ async def test_without_temporal_messages_are_taken_in_and_wait(dsn: str, tmp_pat
         assert (await api.ask("POST", "/v1/positions", [message("b", "2"), message("b", "3")], token)).status == 202
         async with api.sessions() as session:
             waiting = await store.positions.unattributed(session, None, 10)
-            assert len(waiting) == 3
+            assert len(waiting.rows) == 3
             assert await positions.unreadable(session) == []
         health = await api.ask("GET", "/learning/health", None, token)
         assert health.status == 200

@@ -130,7 +130,7 @@ async def test_nobody_works_for_it(desk: Desk, book: str) -> None:
         """Books that something would be done for."""
         found = {one.book for one in await desk.cycles().books_due(CurrentCyclesRequest(as_of=AS_OF))}
         async with desk.sessions() as session:
-            found |= {row.key.book for row in await store.positions.unattributed(session, None, 10)}
+            found |= {row.key.book for row in (await store.positions.unattributed(session, None, 10)).rows}
             found |= {f.book for f in await store.resolution.due_with_prices(session, NOW, DAY, None, 10)}
             found |= set(await store.books.learning(session))
             found |= set(await store.research.books_due(session, NOW, 10))
