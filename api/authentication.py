@@ -44,10 +44,12 @@ class Tokens:
         if header is None:
             raise NotAuthenticated("A token is needed: send 'Authorization: Bearer TOKEN'.")
         secret = header[len(SCHEME) :].strip()
-        if not header.lower().startswith(SCHEME) or len(secret) > MOST_CHARACTERS or tokens.id_of(secret) is None:
-            raise self._failed(address, NotAuthenticated("That is no token: 'closeloop tokens add' makes one."))
+        if header[: len(SCHEME)].lower() != SCHEME or len(secret) > MOST_CHARACTERS:
+            raise self._failed(address, _no_token())
         digest = hashlib.sha256(secret.encode()).digest()
         known = self._known.get(digest)
+        if known is None and tokens.id_of(secret) is None:
+            raise self._failed(address, _no_token())
         if known is not None and time.monotonic() - known[1] < REMEMBERED_SECONDS:
             if reason := tokens.no_longer(known[0], datetime.now(UTC)):
                 raise NotAuthenticated(f"T{reason[1:]}: make another one with 'closeloop tokens add'.")
@@ -83,6 +85,10 @@ class Tokens:
             with contextlib.suppress(*DATABASE_ERRORS):  # the next use tells again
                 async with self._sessions.begin() as session:
                     await store.tokens.used(session, sorted(used), datetime.now(UTC))
+
+
+def _no_token() -> NotAuthenticated:
+    return NotAuthenticated("That is no token: 'closeloop tokens add' makes one.")
 
 
 def token_of(request: Request) -> TokenView:

@@ -66,6 +66,8 @@ class Gate:
     async def _enter(self, scope: Scope, headers: Headers) -> None:
         if len(scope["raw_path"]) + len(scope["query_string"]) > LONGEST_TARGET:
             raise Problem(414, f"The path and query are longer than {LONGEST_TARGET} bytes.")
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # PostgreSQL has no such text
+            raise Problem(422, "The path and query must not hold a NUL character.")
         header = headers.get("authorization")
         if header is None and self._loopback and scope["path"] in OPEN_ON_LOOPBACK:
             return

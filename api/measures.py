@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 import uuid
 from collections import OrderedDict, defaultdict
 from datetime import UTC, datetime
@@ -26,7 +27,8 @@ FLUSH_EVERY_SECONDS = 10.0
 KEPT_DAYS = 31
 MOST_CLIENTS = 100
 BREAKER_STATES = ("closed", "open", "half_open")
-Minute = tuple[datetime, str]
+Minute = tuple[int, str]
+"""A minute since 1970, and what is counted in it."""
 
 
 class Measures:
@@ -35,7 +37,7 @@ class Measures:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._process = f"{socket.gethostname()[:60]}/{os.getpid()}/{uuid.uuid4().hex[:8]}"
-        self._minutes: dict[Minute, dict[str, float]] = {}
+        self._minutes: dict[Minute, defaultdict[str, float]] = {}
         self._clients: OrderedDict[str, ClientHealth] = OrderedDict()
         self.registry = CollectorRegistry()
         self._requests = Counter(
@@ -98,9 +100,10 @@ class Measures:
         self._add(READS, "memory", 1)
 
     def _add(self, kind: str, name: str, number: float) -> None:
-        minute = datetime.now(UTC).replace(second=0, microsecond=0)
-        counts = self._minutes.setdefault((minute, kind), defaultdict(float))
-        counts[name] = counts.get(name, 0) + number
+        minute = int(time.time()) // 60, kind
+        if (counts := self._minutes.get(minute)) is None:
+            counts = self._minutes[minute] = defaultdict(float)
+        counts[name] += number
 
     def _latency(self, kind: str, ms: float) -> None:
         self._add(kind, "ms", ms)
@@ -120,7 +123,12 @@ class Measures:
         if not counted:
             return
         rows: list[dict[str, Any]] = [
-            {"minute": minute, "kind": kind, "process": self._process, "counts": dict(counts)}
+            {
+                "minute": datetime.fromtimestamp(minute * 60, UTC),
+                "kind": kind,
+                "process": self._process,
+                "counts": dict(counts),
+            }
             for (minute, kind), counts in sorted(counted.items())
         ]
         try:
@@ -131,11 +139,11 @@ class Measures:
             logger.warning("counts are written later", extra={"reason": type(error).__name__})
             self._keep(counted)
 
-    def _keep(self, counted: dict[Minute, dict[str, float]]) -> None:
+    def _keep(self, counted: dict[Minute, defaultdict[str, float]]) -> None:
         with contextlib.suppress(KeyError):
             while len(counted) > 1_000:
                 del counted[min(counted)]
         for (minute, kind), counts in counted.items():
             now = self._minutes.setdefault((minute, kind), defaultdict(float))
             for name, number in counts.items():
-                now[name] = now.get(name, 0) + number
+                now[name] += number
