@@ -68,7 +68,12 @@ class ApprovalActivities:
         sender = await sender_of(self._client, record.said_in)
         async with self._about(record) as (session, subject):
             return await approvals.decide(
-                session, subject, record, sender=sender, require_token=self._policy.require_token
+                session,
+                subject,
+                record,
+                sender=sender,
+                require_token=self._policy.require_token,
+                four_eyes=self._policy.four_eyes,
             )
 
     @activity.defn(name="standing_of_approval")

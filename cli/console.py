@@ -134,13 +134,19 @@ Decider = tuple[str, str | None]
 
 def decider(by: str | None) -> Decider:
     """Who decides: a name, or the token of the settings, which has one; called wrongly (status 2) without both."""
+    secret = own_secret()
+    if by is None and secret is None:
+        raise typer.BadParameter("say who decides, or set CLOSELOOP_TOKEN", param_hint="--by")
+    return by or "", secret
+
+
+def own_secret() -> str | None:
+    """The secret of the operator's token, by which a proposal or decision is his; None without one."""
     try:
         token = settings().operator_token()
     except SettingsError as error:
         fail(str(error))
-    if by is None and token is None:
-        raise typer.BadParameter("say who decides, or set CLOSELOOP_TOKEN", param_hint="--by")
-    return by or "", None if token is None else token.get_secret_value()
+    return None if token is None else token.get_secret_value()
 
 
 def fail(sentence: str) -> NoReturn:

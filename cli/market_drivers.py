@@ -14,6 +14,7 @@ from closeloop.cli.console import (
     at,
     number,
     out,
+    own_secret,
     p_value,
     print_json,
     run,
@@ -30,11 +31,11 @@ def propose(book: Book = "default", as_json: AsJson = False) -> None:
     Only states that are told from noise count ('closeloop market evidence'), and what is believed grows stricter with
     every doubling of the trades. Nothing changes before an approval.
     """
-    policy = settings().learning_policy()
+    policy, secret = settings().learning_policy(), own_secret()
 
     async def ask() -> DriversAnswer:
         async with database_sessions() as sessions, temporal() as client:
-            return await market_drivers.propose(client, sessions, policy, book, datetime.now(UTC))
+            return await market_drivers.propose(client, sessions, policy, book, datetime.now(UTC), secret)
 
     found = run(ask())
     if as_json:

@@ -23,6 +23,7 @@ from closeloop.cli.console import (
     hinting,
     number,
     out,
+    own_secret,
     print_json,
     print_json_list,
     run,
@@ -132,7 +133,7 @@ def propose(book: Book = "default", as_json: AsJson = False) -> None:
 async def _propose(book: str) -> ApprovalView:
     policy = settings().learning_policy()
     async with database_sessions() as sessions, temporal() as client:
-        return await meta.propose(client, sessions, policy, book, datetime.now(UTC))
+        return await meta.propose(client, sessions, policy, book, datetime.now(UTC), own_secret())
 
 
 @app.command(cls=DecisionCommand)

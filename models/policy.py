@@ -220,6 +220,11 @@ class ApprovalsPolicy(PolicySection):
         description="Whether decisions come only with an operator's token (true or false). False: whoever reaches "
         "Temporal may decide, under any name.",
     )
+    four_eyes: bool = Field(
+        default=False,
+        description="Whether the token that proposed something cannot approve it, and approvals need a token "
+        "(true or false).",
+    )
 
 
 class PatternsPolicy(PolicySection):

@@ -221,19 +221,21 @@ async def decide(
     *,
     sender: str | None = None,
     require_token: bool = False,
+    four_eyes: bool = False,
 ) -> ApprovalAnswer:
     """Carry out an operator's decision (or the deadline, where ``record.verdict`` is None), or say why not.
 
     Either way an event says so. The same decision a second time is answered like the first and changes nothing.
     ``sender``: who sent the word, as Temporal reports it. ``require_token``: a word that names no decision on record is
-    refused. Raises NotOnRecord. Writes in the caller's transaction.
+    refused; ``four_eyes``: so is an approval without a token, or by the one that proposed. Raises NotOnRecord. Writes
+    in the caller's transaction.
     """
     await subject.hold(session, record)
     found = await find(session, subject, record)
     if record.deadline is not None:
         found = found.model_copy(update={"deadline": record.deadline})
     if record.verdict is not None:
-        return await _decide(session, subject, found, record, record.verdict, sender, require_token)
+        return await _decide(session, subject, found, record, record.verdict, sender, require_token, four_eyes)
     if found.state is ApprovalState.pending:
         # A door died between recording a decision and telling the workflow: the record decides.
         page = DECISIONS_AT_A_DEADLINE
@@ -242,7 +244,7 @@ async def decide(
                 continue
             said = record.model_copy(update={"record": on_record.decision_id})
             verdict = ApprovalVerdict(on_record.verdict)
-            answer = await _decide(session, subject, found, said, verdict, sender, require_token)
+            answer = await _decide(session, subject, found, said, verdict, sender, require_token, four_eyes)
             if answer.accepted:
                 return answer
     return await _expire(session, subject, found)
@@ -256,9 +258,11 @@ async def _decide(
     verdict: ApprovalVerdict,
     sender: str | None,
     require_token: bool,
+    four_eyes: bool,
 ) -> ApprovalAnswer:
     waits = found.state is ApprovalState.pending
-    heard = await listen(session, said, verdict, required=require_token, proposal=found if waits else None)
+    proposal = found if waits else None
+    heard = await listen(session, said, verdict, required=require_token, proposal=proposal, four_eyes=four_eyes)
     decision = Decision(
         verdict=verdict, operator=heard.operator, note=heard.note, at=heard.at, sender=sender, token=heard.token
     )

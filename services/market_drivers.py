@@ -25,6 +25,7 @@ from closeloop.services import books
 from closeloop.services.approvals import DecisionEffect, approval_launch, start_waiting
 from closeloop.services.market_evidence import evidence
 from closeloop.services.numbered_proposals import NumberedSubject
+from closeloop.services.operator_decisions import record_proposer
 from closeloop.store.database import Sessions
 from closeloop.store.numbered import NumberedProposals
 
@@ -67,13 +68,14 @@ class DriversProposal(NumberedSubject):
 
 
 async def propose(
-    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, as_of: datetime
+    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, as_of: datetime, secret: str | None = None
 ) -> DriversAnswer:
     """Propose what the evidence of a book's trades that had closed by ``as_of`` says of its drivers' weights, and start
     the workflow that waits for an operator. Commits.
 
     Nothing is proposed where nothing is to be changed, nor from trades from which something was proposed before. While
-    a proposal waits, it is that one. Raises NotOnRecord, BookArchived, and NotAcceptable for too many trades.
+    a proposal waits, it is that one. ``secret``: of the token that proposes. Raises NotOnRecord, BookArchived,
+    NotAuthenticated, NotAllowed, and NotAcceptable for too many trades.
     """
     async with sessions() as session:
         await books.find_open(session, book)
@@ -105,7 +107,9 @@ async def propose(
                 "policy_hash": policy.policy_hash,
             },
         )
-    view = DriversProposal().view(row)
+        view = DriversProposal().view(row)
+        if secret is not None and not waits:
+            await record_proposer(session, view, secret)
     await start_waiting(client, approval_launch(view))
     sentence = f"{'Waits already' if waits else 'Proposed'}: {view.proposal}"
     return DriversAnswer(

@@ -90,16 +90,16 @@ async def decisions(
 
 
 async def propose(
-    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, as_of: datetime
+    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, as_of: datetime, secret: str | None = None
 ) -> ApprovalView:
     """Propose, on its track record, that a book's meta-producer leaves shadow; it waits for an operator. Commits.
 
-    Asked again while a proposal waits, it is the same proposal. Raises NotPossibleNow where it is live already,
-    BookArchived.
+    Asked again while a proposal waits, it is the same proposal. ``secret``: of the token that proposes. Raises
+    NotPossibleNow where it is live already, BookArchived, NotAuthenticated, NotAllowed.
     """
     async with sessions() as session:
         await books.find_open(session, book)
         record = await track_record(session, policy, book, as_of)
     if record.mode == "live":
         raise NotPossibleNow(f"The meta-producer of {book} is live already, since {record.since:%Y-%m-%d %H:%M} UTC.")
-    return await propose_leaving_shadow(client, sessions, policy, book, record.model_dump(mode="json"))
+    return await propose_leaving_shadow(client, sessions, policy, book, record.model_dump(mode="json"), secret)

@@ -15,6 +15,7 @@ from closeloop.models.policy import LearningPolicy
 from closeloop.services import books
 from closeloop.services.approvals import DecisionEffect, approval_launch, start_waiting
 from closeloop.services.numbered_proposals import NumberedSubject
+from closeloop.services.operator_decisions import record_proposer
 from closeloop.store.database import Sessions
 from closeloop.store.numbered import NumberedProposals
 
@@ -45,11 +46,17 @@ class LeavingShadow(NumberedSubject):
 
 
 async def propose_leaving_shadow(
-    client: Client, sessions: Sessions, policy: LearningPolicy, book: str, evidence: dict[str, Any]
+    client: Client,
+    sessions: Sessions,
+    policy: LearningPolicy,
+    book: str,
+    evidence: dict[str, Any],
+    secret: str | None = None,
 ) -> ApprovalView:
     """Propose that a book's meta-producer leaves shadow, and start the workflow that waits for an operator.
 
-    Asked again while a proposal waits, it is the same proposal. Commits. Raises BookArchived.
+    Asked again while a proposal waits, it is the same proposal. ``secret``: of the token that proposes. Commits. Raises
+    BookArchived, NotAuthenticated, NotAllowed.
     """
     now = datetime.now(UTC)
     async with sessions.begin() as session:
@@ -65,7 +72,9 @@ async def propose_leaving_shadow(
                 "policy_hash": policy.meta.hash,
             },
         )
-    found = LeavingShadow().view(row)
+        found = LeavingShadow().view(row)
+        if secret is not None and row["proposed_at"] == now:
+            await record_proposer(session, found, secret)
     await start_waiting(client, approval_launch(found))
     return found
 

@@ -19,6 +19,8 @@ from closeloop.models.tokens import Scope
 from closeloop.services import tokens
 
 REVERT = "revert"
+APPROVE = "approve"
+PROPOSE = "propose"
 POLICY_ITSELF = "policy"
 """The operator's name where the policy approves a proposal by itself."""
 
@@ -26,6 +28,7 @@ _BARE = (
     "a token is needed (policy approvals.require_token): decide with 'closeloop approvals approve' or 'reject' and "
     "CLOSELOOP_TOKEN; 'closeloop tokens add NAME --scope operate' makes one"
 )
+_BARE_OF_TWO = "a token is needed (policy approvals.four_eyes): approve with CLOSELOOP_TOKEN, or over HTTP"
 _BARE_REVERT = (
     "a decision on record is needed (policy approvals.require_token): 'closeloop weights revert' makes it, also "
     "without a token"
@@ -84,6 +87,25 @@ async def record(
     return made
 
 
+async def record_proposer(session: AsyncSession, proposal: ApprovalView, secret: str) -> None:
+    """Record whose token proposed this; the first one stands. Writes in the caller's transaction.
+
+    Raises NotAuthenticated, NotAllowed.
+    """
+    token = await tokens.verify(session, secret, Scope.operate, proposal.book)
+    now = datetime.now(UTC)
+    values = {
+        "verdict": PROPOSE,
+        "proposal_hash": hash_of_proposal(proposal),
+        "operator": token.name,
+        "note": "",
+        "token_id": token.token_id,
+        "recorded_at": now,
+        "spent_at": now,  # nothing follows from it
+    }
+    await store.operator_decisions.add(session, f"{PROPOSE}/{proposal.workflow_id}", proposal, values)
+
+
 async def record_by_policy(session: AsyncSession, proposal: ApprovalView, why: str) -> str:
     """Record that the policy approves a proposal by itself, once; its id. Writes in the caller's transaction."""
     decision_id = f"policy/{proposal.workflow_id}"
@@ -104,15 +126,24 @@ def hash_of_proposal(proposal: ApprovalView) -> str:
 
 
 async def listen(
-    session: AsyncSession, said: Said, verdict: str, *, required: bool, proposal: ApprovalView | None
+    session: AsyncSession,
+    said: Said,
+    verdict: str,
+    *,
+    required: bool,
+    proposal: ApprovalView | None,
+    four_eyes: bool = False,
 ) -> Heard:
     """Who decides by a word: as the record says that it names, which is locked; without one, as the word claims.
 
     ``required``: whether a word without a record, or whose record has no token, is refused. A revert needs no token:
-    undoing must never wait for one. Its record shows that whoever reverts has the database's password.
+    undoing must never wait for one. Its record shows that whoever reverts has the database's password. ``four_eyes``:
+    whether an approval needs a token, and another one than that which proposed.
     """
+    two = four_eyes and verdict == APPROVE
     if said.record is None:
-        bare = _BARE_REVERT if verdict == REVERT else _BARE
+        bare = _BARE_REVERT if verdict == REVERT else _BARE if required else _BARE_OF_TWO
+        required = required or two
         return Heard(said.operator, said.note, said.at, refusal=bare if required else None)
     found = await store.operator_decisions.hold(session, said.record)
     if found is None:
@@ -127,6 +158,8 @@ async def listen(
         reason = f"the decision on record was used already, at {found.spent_at:%Y-%m-%d %H:%M:%S} UTC: {found.outcome}"
         return Heard(found.operator, found.note, found.recorded_at, refusal=reason)
     reason_not = await _objection(session, found, verdict, required, proposal)
+    if reason_not is None and two and not found.by_policy:
+        reason_not = await _of_two(session, found)
     return Heard(found.operator, found.note, found.recorded_at, found, reason_not)
 
 
@@ -142,6 +175,15 @@ async def _objection(
     held = await store.tokens.hold(session, found.token_id)
     assert held is not None, "a token is never deleted"
     return tokens.no_longer(held[0], found.recorded_at) or tokens.not_for(held[0], Scope.operate, found.book)
+
+
+async def _of_two(session: AsyncSession, found: DecisionRecord) -> str | None:
+    if found.token_id is None:
+        return _BARE_OF_TWO
+    proposed = await store.operator_decisions.hold(session, f"{PROPOSE}/{found.workflow_id}")
+    if proposed is None or proposed.token_id != found.token_id:
+        return None
+    return f"{proposed.operator} proposed it: another operator has to approve it (policy approvals.four_eyes)"
 
 
 async def spend(

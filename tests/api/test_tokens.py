@@ -102,7 +102,7 @@ async def test_a_token_of_other_books_neither_sends_nor_reads_nor_decides(api: A
         ("POST", f"/v1/approvals/weights/{book}/2026-W01:approve", {}, {"If-Match": '"x"'}),
     ):
         is_problem(await api.ask(method, path, body, other, headers), 403)
-    assert await query(api.sessions, "SELECT FROM positions WHERE book_id = :book", book=book) == []
+    assert await query(api.sessions, "SELECT position_id FROM positions WHERE book_id = :book", book=book) == []
     named = await api.ask("GET", f"/v1/approvals/weights/{book}/2026-W01", None, other)
     assert named.status in (403, 404)
 
