@@ -1,12 +1,12 @@
 """Messages of engines: each is answered once it is committed."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy.exc import DBAPIError
 from starlette.responses import JSONResponse, Response
 
@@ -17,14 +17,18 @@ from closeloop.api.gate import request_id_of
 from closeloop.api.problems import Problem, documented
 from closeloop.models.errors import NotAllowed
 from closeloop.models.inbox import MOST_ITEMS, Kind, Receipt, ReceiptStatus
+from closeloop.models.market_tokens import TokenSpan, TokensReport
+from closeloop.models.refusals import describe
 from closeloop.models.tokens import Scope, TokenView
-from closeloop.services.inbox import INTAKES, Answer, Arrived, Sender, TakenIn, Unreadable, book_of, take_in
+from closeloop.services import market_tokens
+from closeloop.services.inbox import INTAKES, Answer, Arrived, Sender, TakenIn, Unreadable, book_of, fields_of, take_in
 from closeloop.store.errors import LOST_TO_OTHERS_TRIES, is_lost_to_others
 
 router = APIRouter()
 
 LIMIT_BYTES = 1024 * KIB
 DISCOVERY_LIMIT_BYTES = 4 * 1024 * KIB
+MOST_TOKEN_ROWS = 5_000
 SINGLE_PATHS = {
     Kind.discovery_data: "/learning/collect/discovery-data",
     Kind.thesis_decision: "/learning/collect/thesis-decision",
@@ -190,3 +194,40 @@ for _kind in INTAKES:
 async def batch(request: Request) -> Response:
     """Take in messages of several kinds, in order: an array of at most 500 {kind, id, message}."""
     return await collect_batch(request)
+
+
+@router.post(
+    "/v1/market/tokens",
+    operation_id="say-market-tokens",
+    response_model=TokensReport,
+    tags=["messages"],
+    responses=documented(400, 401, 403, 408, 413, 414, 415, 422, 429, 500, 503),
+)
+async def say_market_tokens(request: Request) -> TokensReport:
+    """Say which tokens the market's buckets are made of, and since when: a row, or an array of at most 5,000.
+
+    As ``closeloop market tokens import``: a row that is refused stops no other. The buckets are of all books.
+    """
+    token = require(request, Scope.ingest)
+    if token.books is not None:
+        raise NotAllowed("The market's buckets are of all books: this takes a token that is not for some of them only.")
+    body = await json_body(request, LIMIT_BYTES)
+    rows = body if isinstance(body, list) else [body]
+    if not 1 <= len(rows) <= MOST_TOKEN_ROWS:
+        raise Problem(413 if rows else 422, f"Send from 1 to {MOST_TOKEN_ROWS:,} rows at once.")
+    door = door_of(request)
+    door.limiter.items(token.token_id, len(rows))
+    async with door.sessions.begin() as session:
+        report = await market_tokens.record(session, _spans(rows))
+    if not isinstance(body, list) and report.rejected:
+        reason = report.rejected[0].reason
+        raise Problem(422, reason, fields_of(reason))
+    return report
+
+
+def _spans(rows: Sequence[Any]) -> Iterator[tuple[int, TokenSpan | str]]:
+    for number, row in enumerate(rows):
+        try:
+            yield number, TokenSpan.model_validate(row)
+        except ValidationError as error:
+            yield number, describe(error)

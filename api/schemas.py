@@ -6,11 +6,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from closeloop.api.approvals import DecisionNote
-from closeloop.api.messages import SINGLE_PATHS
+from closeloop.api.messages import MOST_TOKEN_ROWS, SINGLE_PATHS
 from closeloop.models.decisions import DecisionMessage, DiscoveryMessage, TradeChangeMessage
 from closeloop.models.forecasts import Forecast
 from closeloop.models.inbox import MOST_ITEMS, Kind, ProducerSignal
 from closeloop.models.market_levers import LeversRequest
+from closeloop.models.market_tokens import TokenSpan
 from closeloop.models.overrides import OverrideMatchRequest
 from closeloop.models.positions import ClosedPosition
 from closeloop.models.producers import Heartbeat
@@ -34,7 +35,7 @@ _PREFIX = "#/components/schemas/"
 
 def with_messages(document: dict[str, Any]) -> dict[str, Any]:
     """The document with the bodies of requests and the bearer token."""
-    models = list(dict.fromkeys((*MESSAGES.values(), *QUESTIONS.values())))
+    models: list[type[BaseModel]] = list(dict.fromkeys((*MESSAGES.values(), *QUESTIONS.values(), TokenSpan)))
     names, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template=_PREFIX + "{model}"
     )
@@ -57,6 +58,9 @@ def with_messages(document: dict[str, Any]) -> dict[str, Any]:
             "message": {"type": "object"},
         },
     }
+    row = references[TokenSpan]
+    rows = {"type": "array", "items": row, "minItems": 1, "maxItems": MOST_TOKEN_ROWS}
+    _asks(document, "/v1/market/tokens", {"anyOf": [row, rows]})
     _asks(document, "/v1/batch", {"type": "array", "items": item, "minItems": 1, "maxItems": MOST_ITEMS})
     document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     document["security"] = [{"token": []}]

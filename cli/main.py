@@ -26,7 +26,7 @@ class Commands(LazyGroup):
         "worker": LazyCommand("closeloop.cli.operations:worker", "Run a worker until SIGINT or SIGTERM."),
         "api": LazyCommand("closeloop.cli.operations:api", "Run the HTTP API until SIGINT or SIGTERM."),
         "status": LazyCommand(
-            "closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers."
+            "closeloop.cli.operations:status", "Tell what is up: database, schema, Temporal, workers, HTTP door."
         ),
         "schedules": LazyCommand("closeloop.cli.operations:schedules", "What runs repeatedly."),
         "search-attributes": LazyCommand(

@@ -114,7 +114,7 @@ def api(
 
 
 def status(as_json: AsJson = False) -> None:
-    """Tell what is up: database, schema, Temporal, workers. Exit status 1 if something is not."""
+    """Tell what is up: database, schema, Temporal, workers, HTTP door. Exit status 1 if something is not."""
     report = run(_status())
     if as_json:
         print_json(report)
@@ -236,6 +236,7 @@ def _addresses() -> Addresses:
         postgres_data=state.postgres_data if state else None,
         temporal=address,
         temporal_ui=state.ui_url if state else None,
+        api=state.api_url if state and claimed else None,
         worker_ends=home.worker_ends() if claimed else None,
         market=settings().market,
     )

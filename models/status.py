@@ -43,6 +43,7 @@ class Addresses(BaseModel):
     postgres_data: str | None
     temporal: str | None
     temporal_ui: str | None
+    api: str | None = None
     worker_ends: WorkerEnds | None = None
     market: MarketMode = "off"
 
@@ -75,6 +76,12 @@ class TemporalStatus(PartStatus):
     address: str | None
     ui: str | None
     remedy: str | None = Field(default=None, description="What to do where the namespace is missing.")
+
+
+class ApiStatus(PartStatus):
+    """The HTTP door of the local stack."""
+
+    url: str
 
 
 class QueueStatus(BaseModel):
@@ -150,6 +157,7 @@ class Status(BaseModel):
     schema_: SchemaStatus = Field(serialization_alias="schema")
     temporal: TemporalStatus
     worker: WorkerStatus
+    api: ApiStatus | None = Field(default=None, description="Of the local stack; null: none was started with it.")
     failing: list[FailingView] = Field(default=[], description="Work that fails for one book or proposal, and why.")
     unreadable_positions: int = Field(
         default=0, description="Rows that an engine wrote into positions and that cannot be read as closes."
@@ -166,4 +174,10 @@ class Status(BaseModel):
 
     def parts(self) -> dict[str, PartStatus]:
         """The parts by name."""
-        return {"postgres": self.postgres, "schema": self.schema_, "temporal": self.temporal, "worker": self.worker}
+        found: dict[str, PartStatus] = {
+            "postgres": self.postgres,
+            "schema": self.schema_,
+            "temporal": self.temporal,
+            "worker": self.worker,
+        }
+        return found if self.api is None else found | {"api": self.api}

@@ -1,4 +1,4 @@
-"""Whether the parts of a stack are up: database, schema, Temporal, workers."""
+"""Whether the parts of a stack are up: database, schema, Temporal, workers, the HTTP door."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from closeloop import store
+from closeloop.gateways.door import why_not_ready
 from closeloop.models.errors import ServiceError
 from closeloop.models.failures import FailingView
 from closeloop.models.launches import LLM_TASK_QUEUE, MARKET_TASK_QUEUE, TASK_QUEUE
@@ -20,6 +21,7 @@ from closeloop.models.market_sources import MarketStatus
 from closeloop.models.periods import PeriodicStatus
 from closeloop.models.status import (
     Addresses,
+    ApiStatus,
     PostgresStatus,
     QueueStatus,
     SchemaStatus,
@@ -94,14 +96,20 @@ async def status(
                     looks = await looking
     except Exception as error:
         server.reason = _reason(error)
+    api = None
+    if addresses.api is not None:
+        reason = await why_not_ready(addresses.api)
+        api = ApiStatus(up=reason is None, reason=reason, url=addresses.api)
+    parts_are_up = postgres.up and schema.up and server.up and worker.up and (api is None or api.up)
     return Status(
         home=addresses.home,
         stack_running=addresses.stack_running,
-        up=postgres.up and schema.up and server.up and worker.up and not looks.missing_search_attributes,
+        up=parts_are_up and not looks.missing_search_attributes,
         postgres=postgres,
         schema_=schema,
         temporal=server,
         worker=worker,
+        api=api,
         failing=failing,
         unreadable_positions=unreadable,
         running_workers=running,

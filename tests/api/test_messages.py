@@ -272,6 +272,33 @@ async def test_a_removed_book_takes_nothing_in(api: ApiProcess, token: str, book
         assert answered.fields == ["book"]
 
 
+async def test_what_the_markets_buckets_are_made_of(dsn: str, settings: Settings) -> None:
+    row = {"asset": "BONK/USDT", "bucket": "nano", "valid_from": "2026-01-01T00:00:00Z"}
+    async with scratch_database(dsn) as scratch, api_on(scratch, str(settings.home)) as api:
+        token = await api.token(Scope.ingest, Scope.read)
+        path = "/v1/market/tokens"
+        first = await api.ask("POST", path, row, token)
+        assert (first.status, first.body["recorded"]) == (200, 1)
+        rows: list[Any] = [
+            row,
+            row | {"asset": "WIF/USDT"},
+            row | {"bucket": "huge"},
+            7,
+            row | {"valid_from": "2026-01-01"},
+        ]
+        answered = await api.ask("POST", path, rows, token)
+        assert (answered.status, answered.body["recorded"], answered.body["already_recorded"]) == (200, 1, 1)
+        assert [one["row"] for one in answered.body["rejected"]] == [2, 3, 4]
+        alone = await api.ask("POST", path, row | {"bucket": "huge"}, token)
+        assert (alone.status, alone.fields) == (422, ["bucket"])
+        assert (await api.ask("POST", path, [], token)).status == 422
+        assert (await api.ask("POST", path, [row] * 5_001, token)).status == 413
+        listed = await api.ask("GET", path, None, token)
+        assert sorted(one["asset"] for one in listed.body) == ["BONK/USDT", "WIF/USDT"]
+        limited = await api.token(Scope.ingest, books=["b"])
+        assert (await api.ask("POST", path, row, limited)).status == 403
+
+
 def unattributed(answered: Answered) -> list[str]:
     return [one["id"] for one in answered.body["results"] if one["status"] == "accepted"]
 
