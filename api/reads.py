@@ -35,12 +35,14 @@ from closeloop.services import (
     market_states,
     market_tokens,
     meta,
+    outcome_corrections,
     outcomes,
     overrides,
     positions,
     prices,
     producers,
     research,
+    storage,
     weights,
 )
 
@@ -236,6 +238,32 @@ async def list_prices(request: Request, limit: Limit = LISTED, before: Before = 
     door = reading(request)
     async with door.session() as session:
         return plain(await prices.listing(session, last=limit, before=before))
+
+
+@router.get("/v1/prices/failing", response_model=None, responses=_READ)
+async def list_failing_prices(request: Request, limit: Limit = LISTED, before: Before = None) -> Response:
+    """Assets that the price source failed for the last time, and when they are asked for again."""
+    door = reading(request)
+    async with door.session() as session:
+        return plain(await prices.failing(session, last=limit, before=before))
+
+
+@router.get("/v1/prices/affected", response_model=None, responses=_READ)
+async def list_affected_outcomes(request: Request, limit: Limit = LISTED, before: Before = None) -> Response:
+    """Outcomes that prices imported since would change, and that nobody had recomputed yet."""
+    door = reading(request)
+    allowed = require(request, Scope.read).books
+    async with door.session() as session:
+        found = await outcome_corrections.affected(session, last=limit, before=before)
+    return plain([one for one in found if allowed is None or one.book in allowed])
+
+
+@router.get("/v1/storage", response_model=None, responses=_READ)
+async def storage_report(request: Request) -> Response:
+    """How much each table holds, what leaves it when, and where to."""
+    door = reading(request)
+    async with door.session() as session:
+        return plain(await storage.report(session, door.policy.retention, _now(), None))
 
 
 @router.get("/v1/weights/history", response_model=None, responses=_READ)

@@ -120,6 +120,17 @@ async def test_questions_are_answered_as_the_commands_answer_them(api: ApiProces
     assert [one["type"] for one in events.body] == ["position.closed.v1"] * len(events.body)
 
 
+async def test_what_is_of_no_book(api: ApiProcess, token: str, book: str) -> None:
+    for path in ("prices", "prices/failing", "prices/affected", "market/tokens", "market/states", "books"):
+        answered = await api.ask("GET", f"/v1/{path}", None, token)
+        assert answered.status == 200, answered
+        assert isinstance(answered.body, list)
+    storage = await api.ask("GET", "/v1/storage", None, token)
+    assert "inbox" in {table["table"] for table in storage.body["tables"]}
+    limited = await api.token(Scope.read, books=[book])
+    assert (await api.ask("GET", "/v1/prices/affected", None, limited)).body == []
+
+
 async def test_every_answer_has_a_request_id_and_opens_nothing_to_browsers(api: ApiProcess, token: str) -> None:
     for method, path, given in (
         ("GET", "/healthz", "mine-1"),
