@@ -1,4 +1,4 @@
-"""What every request passes: its id, its token, its measure."""
+"""What every request passes: its id, its token, its measure. Its span is FastAPI's own."""
 
 import logging
 import re
@@ -6,7 +6,6 @@ import time
 import uuid
 
 import structlog
-from opentelemetry import propagate, trace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -45,22 +44,16 @@ class Gate:
         scope["closeloop.began"] = began
         sent = _Sent(send, request_id)
         structlog.contextvars.bind_contextvars(request_id=request_id)
-        tracer = trace.get_tracer("closeloop.api")
-        context = propagate.extract(dict(headers))
-        with tracer.start_as_current_span(
-            f"{scope['method']} {_short(scope['path'])}", context=context, kind=trace.SpanKind.SERVER
-        ) as span:
-            try:
-                await self._enter(scope, headers)
-                await self._app(scope, receive, sent)
-            except Exception as error:
-                if sent.status:
-                    raise  # half an answer cannot be mended: the server closes the connection
-                await answer(problem_of(error), scope["path"])(scope, receive, sent)
-            finally:
-                span.set_attribute("http.response.status_code", sent.status)
-                self._measures.answered(scope, sent.status, time.perf_counter() - began)
-                structlog.contextvars.unbind_contextvars("request_id")
+        try:
+            await self._enter(scope, headers)
+            await self._app(scope, receive, sent)
+        except Exception as error:
+            if sent.status:
+                raise  # half an answer cannot be mended: the server closes the connection
+            await answer(problem_of(error), scope["path"])(scope, receive, sent)
+        finally:
+            self._measures.answered(scope, sent.status, time.perf_counter() - began)
+            structlog.contextvars.unbind_contextvars("request_id")
         return None
 
     async def _enter(self, scope: Scope, headers: Headers) -> None:
@@ -92,10 +85,6 @@ class _Sent:
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         await self._send(message)
-
-
-def _short(path: str) -> str:
-    return path[:200]
 
 
 def request_id_of(request: Request) -> str:

@@ -5,6 +5,8 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
+from opentelemetry import context
+from opentelemetry.context import Context
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
@@ -24,13 +26,13 @@ class Starter:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._waiting: asyncio.Queue[ClosedPosition] = asyncio.Queue(MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[ClosedPosition, Context]] = asyncio.Queue(MOST_WAITING)
         self._together = asyncio.Event()
 
     def alone(self, close: ClosedPosition) -> None:
         """Have the workflow of a close started, soon."""
         try:
-            self._waiting.put_nowait(close)
+            self._waiting.put_nowait((close, context.get_current()))  # the workflow's trace is the request's
         except asyncio.QueueFull:
             while not self._waiting.empty():  # they too, in a hundredth of the time
                 self._waiting.get_nowait()
@@ -47,9 +49,13 @@ class Starter:
 
     async def _keep_starting(self) -> None:
         while True:
-            close = await self._waiting.get()
-            with contextlib.suppress(WorkflowAlreadyStartedError):
-                await self._quietly(positions.start_close(self._client, close))
+            close, of_request = await self._waiting.get()
+            attached = context.attach(of_request)
+            try:
+                with contextlib.suppress(WorkflowAlreadyStartedError):
+                    await self._quietly(positions.start_close(self._client, close))
+            finally:
+                context.detach(attached)
 
     async def _keep_telling(self) -> None:
         while True:

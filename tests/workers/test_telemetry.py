@@ -12,9 +12,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from closeloop.models.tokens import Scope
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
+from tests.api.doors import api_on
 from tests.closes import message
+from tests.store.databases import query
 from tests.waiting import eventually
 from tests.workers.processes import end, line, script
 
@@ -114,6 +117,29 @@ async def test_a_close_is_one_trace_from_client_to_activity_and_is_counted(
     assert collector.chain("RunActivity:attribute_close") == [start, *steps]
     assert len({span.trace_id for span in collector.spans}) == 1
     assert collector.services == {"closeloop"}
+
+
+@pytest.mark.usefixtures("worker")
+async def test_a_close_by_http_is_in_the_trace_of_its_request(
+    book: str, dsn: str, settings: Settings, collector: Collector
+) -> None:
+    """From the engine's span, which the request names, over the request's to the start of the workflow."""
+    trace_id, engines_span = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    async with api_on(dsn, str(settings.home), OTEL_EXPORTER_OTLP_ENDPOINT=collector.url) as api:
+        token = await api.token(Scope.ingest)
+        headers = {"traceparent": f"00-{trace_id}-{engines_span}-01"}
+        assert (await api.ask("POST", "/v1/positions", message(book), token, headers)).status == 202
+
+        async def attributed() -> int:
+            sql = "SELECT position_id FROM attributions WHERE book_id = :book"
+            return len(await query(api.sessions, sql, book=book))
+
+        assert await eventually(attributed, lambda n: n == 1) == 1
+    start = "StartWorkflow:PositionCloseWorkflow"
+    chain = collector.chain(start)
+    assert (chain[0], chain[-1]) == ("POST /v1/positions", start)
+    [request] = [span for span in collector.spans if span.name == "POST /v1/positions"]
+    assert (request.trace_id.hex(), request.parent_span_id.hex()) == (trace_id, engines_span)
 
 
 async def test_without_an_endpoint_nothing_is_sent(book: str, settings: Settings, collector: Collector) -> None:
