@@ -21,7 +21,6 @@ from bench.ports import free_port
 from bench.repeats import repeats
 from closeloop.store.database import sessions_of
 from closeloop.workers.addresses import database_url
-from closeloop.workers.garbage import collect_rarely
 from closeloop.workers.settings import Settings
 from closeloop.workers.stack.supervisor import LocalStack, Ports
 from closeloop.workers.telemetry import Telemetry
@@ -38,7 +37,6 @@ def _verdict(name: str, figure: float, target: float, unit: str = "times", at_le
 
 async def main() -> None:
     """Everything, in one run."""
-    collect_rarely()  # as the processes do that are measured
     folder = Path(tempfile.mkdtemp(prefix="closeloop-bench-"))
     folder.chmod(0o755)
     settings = Settings.load(folder).model_copy(update={"database_url": None, "otlp_endpoint": None})

@@ -1,7 +1,6 @@
 """The market: a live tick of its 24 series, and the engine over a million bars."""
 
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import numpy as np
 from sqlalchemy import text
 from temporalio.testing import ActivityEnvironment
 
+from bench.peak import peak_mebibytes
 from closeloop import store
 from closeloop.activities.market_series import MarketSeriesActivities
 from closeloop.learning.market.bars import Bars
@@ -192,7 +192,7 @@ def _engine() -> None:
     started = time.perf_counter()
     advance(None, bars, Timeframe.m1, policy)
     seconds = time.perf_counter() - started
-    mebibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_024
+    mebibytes = peak_mebibytes()
     started = time.perf_counter()
     for end in range(1, AGAIN_BARS + 1):
         advance(None, bars[:end], Timeframe.m1, policy)

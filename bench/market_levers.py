@@ -13,6 +13,7 @@ from closeloop.models.policy import LeversPolicy
 from closeloop.services import market_levers
 from closeloop.store.database import Sessions
 from closeloop.store.rows import execute, insertion
+from closeloop.workers.garbage import collect_rarely
 
 TOKENS = 1_000
 ONE_BY_ONE = 50
@@ -30,6 +31,7 @@ class LeversTiming(NamedTuple):
 
 async def levers(sessions: Sessions) -> LeversTiming:
     """Print both."""
+    collect_rarely()  # as the process does that gives them
     policy = LeversPolicy()
     now = datetime.now(UTC).replace(second=30, microsecond=0)
     asked = [_token(number) for number in range(TOKENS)]

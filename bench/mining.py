@@ -1,7 +1,6 @@
 """Mining: the first pass over all candidates against recursion over pandas frames, and how large it may get."""
 
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from bench.peak import peak_mebibytes
 from closeloop.learning.candidates import CandidateTests
 from closeloop.learning.cube import iceberg_cube
 from closeloop.learning.mining import mine
@@ -152,4 +152,4 @@ if __name__ == "__main__":
         mined = mine([group], MiningPolicy())
         assert any(dict(each.conditions) == {"d00": "v0", "d01": "v3"} for each in mined.lessons)
         seconds, worked = time.perf_counter() - started, time.process_time() - worked
-        print(seconds, worked, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(seconds, worked, peak_mebibytes())

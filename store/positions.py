@@ -129,17 +129,22 @@ async def compare(
 
 
 async def take(session: AsyncSession, read: Mapping[PositionKey, str]) -> set[PositionKey]:
-    """Mark closes on record as attributed: those that have no attribution and are as they were read (their digests)."""
+    """Mark closes on record as attributed: those that have no attribution and are as they were read (their digests).
+
+    Their books are created where an engine that wrote the rows did not.
+    """
     if not read:
         return set()
+    await execute(session, store.books.creating({key.book for key in read}))
     result = await session.execute(
         text(
-            "WITH held AS MATERIALIZED (SELECT h.* FROM (SELECT * FROM "  # noqa: S608
+            "WITH held AS MATERIALIZED (SELECT h.book_id, h.position_id FROM (SELECT * FROM "  # noqa: S608
             "unnest(CAST(:books AS text[]), CAST(:ids AS text[]), CAST(:contents AS text[])) "
             "r (book_id, position_id, content) ORDER BY book_id, position_id) r CROSS JOIN LATERAL "
-            "(SELECT p.book_id, p.position_id FROM positions p "
-            "WHERE (p.book_id, p.position_id) = (r.book_id, r.position_id) "
-            f"AND NOT p.attributed AND p.closed_at IS NOT NULL AND {CONTENT} = r.content FOR UPDATE OF p) h) "
+            # By its key alone: the planner takes closes without an attribution for few, and would read all each time.
+            f"(SELECT p.*, {CONTENT} AS content FROM positions p "
+            "WHERE (p.book_id, p.position_id) = (r.book_id, r.position_id) OFFSET 0 FOR UPDATE OF p) h "
+            "WHERE NOT h.attributed AND h.closed_at IS NOT NULL AND h.content = r.content) "
             "UPDATE positions p SET attributed = true FROM held "
             "WHERE (p.book_id, p.position_id) = (held.book_id, held.position_id) RETURNING p.book_id, p.position_id"
         ),
@@ -159,7 +164,8 @@ async def mark_attributed(session: AsyncSession, keys: Sequence[PositionKey]) ->
     await session.execute(
         text(
             f"UPDATE positions p SET attributed = true FROM {recordset(Position)} r "  # noqa: S608
-            "WHERE (p.book_id, p.position_id) = (r.book_id, r.position_id) AND NOT p.attributed"
+            # IS NOT TRUE: no index is of these alone, so that the key's is used (see take).
+            "WHERE (p.book_id, p.position_id) = (r.book_id, r.position_id) AND p.attributed IS NOT TRUE"
         ),
         {"rows": as_json([_key_row(key) for key in keys])},
     )

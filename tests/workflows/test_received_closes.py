@@ -114,3 +114,21 @@ async def test_the_catch_up_leaves_many_to_it(apart: Apart) -> None:
     )
     assert (report.started, report.together) == (0, True)
     assert await eventually(apart.attributed, lambda n: n == TOGETHER_FROM) == TOGETHER_FROM
+
+
+async def test_rows_that_an_engine_wrote_for_a_book_that_nobody_set_up(apart: Apart) -> None:
+    many = TOGETHER_FROM + 200
+    await query(
+        apart.sessions,
+        "INSERT INTO positions (book_id, position_id, symbol, direction, opened_at, closed_at, entry_price, "
+        "exit_price, size, realized_pnl) SELECT 'unheard.of', 'p-' || n, 'X', 'long', '2026-01-01', "
+        "timestamptz '2026-01-02' + n * interval '1 second', 1, 1, 1, 1 FROM generate_series(1, :many) n",
+        many=many,
+    )
+    report = await apart.client.execute_workflow(
+        "CatchUpWorkflow", CatchUpRequest(), id="catch-up/rows", task_queue="closeloop", result_type=CatchUpReport
+    )
+    assert report.together
+    assert await eventually(apart.attributed, lambda n: n == many) == many
+    books = await query(apart.sessions, "SELECT book_id FROM books")
+    assert [row["book_id"] for row in books] == ["unheard.of"]
