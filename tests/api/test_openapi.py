@@ -12,7 +12,7 @@ from schemathesis.core.result import Ok
 from closeloop.models.tokens import Scope
 from tests.api.doors import ApiProcess
 
-EXAMPLES = 10  # of each operation and mode
+EXAMPLES = 6  # of each operation and mode
 
 
 def ask_all(document: dict[str, Any], port: int, token: str, mode: GenerationMode) -> dict[str, int]:
@@ -53,9 +53,9 @@ async def test_every_operation_answers_as_documented(api: ApiProcess, mode: Gene
     token = await api.token(Scope.ingest, Scope.read, Scope.operate)
     document = (await api.ask("GET", "/openapi.json", None, token)).body
     counted = await asyncio.to_thread(ask_all, document, api.port, token, mode)
-    assert sum(counted.values()) > 300, counted
+    assert sum(counted.values()) > 200, counted
     if mode is GenerationMode.POSITIVE:
-        assert counted.get("202", 0) > 20, counted  # some of what is generated is taken in
+        assert counted.get("202", 0) > 10, counted  # some of what is generated is taken in
         assert counted.get("200", 0) > 20, counted
     else:
         assert counted.get("422", 0) > 50, counted

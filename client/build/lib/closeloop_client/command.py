@@ -34,12 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         if not token:
             return _fail("set CLOSELOOP_TOKEN to a token with the scope ingest ('closeloop tokens add' makes one).")
         return _drain(told.spool, told.url, token)
-    except SpoolClosed as error:
+    except (SpoolClosed, ValueError) as error:
         return _fail(f"{error}.")
-    except ValueError as error:
-        return _fail(f"{error}.")
-    except KeyboardInterrupt:
-        return 130
 
 
 def _fail(sentence: str) -> int:

@@ -17,11 +17,7 @@ from closeloop_client.transport import Transport, Unanswered
 
 MOST_KEYS = 10_000
 RETRY_SECONDS = 0.25
-FALLBACK_PARAMS: Mapping[str, float] = {
-    "discovery_threshold": 0.75,
-    "confidence_multiplier": 0.8,
-    "position_size_limit": 0.02,
-}
+FALLBACK_PARAMS = {"discovery_threshold": 0.75, "confidence_multiplier": 0.8, "position_size_limit": 0.02}
 FALLBACK_INSIGHTS: Mapping[str, Any] = {
     "recommendation": "Use conservative parameters",
     "confidence": 0.5,
@@ -166,12 +162,8 @@ def weights(book: str) -> Question:
 
 def size_multiplier(book: str, pattern: str, action: str, scope: Mapping[str, str]) -> Question:
     """The factor of size; without closeloop 1."""
-    told = {
-        "book": book,
-        "pattern": pattern,
-        "action": action,
-        "scope": ",".join(f"{name}={value}" for name, value in sorted(scope.items())),
-    }
+    scoped = ",".join(f"{name}={value}" for name, value in sorted(scope.items()))
+    told = {"book": book, "pattern": pattern, "action": action, "scope": scoped}
     return Question(f"/v1/overrides:match?{urlencode(told)}", _multiplier, 1.0)
 
 

@@ -145,16 +145,6 @@ class Spool:
             self._bytes -= sum(len(item.body) for item in gone)
             self.refused_items += len(refused)
 
-    def refused(self, most: int = 100) -> list[Refused]:
-        """Messages that were refused, the newest last; at most so many."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT kind, id, reason FROM (SELECT seq, kind, id, reason FROM refused ORDER BY seq DESC LIMIT ?) "
-                "ORDER BY seq",
-                (most,),
-            ).fetchall()
-        return [Refused(*row) for row in rows]
-
     def close(self) -> None:
         """Let the file go."""
         with self._lock:
