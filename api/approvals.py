@@ -13,7 +13,7 @@ from closeloop.api.door import Door, door_of
 from closeloop.api.memory import has_tag, tag_of
 from closeloop.api.problems import Problem, documented
 from closeloop.api.reads import plain, reading
-from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalVerdict, ApprovalView
+from closeloop.models.approvals import ApprovalAnswer, ApprovalKey, ApprovalState, ApprovalVerdict, ApprovalView
 from closeloop.models.errors import NotPossibleNow
 from closeloop.models.tokens import Scope, TokenView
 from closeloop.models.values import BOOK_PATTERN
@@ -96,12 +96,15 @@ async def _decide(
                 door.client, door.sessions, cycle, WeightsVerdict.revert, "", note, secret
             )
         case "drivers":
-            changed = await market_drivers.revert(door.client, door.sessions, found.book, token.name, note)
+            number = int(found.id)
+            changed = await market_drivers.revert(door.client, door.sessions, found.book, token.name, note, number)
+        case "meta" if found.state is not ApprovalState.approved:
+            changed = False
         case "meta":
             changed = await meta_decisions.back_to_shadow(door.sessions, found.book, token.name, note)
         case _:
             raise NotPossibleNow(f"What was approved of {found.kind} ends by itself: there is no revert of it.")
-    reason = "it is undone" if changed else "there was nothing to undo"
+    reason = "it is undone" if changed else "nothing of it is in force"
     return ApprovalAnswer(accepted=changed, state=found.state, reason=reason, operator=token.name)
 
 

@@ -211,7 +211,7 @@ def _outcome(
     key = {"book_id": row["book_id"], "decision_id": row["decision_id"]}
     filled = [days for days in HORIZONS_DAYS if returns[days] is not None]
     closed_at: datetime | None = row["closed_at"]
-    then = key | {"next_due_at": next_due, "awaits_close": closed_at is None or not filled}
+    then = key | {"next_due_at": next_due, "awaits_close": closed_at is None}
     if not filled and not unresolvable:
         return None, then
     outcome: dict[str, Any] = key | {f"return_{days}d": returns[days] for days in HORIZONS_DAYS}

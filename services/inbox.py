@@ -152,26 +152,38 @@ async def _record(
     sender: Sender,
     now: datetime,
 ) -> list[ClosedPosition]:
-    first: dict[Key, tuple[int, Read]] = {}
-    for index, one in read.items():
-        first.setdefault(one.key, (index, one))
-    recorded = await intake.record(session, {key: first[key][1].message for key in sorted(first)}, now)
-    for index, one in read.items():
-        status, reason, fields = ReceiptStatus.duplicate, None, []
-        again = intake.differing(first[one.key][1].message, one.message) if first[one.key][0] != index else []
-        if one.key in recorded.refused:
-            status, reason = ReceiptStatus.refused, recorded.refused[one.key]
-        elif fields := again or recorded.differing.get(one.key, []):
-            status, reason = ReceiptStatus.conflict, _conflict(intake.kind, fields)
-        elif one.key in recorded.new and first[one.key][0] == index:
-            status = ReceiptStatus.accepted
-            rows.append(_row(intake.kind, one, sender, now))
-        errors = [FieldError(name, "differs from what is on record") for name in fields] or fields_of(reason)
-        receipt = Receipt(
-            id=one.sent_id, kind=intake.kind, status=status, received_at=now, reason=reason, noted=list(one.noted)
-        )
-        answers[index] = Answer(receipt, errors)
-    return recorded.closes
+    closes: list[ClosedPosition] = []
+    rest = dict(read)
+    while rest:
+        first: dict[Key, tuple[int, Read]] = {}
+        for index, one in rest.items():
+            first.setdefault(one.key, (index, one))
+        recorded = await intake.record(session, {key: first[key][1].message for key in sorted(first)}, now)
+        closes += recorded.closes
+        later: dict[int, Read] = {}
+        for index, one in rest.items():
+            of, before = first[one.key]
+            # What became of a message that is not on record says nothing of another one under its id.
+            unsettled = one.key in recorded.refused or one.key in recorded.differing
+            if unsettled and index != of and one.message != before.message:
+                later[index] = one
+                continue
+            status, reason, fields = ReceiptStatus.duplicate, None, []
+            again = intake.differing(before.message, one.message) if index != of and not unsettled else []
+            if one.key in recorded.refused:
+                status, reason = ReceiptStatus.refused, recorded.refused[one.key]
+            elif fields := again or recorded.differing.get(one.key, []):
+                status, reason = ReceiptStatus.conflict, _conflict(intake.kind, fields)
+            elif one.key in recorded.new and index == of:
+                status = ReceiptStatus.accepted
+                rows.append(_row(intake.kind, one, sender, now))
+            errors = [FieldError(name, "differs from what is on record") for name in fields] or fields_of(reason)
+            receipt = Receipt(
+                id=one.sent_id, kind=intake.kind, status=status, received_at=now, reason=reason, noted=list(one.noted)
+            )
+            answers[index] = Answer(receipt, errors)
+        rest = later
+    return closes
 
 
 def _row(kind: Kind, one: Read, sender: Sender, now: datetime) -> dict[str, Any]:
@@ -323,8 +335,10 @@ class HeartbeatIntake:
         """See Intake."""
         beat = Heartbeat.model_validate({"book": book, **body})
         name = beat.heartbeat_id or given_id or uuid.uuid4().hex
-        beat = Heartbeat.model_validate(beat.model_dump() | {"heartbeat_id": name, "at": beat.at or now})
-        return Read((book, f"{beat.producer_id}/{name}"), name, beat)
+        at = now if beat.at is None else min(beat.at, now)  # a clock that is ahead keeps nobody fresh for ever
+        beat = Heartbeat.model_validate(beat.model_dump() | {"heartbeat_id": name, "at": at})
+        producer = beat.producer_id.replace("%", "%25").replace("/", "%2F")
+        return Read((book, f"{producer}/{name}"), name, beat)
 
     async def record(self, session: AsyncSession, messages: Mapping[Key, Heartbeat], now: datetime) -> Recorded:
         """See Intake."""
@@ -438,18 +452,21 @@ class TradeOutcomeIntake:
     ) -> Recorded:
         """See Intake."""
         recorded, taken = await _of_open_books(session, messages)
-        closes = {key: close for key, change in taken.items() if (close := decisions.close_of(change)) is not None}
+        found = await store.decisions.record_trade_changes(session, taken, now)
+        recorded.new = found.new
+        recorded.differing |= found.differing
+        # Of a change that is not taken, neither is the close.
+        kept = {key: change for key, change in taken.items() if key not in recorded.differing}
+        closes = {key: close for key, change in kept.items() if (close := decisions.close_of(change)) is not None}
         keys = list(closes)
         refused, of_closes = await record_closes(session, list(closes.values()), now, attributed=False)
         recorded.refused |= {keys[index]: why.reason for index, why in refused.items()}
         for key, close in closes.items():
             if key not in recorded.refused and (fields := of_closes.differing.get(close.key)):
                 recorded.differing[key] = fields
-        stays_out = recorded.refused.keys() | recorded.differing.keys()
-        kept = {key: change for key, change in taken.items() if key not in stays_out}
-        found = await store.decisions.record_trade_changes(session, kept, now)
-        recorded.new = found.new
-        recorded.differing |= found.differing
+        stays_out = recorded.new & (recorded.refused.keys() | recorded.differing.keys())
+        await store.decisions.take_back_trade_changes(session, sorted(stays_out))
+        recorded.new -= stays_out
         recorded.closes = [close for key, close in closes.items() if close.key in of_closes.new]
         return recorded
 

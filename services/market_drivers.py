@@ -117,16 +117,22 @@ async def propose(
     )
 
 
-async def revert(client: Client, sessions: Sessions, book: str, operator: str, note: str) -> bool:
+async def revert(
+    client: Client, sessions: Sessions, book: str, operator: str, note: str, proposal: int | None = None
+) -> bool:
     """Weigh a book's drivers by the policy again, at once. Needs no approval: it is what nobody's trades changed.
 
     A proposal that waits is withdrawn, as it would start from other factors. False where the weights are the policy's
-    already. Commits. Raises NotOnRecord.
+    already, or are not those of ``proposal`` where one is named. Commits. Raises NotOnRecord.
     """
     withdrawn = None
     async with sessions.begin() as session:
         await books.find(session, book)
         await store.books.hold(session, book)
+        if proposal is not None:
+            now_in_force = await store.market.drivers.in_force(session, book)
+            if now_in_force is None or now_in_force["proposal"] != proposal:
+                return False
         if not await back_to_policy(session, book, operator, note):
             return False
         for row in await PROPOSALS.pending(session, book):

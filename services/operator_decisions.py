@@ -181,7 +181,8 @@ async def _of_two(session: AsyncSession, found: DecisionRecord) -> str | None:
     if found.token_id is None:
         return _BARE_OF_TWO
     proposed = await store.operator_decisions.hold(session, f"{PROPOSE}/{found.workflow_id}")
-    if proposed is None or proposed.token_id != found.token_id:
+    # By the name too: a token that was revoked and made anew is the same person's.
+    if proposed is None or (proposed.token_id != found.token_id and proposed.operator != found.operator):
         return None
     return f"{proposed.operator} proposed it: another operator has to approve it (policy approvals.four_eyes)"
 

@@ -1,12 +1,12 @@
 """Decisions, discoveries and changes of positions, as engines send them."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic_core import to_json
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel
@@ -112,7 +112,7 @@ async def record_discoveries(
 
 
 def _discovery(message: DiscoveryMessage, now: datetime) -> dict[str, Any]:
-    content = to_json([candidate.model_dump(mode="json") for candidate in message.candidates]).decode()
+    content = json.dumps([candidate.model_dump(mode="json") for candidate in message.candidates], sort_keys=True)
     return {
         "book_id": message.book,
         "discovery_id": message.discovery_id,
@@ -172,6 +172,18 @@ async def record_trade_changes(
         for key, message in messages.items()
     }
     return await _record(session, LearningTradeChange, "change_id", rows, {"changed_at": "timestamp"})
+
+
+async def take_back_trade_changes(session: AsyncSession, keys: Sequence[Key]) -> None:
+    """Delete changes that this transaction stored, because the closes that they bring cannot be."""
+    if keys:
+        await session.execute(
+            text(
+                "DELETE FROM learning_trade_changes WHERE (book_id, change_id) IN "
+                "(SELECT * FROM unnest(CAST(:books AS text[]), CAST(:ids AS text[])))"
+            ),
+            {"books": [book for book, _ in keys], "ids": [name for _, name in keys]},
+        )
 
 
 async def _record(

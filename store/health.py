@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from closeloop.models.events import EventType
+from closeloop.models.inbox import Kind
 
 
 class Hits(NamedTuple):
@@ -49,6 +50,10 @@ async def changes(session: AsyncSession, since: datetime) -> tuple[int, int]:
 
 async def database(session: AsyncSession) -> tuple[int, datetime | None]:
     """The size of the database in bytes, and when the oldest row of the inbox came."""
-    query = text("SELECT pg_database_size(current_database()), (SELECT min(received_at) FROM inbox)")
-    size, oldest = (await session.execute(query)).one()
+    # By kind, as the index has them: the inbox is long.
+    query = text(
+        "SELECT pg_database_size(current_database()), (SELECT min(o.at) FROM unnest(CAST(:kinds AS text[])) k (kind) "
+        "CROSS JOIN LATERAL (SELECT min(received_at) AS at FROM inbox i WHERE i.kind = k.kind) o)"
+    )
+    size, oldest = (await session.execute(query, {"kinds": [kind.value for kind in Kind]})).one()
     return size, oldest

@@ -49,5 +49,9 @@ async def hold(session: AsyncSession, kind: Kind, keys: Sequence[Key]) -> dict[K
 
 async def counts(session: AsyncSession, since: datetime) -> dict[str, int]:
     """How many messages of each kind were accepted since an instant."""
-    query = text("SELECT kind, count(*) AS n FROM inbox WHERE received_at >= :since GROUP BY kind")
-    return {row.kind: row.n for row in await session.execute(query, {"since": since})}
+    query = text(
+        "SELECT k.kind, n.n FROM unnest(CAST(:kinds AS text[])) k (kind) CROSS JOIN LATERAL "
+        "(SELECT count(*) AS n FROM inbox i WHERE i.kind = k.kind AND i.received_at >= :since) n WHERE n.n > 0"
+    )
+    found = await session.execute(query, {"since": since, "kinds": [kind.value for kind in Kind]})
+    return {row.kind: row.n for row in found}

@@ -144,6 +144,71 @@ async def test_all_kinds_in_one_batch_each_answered_in_order(api: ApiProcess, to
     assert await rows_of(api, "inbox", book) == 6
 
 
+async def test_of_messages_with_one_id_each_is_looked_at(api: ApiProcess, token: str, book: str) -> None:
+    ahead = message(book, "p-1", closed_at="2999-01-01T00:00:00Z")
+    right, other = message(book, "p-1"), message(book, "p-1", size="7")
+
+    async def statuses(*sent: dict[str, Any]) -> list[str]:
+        answered = await api.ask("POST", "/v1/positions", list(sent), token)
+        return [one["status"] for one in answered.body["results"]]
+
+    assert await statuses(ahead, right, ahead, right, other) == [
+        "refused",
+        "accepted",
+        "refused",
+        "duplicate",
+        "conflict",
+    ]
+    assert await statuses(other, right, other) == ["conflict", "duplicate", "conflict"]
+    assert await rows_of(api, "inbox", book) == await rows_of(api, "positions", book) == 1
+
+
+async def test_a_change_that_is_not_taken_brings_no_close(api: ApiProcess, token: str, book: str) -> None:
+    path = "/learning/collect/trade-outcome"
+
+    def change(name: str, position: str, **changes: Any) -> dict[str, Any]:
+        data = message(book, position, **changes)
+        return {"book": book, "change_id": name, "symbol": "BTC/USDT", "change_type": "CLOSE", "change_data": data}
+
+    assert (await api.ask("POST", path, change("c-1", "p-1"), token)).status == 202
+    assert (await api.ask("POST", path, change("c-1", "p-2"), token)).status == 409
+    assert (await api.ask("POST", path, change("c-2", "p-1", size="7"), token)).status == 409
+    in_euros = await api.ask("POST", path, change("c-3", "p-3", currency="EUR"), token)
+    assert (in_euros.status, in_euros.fields) == (422, ["currency"])
+    assert await rows_of(api, "positions", book) == 1
+    assert await rows_of(api, "learning_trade_changes", book) == await rows_of(api, "inbox", book) == 1
+    assert (await api.ask("POST", path, change("c-3", "p-3"), token)).status == 202
+    assert await rows_of(api, "positions", book) == await rows_of(api, "inbox", book) == 2
+
+
+async def test_heartbeats_of_producers_whose_names_hold_a_slash(api: ApiProcess, token: str, book: str) -> None:
+    sent = [
+        {"book": book, "producer_id": "a/b", "heartbeat_id": "c"},
+        {"book": book, "producer_id": "a", "heartbeat_id": "b/c", "at": "2999-01-01T00:00:00Z"},
+    ]
+    answered = await api.ask("POST", "/v1/heartbeats", sent, token)
+    assert [one["status"] for one in answered.body["results"]] == ["accepted", "accepted"]
+    assert await rows_of(api, "inbox", book) == 2
+    [ahead] = await query(
+        api.sessions,
+        "SELECT last_success_at <= clock_timestamp() AS now_or_before FROM producer_health "
+        "WHERE book_id = :book AND producer_id = 'a'",
+        book=book,
+    )
+    assert ahead["now_or_before"] is True
+
+
+async def test_the_order_of_a_candidates_features_is_no_difference(api: ApiProcess, token: str, book: str) -> None:
+    path = "/learning/collect/discovery-data"
+
+    def found(features: dict[str, float]) -> dict[str, Any]:
+        return {"book": book, "discovery_id": "n", "candidates": [{"symbol": "X", "features": features}]}
+
+    assert (await api.ask("POST", path, found({"a": 1.0, "b": 2.0}), token)).status == 202
+    assert (await api.ask("POST", path, found({"b": 2.0, "a": 1.0}), token)).status == 200
+    assert (await api.ask("POST", path, found({"b": 2.0, "a": 1.5}), token)).status == 409
+
+
 async def test_the_id_of_a_message_without_one(api: ApiProcess, token: str, book: str) -> None:
     path, body = "/learning/collect/thesis-decision", {"book": book, **THESIS}
     by_content = await api.ask("POST", path, body, token)
