@@ -67,4 +67,4 @@ async def test_an_address_that_guesses_tokens_is_not_looked_at_any_more(
             assert set(await asyncio.gather(*(guess(api) for _ in range(31)))) == {401}
         fresh = await api.token(Scope.read)
         assert (await api.ask("GET", "/v1/approvals", token=fresh)).status == 429
-        assert (await api.ask("GET", "/v1/approvals", token=known)).status in (200, 429)
+        assert (await api.ask("GET", "/v1/approvals", token=known)).status == 200  # one that was right goes on

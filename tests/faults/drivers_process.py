@@ -6,12 +6,8 @@ Boundaries are counted: before each statement that writes or locks, and before e
 
 import asyncio
 import os
-import signal
 import sys
 from datetime import UTC, datetime
-from typing import Any
-
-from sqlalchemy import event
 
 from closeloop.models.approvals import ApprovalKey, ApprovalVerdict, RecordApproval
 from closeloop.models.policy import LearningPolicy
@@ -21,8 +17,13 @@ from closeloop.store.database import open_engine, sessions_of
 from closeloop.workers.settings import Settings
 from closeloop.workers.telemetry import Telemetry
 from closeloop.workers.wiring import connect_temporal
+from tests.faults.boundaries import Boundaries
 
 READING = ("SELECT", "WITH RECURSIVE")
+
+
+def writes_or_locks(statement: str) -> bool:
+    return not statement.lstrip().upper().startswith(READING) or "FOR UPDATE" in statement
 
 
 async def main(step: str, dsn: str, book: str, as_of: str, die_at: str) -> None:
@@ -30,20 +31,8 @@ async def main(step: str, dsn: str, book: str, as_of: str, die_at: str) -> None:
     client = await connect_temporal(settings, Telemetry(settings))
     engine = open_engine(dsn)
     sessions = sessions_of(engine)
-    passed = 0
-
-    def boundary(*_: Any, **__: Any) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == int(die_at):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def before_statement(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if not statement.lstrip().upper().startswith(READING) or "FOR UPDATE" in statement:
-            boundary()
-
-    event.listen(engine.sync_engine, "before_cursor_execute", before_statement)
-    event.listen(engine.sync_engine, "commit", boundary)
+    boundaries = Boundaries(int(die_at))
+    boundaries.watch(engine, writes_or_locks)
     if step == "propose":
         await market_drivers.propose(client, sessions, LearningPolicy(), book, datetime.fromisoformat(as_of))
     elif step == "approve":
@@ -59,7 +48,7 @@ async def main(step: str, dsn: str, book: str, as_of: str, die_at: str) -> None:
             await approvals.decide(session, DriversProposal(), word)
     else:
         await market_drivers.revert(client, sessions, book, "bob", "")
-    print(passed, flush=True)
+    print(boundaries.passed, flush=True)
     await engine.dispose()
     os._exit(0)  # the Temporal client's threads can abort an interpreter that finalizes
 

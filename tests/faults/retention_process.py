@@ -4,38 +4,28 @@ Boundaries are counted: before each statement and each commit, and before a file
 """
 
 import asyncio
-import os
-import signal
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-
-from sqlalchemy import event
 
 from closeloop.activities.retention import RetentionActivities
 from closeloop.gateways.archive import ArchiveFolder
 from closeloop.models.policy import LearningPolicy
 from closeloop.models.retention import Leaving, LeavingBatch
 from closeloop.store.database import open_engine, sessions_of
+from tests.faults.boundaries import Boundaries
 
 
 async def main(dsn: str, folder: str, as_of: str, rows: str, die_at: str) -> None:
     engine = open_engine(dsn)
-    passed = 0
-
-    def boundary(*_: Any, **__: Any) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == int(die_at):
-            os.kill(os.getpid(), signal.SIGKILL)
+    boundaries = Boundaries(int(die_at))
 
     def of_files(name: str, arguments: tuple[Any, ...]) -> None:
         if name in ("open", "os.rename") and folder in str(arguments[0]):
-            boundary()
+            boundaries.reach()
 
-    event.listen(engine.sync_engine, "before_cursor_execute", boundary)
-    event.listen(engine.sync_engine, "commit", boundary)
+    boundaries.watch(engine)
     sys.addaudithook(of_files)
     activities = RetentionActivities(
         sessions_of(engine), LearningPolicy(), ArchiveFolder(Path(folder)), batch_rows=int(rows)
@@ -43,7 +33,7 @@ async def main(dsn: str, folder: str, as_of: str, rows: str, die_at: str) -> Non
     batch = LeavingBatch(table=Leaving.events, as_of=datetime.fromisoformat(as_of))
     while (await activities.let_leave(batch)).more:
         pass
-    print(passed, flush=True)
+    print(boundaries.passed, flush=True)
 
 
 if __name__ == "__main__":
